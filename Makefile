@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` watches a model live its life; `make test` proves the code.
+# Both build their own environment in .venv from the lock.
+
+PY := .venv/bin/python
+READY := .venv/.ready
+
+.PHONY: demo test lint docs bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): requirements-dev.lock pyproject.toml
+	@test -x $(PY) || python3 -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	@.venv/bin/uv pip sync --quiet --python $(PY) requirements-dev.lock
+	@.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY) ## play a year of real flights through the whole loop, then leave the server running
+	@.venv/bin/modelkeep demo
+
+test: $(READY) ## every test; builds its own environment
+	@.venv/bin/pytest -n 2 --dist worksteal
+
+lint: $(READY) ## format, lint, types, the import contract, the length budget
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@$(PY) tests/house.py
+
+docs: $(READY) ## build the documentation into site/
+	@.venv/bin/uv pip install --quiet --python $(PY) 'mkdocs-material>=9.5'
+	@$(PY) -m modelkeep.cli.reference docs/reference
+	@.venv/bin/mkdocs build --strict
+
+bench: $(READY) ## us and the peer side by side, ratios out
+	@$(PY) -m benchmarks.overhead
+
+lock: ## resolve the development environment anew
+	@test -x $(PY) || python3 -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	@.venv/bin/uv pip compile --quiet --upgrade --extra postgres --extra flights --extra text --group dev --no-emit-index-url --no-emit-find-links \
+	  --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements-dev.lock
+
+clean: ## forget the environment and every cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis site

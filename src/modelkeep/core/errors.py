@@ -1,0 +1,110 @@
+"""One error tree. It knows nothing of HTTP or exit codes: each door maps it to its own.
+
+ModelkeepError
+├── Invalid            what was given is wrong; ``problems`` lists every fault with its field's path
+├── NotFound           a name, number or digest that is not known
+├── Conflict           it exists already, or another change got there first
+├── Refused            allowed in form, forbidden by a rule (a gate, a trust list, a hold)
+├── Damaged            stored bytes do not match their digest, or the event chain is broken
+├── Unavailable        a disk, database, engine or source cannot be reached or is full; trying again may help
+├── MissingExtra       an optional dependency is not installed; the message holds the exact pip command
+└── UserCodeFailed     a function the user wrote raised; holds its shortened traceback
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class ModelkeepError(Exception):
+    """Root of every error this package raises on purpose.
+
+    Args:
+        message: One sentence a user can act on.
+        hint: What to do next, in the imperative; shown on a line of its own.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault in something given from outside.
+
+    Attributes:
+        path: The field's path, as ``train.params.alpha`` or ``inputs[0].data[3]``.
+        message: What was found and what was expected.
+        file: Where it was read from; empty when it did not come from a file.
+        line: 1-based line in ``file``; 0 when unknown.
+        column: 1-based column in ``file``; 0 when unknown.
+    """
+
+    path: str
+    message: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        where = self.file
+        if self.line:
+            where += f":{self.line}:{self.column}"
+        return ": ".join(part for part in (where, self.path, self.message) if part)
+
+
+class Invalid(ModelkeepError):
+    """What was given is wrong. Lists every fault found, not just the first."""
+
+    def __init__(self, problems: Sequence[Problem] | str, *, path: str = "", hint: str = "") -> None:
+        if isinstance(problems, str):
+            problems = [Problem(path, problems)]
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems), hint=hint)
+
+
+class NotFound(ModelkeepError):
+    """A name, number or digest that is not known."""
+
+
+class Conflict(ModelkeepError):
+    """It exists already, or another change got there first."""
+
+
+class Refused(ModelkeepError):
+    """Allowed in form, forbidden by a rule: a gate, a trust list, a hold."""
+
+
+class Damaged(ModelkeepError):
+    """Stored bytes do not match their digest, or the event chain is broken."""
+
+
+class Unavailable(ModelkeepError):
+    """Something outside cannot be reached or is full; trying again may help."""
+
+
+class MissingExtra(ModelkeepError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed", hint=f'pip install "modelkeep[{extra}]"')
+        self.package = package
+        self.extra = extra
+
+
+class UserCodeFailed(ModelkeepError):
+    """A function the user wrote raised.
+
+    Attributes:
+        traceback: The user's own frames only, as text.
+    """
+
+    def __init__(self, message: str, *, traceback: str) -> None:
+        super().__init__(f"{message}\n{traceback}")
+        self.traceback = traceback

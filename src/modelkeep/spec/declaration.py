@@ -1,0 +1,300 @@
+"""The declaration: what must stay true of one model. Frozen structs; YAML and Python load to equal objects.
+
+Text fields with a grammar of their own (gates, triggers, durations, rates) stay text here, checked at loading;
+``modelkeep.spec.expressions`` and ``modelkeep.spec.units`` parse them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from modelkeep.spec.steps import CleanStep, FeatureStep
+
+Names = tuple[str, ...]
+
+
+class Origin(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A source that needs more than an address: a SQL query, or a Python function.
+
+    Attributes:
+        url: SQLAlchemy URL of a database; ``${NAME}`` is taken from the environment.
+        query: The SELECT to run there.
+        function: Import path ``module:name`` of ``f(**params) -> pyarrow.Table | pandas.DataFrame``, or an
+            iterator of either.
+        params: Keyword arguments for the function.
+    """
+
+    url: str = ""
+    query: str = ""
+    function: str = ""
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+class Split(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How rows are set aside for evaluation.
+
+    Attributes:
+        test: Share of rows, in (0, 1).
+        by: ``key`` (hash of the row's key: stable while the table grows), ``random``, or ``time`` (the latest).
+    """
+
+    test: float = 0.2
+    by: Literal["key", "random", "time"] = "key"
+
+
+class Partition(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a snapshot's rows are divided into parts.
+
+    Attributes:
+        by: ``hash`` or ``range`` of the columns.
+        columns: What is hashed or ordered.
+        parts: How many.
+    """
+
+    by: Literal["hash", "range"] = "hash"
+    columns: Names = ()
+    parts: int = 8
+
+
+class ColumnCheck(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What must hold for one column. Unset fields are inferred from the first snapshot; ``off`` disables all."""
+
+    type: str | None = None
+    max_missing: float | None = None
+    min: float | None = None
+    max: float | None = None
+    categories: Names | None = None
+    unique: bool | None = None
+    off: bool = False
+
+
+class Checks(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What must hold for the data before it may train a model.
+
+    Attributes:
+        columns: Per column, over what was inferred.
+        min_rows: Fewest rows.
+        max_age: Oldest the newest row may be, as a duration.
+        quarantine: Largest share of failing rows that may be set aside; above it ``apply`` stops.
+        infer: Whether to infer checks from the first snapshot.
+    """
+
+    columns: dict[str, ColumnCheck] = field(default_factory=dict)
+    min_rows: int = 10
+    max_age: str | None = None
+    quarantine: float = 0.05
+    infer: bool = True
+
+
+class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the rows come from and how they are made fit to train on.
+
+    Attributes:
+        source: File, folder, glob or object-store URL; or a SQL query; or a Python function.
+        target: The column to predict; empty for an unsupervised algorithm.
+        key: Column or columns that identify a row; without one the whole row does.
+        time: Column that orders rows in time.
+        exclude: Columns the model must not see. Key, time and target are never features by themselves.
+        clean: Steps run in order over the rows.
+        split: What is kept for evaluation.
+        partition: How parts are cut.
+        checks: What must hold.
+    """
+
+    source: str | Origin
+    target: str = ""
+    key: str | Names = ()
+    time: str = ""
+    exclude: Names = ()
+    clean: tuple[CleanStep, ...] = ()
+    split: Split = Split()
+    partition: Partition | None = None
+    checks: Checks = Checks()
+
+
+class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A range to search.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        log: Search on a logarithmic scale.
+        step: Distance of the values on a grid.
+        int: Whole numbers only.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    int: bool = False
+
+
+class Tune(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How hyperparameters are searched (Optuna).
+
+    Attributes:
+        trials: How many to try.
+        space: Per parameter the choices (a list) or a range.
+        sampler: ``tpe``, ``random`` or ``grid``.
+        prune: Stop hopeless trials early.
+        validation: ``cv`` or ``holdout``.
+        folds: Folds of the cross-validation.
+        timeout: Longest total time, as a duration.
+    """
+
+    trials: int = 20
+    space: dict[str, tuple[Any, ...] | Range] = field(default_factory=dict)
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    prune: bool = True
+    validation: Literal["cv", "holdout"] = "cv"
+    folds: int = 3
+    timeout: str | None = None
+
+
+class Train(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the model is fitted.
+
+    Attributes:
+        algorithm: Short name, import path of a scikit-learn compatible class, your function
+            ``fit(data, params, run) -> estimator``, or ``auto``.
+        params: Keyword arguments of the algorithm.
+        tune: Search for better ones.
+        metric: What tuning, ``auto`` and reports look at first; empty picks by task.
+        task: ``auto`` decides by algorithm and target.
+        seed: Of everything random.
+        families: For ``auto``: the algorithms to try; empty tries a good mixture.
+        time_budget: For ``auto``: longest total time, as a duration.
+    """
+
+    algorithm: str = "auto"
+    params: dict[str, Any] = field(default_factory=dict)
+    tune: Tune | None = None
+    metric: str = ""
+    task: Literal["auto", "classification", "regression", "anomaly"] = "auto"
+    seed: int = 0
+    families: Names = ()
+    time_budget: str = "60s"
+
+
+class Replicas(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many serving processes."""
+
+    min: int = 1
+    max: int = 1
+
+
+class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where and how versions take traffic.
+
+    Attributes:
+        endpoint: The stable address; empty means the model's name.
+        rollout: Steps such as ``shadow 10m`` or ``canary 5% 10m``; none means at once.
+        abort: Conditions that end a rollout, such as ``error_rate > 1%``.
+        replicas: Bounds on serving processes.
+        unknown_fields: What to do with inputs the signature does not name.
+    """
+
+    endpoint: str = ""
+    rollout: Names = ()
+    abort: Names = ()
+    replicas: Replicas = Replicas()
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
+
+
+class Drift(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a change of the inputs counts as drift.
+
+    Attributes:
+        false_alarms: The rate you accept when nothing changed, as ``1 per 1000 windows``.
+        exclude: Columns not to watch.
+    """
+
+    false_alarms: str = "1 per 1000 windows"
+    exclude: Names = ()
+
+
+class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is kept of each prediction.
+
+    Attributes:
+        sample: Share of requests kept, in [0, 1].
+        mask: Columns that never leave the request.
+    """
+
+    sample: float = 1.0
+    mask: Names = ()
+
+
+class Monitor(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is watched of the served model.
+
+    Attributes:
+        window: Length of a window, as a duration.
+        drift: Of the inputs.
+        log: What is captured.
+        metric: Live metric once labels arrive; empty means ``train.metric``.
+        min_labels: Fewest labels before a window's metric counts.
+    """
+
+    window: str = "1h"
+    drift: Drift = Drift()
+    log: Log = Log()
+    metric: str = ""
+    min_labels: int = 50
+
+
+class Update(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When to renew.
+
+    Attributes:
+        when: Triggers: ``drift``, ``performance_drop``, ``new_rows >= N``, ``cron M H D M W``.
+        cooldown: Shortest time between two renewals, as a duration.
+    """
+
+    when: Names = ()
+    cooldown: str = "0s"
+
+
+class Declaration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model's promise, kept over time.
+
+    Attributes:
+        model: Registered name.
+        description: One sentence for people.
+        data: The rows.
+        features: Fitted steps that travel with the model, in order.
+        train: The algorithm.
+        gates: Conditions a version must meet, such as ``roc_auc >= champion.roc_auc - 0.005``.
+        deploy: The endpoint.
+        monitor: What is watched.
+        update: When to renew.
+        engine: ``local``, ``ray://...``, ``dask://...``, ``spark://...``.
+        blobs: Where bytes are kept; empty means the home folder.
+        trust: Digests or type names allowed to run code on load.
+    """
+
+    model: str
+    data: Data
+    description: str = ""
+    features: tuple[FeatureStep, ...] = ()
+    train: Train = Train()
+    gates: Names = ()
+    deploy: Deploy = Deploy()
+    monitor: Monitor = Monitor()
+    update: Update = Update()
+    engine: str = "local"
+    blobs: str = ""
+    trust: Names = ()
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name."""
+        return self.deploy.endpoint or self.model
+
+    @property
+    def keys(self) -> Names:
+        """The key columns, always as a tuple."""
+        return (self.data.key,) if isinstance(self.data.key, str) and self.data.key else tuple(self.data.key)

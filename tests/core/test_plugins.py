@@ -30,4 +30,4 @@ def test_the_users_traceback_is_shortened(tmp_path):
         broken()
     assert "ZeroDivisionError" in str(caught.value)
     assert "mine_broken.py" in str(caught.value)
-    assert "plugins.py" not in str(caught.value)
+    assert "modelkeep/core/plugins.py" not in str(caught.value)

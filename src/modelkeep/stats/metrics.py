@@ -152,7 +152,7 @@ def _auc(ranking: Ranking, weights: Floats) -> Floats:
     for index, row in enumerate(weights):
         np.cumsum(row[ranking.down], out=below[1:])
         own = row[ranking.up]
-        lost = own @ below[ranking.above] + own @ below[ranking.upto]
+        lost = np.einsum("i,i->", own, below[ranking.above] + below[ranking.upto])
         found[index] = 1 - lost / (2 * own.sum() * below[-1])
     return found
 
@@ -166,7 +166,8 @@ def _average_precision(ranking: Ranking, weights: Floats) -> Floats:
         own = row[ranking.up]
         np.cumsum(own, out=above[1:])
         hits = above[ranking.peers]
-        found[index] = own @ (hits / np.maximum(hits + below[ranking.upto], 1e-300)) / above[-1]
+        precision = hits / np.maximum(hits + below[ranking.upto], 1e-300)
+        found[index] = np.einsum("i,i->", own, precision) / above[-1]
     return found
 
 

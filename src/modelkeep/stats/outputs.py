@@ -52,8 +52,12 @@ class Outputs:
 
 def positions(values: Array | Sequence[Any], classes: Array | Sequence[Any]) -> Ints:
     """Where each value stands in ``classes``; -1 where it does not. Types are reconciled (1, 1.0, True, "1")."""
-    members = _arrow(classes)
-    found = _arrow(values)
+    known, given = np.asarray(classes), np.asarray(values)
+    if known.dtype.kind in "biuf" and given.dtype.kind in "biuf" and len(known):
+        order = np.argsort(known)
+        place = order[np.clip(np.searchsorted(known, given, sorter=order), 0, len(known) - 1)]
+        return np.where(known[place] == given, place, -1)
+    members, found = _arrow(classes), _arrow(values)
     if found.type != members.type:
         try:
             found = found.cast(members.type)

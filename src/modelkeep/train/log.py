@@ -1,0 +1,89 @@
+"""What training reports while it works: the run it logs to, and what it tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class RunLog(Protocol):
+    """Where training writes its parameters and metrics; lifecycle keeps it as a run.
+
+    Promises: calls are cheap and keep their order; a child is a run of its own under this one.
+    """
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Record parameters, values as they are."""
+        ...
+
+    def metric(self, key: str, value: float, step: int = 0) -> None:
+        """Record one value of a metric at a step."""
+        ...
+
+    def child(self, name: str) -> RunLog:
+        """Start a run under this one."""
+        ...
+
+    def end(self, status: Status = "FINISHED") -> None:
+        """Close this run; ``KILLED`` says it was stopped early on purpose."""
+        ...
+
+
+class Unlogged:
+    """A run log that keeps nothing."""
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def metric(self, key: str, value: float, step: int = 0) -> None:
+        """Do nothing."""
+
+    def child(self, name: str) -> RunLog:
+        """Itself."""
+        return self
+
+    def end(self, status: Status = "FINISHED") -> None:
+        """Do nothing."""
+
+
+class Tried(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt of ``tune`` or ``auto``.
+
+    Attributes:
+        algorithm: Short name or import path.
+        params: What was given beyond the defaults.
+        score: Of the metric, on rows not fitted on; None when it failed or was stopped before a score.
+        low: Lower end of the score's 95% interval, where one was computed.
+        high: Upper end.
+        rows: How many rows it was fitted on.
+        seconds: Wall time of fitting and scoring.
+        note: Why it ended here: ``chosen``, ``stopped early``, or the error.
+    """
+
+    algorithm: str
+    params: dict[str, Any]
+    score: float | None
+    rows: int
+    seconds: float
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+class UserRun:
+    """The ``run`` handed to a user's ``fit(data, params, run)``."""
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    def log_metric(self, key: str, value: float, step: int = 0) -> None:
+        """Record one value of a metric, such as the loss after an epoch."""
+        self._log.metric(key, float(value), int(step))
+
+    def log_param(self, key: str, value: Any) -> None:
+        """Record one parameter the declaration does not hold."""
+        self._log.params({key: value})

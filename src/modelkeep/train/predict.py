@@ -1,0 +1,75 @@
+"""What a fitted model says about rows, as the arrays that metrics take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from modelkeep.stats.outputs import Outputs
+from modelkeep.train.task import Class
+from modelkeep.train.training import to_frame
+
+CHUNK = 250_000
+"""Rows transformed and predicted at once, to bound memory."""
+
+
+def outputs(
+    pipeline: Any, table: pa.Table, inputs: Sequence[str], task: str, classes: Sequence[Class] | None = None
+) -> Outputs:
+    """Predict a table.
+
+    Args:
+        pipeline: A fitted scikit-learn Pipeline (or anything with its methods) of a DataFrame.
+        table: At least the columns ``inputs``.
+        inputs: In the order of fitting.
+        task: ``classification``, ``regression`` or ``anomaly``.
+        classes: Sorted labels the model was fitted on; the columns of ``probability`` follow them.
+
+    Returns:
+        Classification: ``label`` (n,), ``probability`` (n, K) where the model gives any, ``classes`` (K,).
+        Regression: ``value`` (n,). Anomaly: ``label`` (n,) True where anomalous, and the anomaly score (higher is
+        more anomalous) both as ``value`` (n,) and as the ``probability`` (n,) that rankings go by.
+    """
+    parts = [
+        of_estimator(pipeline, to_frame(table.slice(start, CHUNK), inputs), task, classes)
+        for start in range(0, max(1, table.num_rows), CHUNK)
+    ]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def of_estimator(estimator: Any, X: Any, task: str, classes: Sequence[Class] | None = None) -> Outputs:
+    """The same for one block of rows in whatever form the estimator takes."""
+    if task == "regression":
+        return Outputs(value=np.asarray(estimator.predict(X), dtype=np.float64).reshape(-1))
+    if task == "anomaly":
+        score = -np.asarray(estimator.score_samples(X), dtype=np.float64)
+        anomalous = score > -_offset(estimator)
+        return Outputs(label=anomalous, probability=score, classes=np.array([False, True]), value=score)
+    known = np.asarray(classes if classes is not None else estimator.classes_)
+    if not hasattr(estimator, "predict_proba"):
+        return Outputs(label=np.asarray(estimator.predict(X)).reshape(-1), classes=known)
+    probability = np.asarray(estimator.predict_proba(X))
+    own = np.asarray(getattr(estimator, "classes_", known))
+    if len(own) != len(known):  # a fold may lack a rare class
+        full = np.zeros((len(probability), len(known)), probability.dtype)
+        full[:, np.searchsorted(known, own)] = probability
+        probability = full
+    return Outputs(label=known[probability.argmax(axis=1)], probability=probability, classes=known)
+
+
+def _offset(estimator: Any) -> float:
+    """Where the estimator draws the line between normal and anomalous, on the scale of ``score_samples``."""
+    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    return float(getattr(last, "offset_", -0.5))
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    columns: dict[str, Any] = {}
+    for name in (field.name for field in fields(Outputs) if field.name != "classes"):
+        first = getattr(parts[0], name)
+        columns[name] = None if first is None else np.concatenate([getattr(part, name) for part in parts])
+    return Outputs(**columns, classes=parts[0].classes)

@@ -1,0 +1,214 @@
+"""What the control server offers under ``/api/modelkeep/``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from modelkeep import __version__
+from modelkeep.core.errors import NotFound
+from modelkeep.lifecycle import rollout
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.control.http import Call, Operation, as_json, openapi
+from modelkeep.protocols.control.labels import PARQUET, Posted, Taken, rows
+from modelkeep.registry import captures, endpoints, events, findings, models, snapshots
+from modelkeep.registry.endpoints import Wanted
+from modelkeep.registry.events import Event
+from modelkeep.registry.findings import Finding, Window
+from modelkeep.registry.models import Version
+from modelkeep.store import jobs
+from modelkeep.store.jobs import Job
+
+BASE = "/api/modelkeep"
+
+
+class EventQuery(Struct, frozen=True):
+    """Which events: after a sequence number, of a subject, of a kind; at most ``limit``."""
+
+    after: int = 0
+    subject: str | None = None
+    kind: str | None = None
+    limit: int = 1000
+
+
+class WatchQuery(Struct, frozen=True):
+    """Which windows or findings: of a version, at most ``limit``."""
+
+    version: int | None = None
+    limit: int = 1000
+
+
+class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where to go back to: a version, or the champion before this one."""
+
+    to: int | None = None
+    because: str = "asked for"
+
+
+class Events(Struct, frozen=True):
+    """A stretch of the history."""
+
+    events: list[Event]
+
+
+class Chain(Struct, frozen=True):
+    """Whether the history is whole; each fault as a sentence."""
+
+    whole: bool
+    faults: list[str]
+
+
+def routes(keep: Keep, loop_status: Callable[[], dict[str, Any]]) -> list[Route]:
+    """The routes of the control server's own API.
+
+    Args:
+        keep: The home they speak for.
+        loop_status: What the loop says of itself.
+    """
+    operations = [*_looking(keep, loop_status), *_acting(keep)]
+    document = openapi(operations)
+
+    async def describe(_: Request) -> Response:
+        return as_json(document)
+
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("OK")
+
+    async def version(_: Request) -> Response:
+        return PlainTextResponse(__version__)
+
+    fixed = [Route("/health", health), Route("/version", version), Route(f"{BASE}/openapi.json", describe)]
+    return [*fixed, *(operation.route() for operation in operations)]
+
+
+def _looking(keep: Keep, loop_status: Callable[[], dict[str, Any]]) -> list[Operation]:
+    def status(_: Call) -> dict[str, Any]:
+        with keep.db.read() as conn:
+            served = endpoints.wanted(conn)
+            taken = sum(captures.total_rows(conn, wanted.endpoint) for wanted in served)
+            busy = [job for job in jobs.listing(conn) if job.state in ("queued", "running")]
+        return {"now": keep.clock.now(), "captured_rows": taken, "jobs": len(busy), "loop": loop_status()}
+
+    def all_models(_: Call) -> dict[str, list[Version]]:
+        with keep.db.read() as conn:
+            return {name: models.versions(conn, name) for name in models.models(conn)}
+
+    def one_version(call: Call) -> Version:
+        with keep.db.read() as conn:
+            return models.version(conn, call.path["model"], call.path["version"])
+
+    def evaluation(call: Call) -> dict[str, Any]:
+        with keep.db.read() as conn:
+            found = models.version(conn, call.path["model"], call.path["version"])
+            return models.evaluation(conn, found.model, found.version)
+
+    def all_endpoints(_: Call) -> list[Wanted]:
+        with keep.db.read() as conn:
+            return endpoints.wanted(conn)
+
+    def watched(call: Call) -> list[Window]:
+        with keep.db.read() as conn:
+            name = _endpoint(conn, call.path["endpoint"]).endpoint
+            return findings.windows(conn, name, version=call.query.version, limit=call.query.limit)
+
+    def found(call: Call) -> list[Finding]:
+        with keep.db.read() as conn:
+            model = _endpoint(conn, call.path["endpoint"]).model
+            return findings.findings(conn, model, version=call.query.version, limit=call.query.limit)
+
+    def history(call: Call) -> Events:
+        asked = call.query
+        with keep.db.read() as conn:
+            return Events(
+                events.history(conn, asked.subject, kind=asked.kind, after=asked.after, limit=asked.limit)
+            )
+
+    def chain(_: Call) -> Chain:
+        with keep.db.read() as conn:
+            faults = events.verify(conn)
+        return Chain(not faults, faults)
+
+    def all_jobs(_: Call) -> list[Job]:
+        with keep.db.read() as conn:
+            return jobs.listing(conn)
+
+    def data(_: Call) -> dict[str, list[snapshots.Record]]:
+        with keep.db.read() as conn:
+            return {name: snapshots.named(conn, name) for name in snapshots.names(conn)}
+
+    get = "GET"
+    return [
+        Operation(get, f"{BASE}/status", "What the control server knows of itself", status),
+        Operation(
+            get, f"{BASE}/models", "Every model and its versions", all_models, gives=dict[str, list[Version]]
+        ),
+        Operation(get, f"{BASE}/models/{{model}}/versions/{{version}}", "One version", one_version, gives=Version),
+        Operation(get, f"{BASE}/models/{{model}}/versions/{{version}}/evaluation", "Its evaluation", evaluation),
+        Operation(get, f"{BASE}/endpoints", "What each endpoint serves", all_endpoints, gives=list[Wanted]),
+        Operation(
+            get,
+            f"{BASE}/endpoints/{{endpoint}}/windows",
+            "Windows of its traffic",
+            watched,
+            query=WatchQuery,
+            gives=list[Window],
+        ),
+        Operation(
+            get,
+            f"{BASE}/endpoints/{{endpoint}}/findings",
+            "What was found about it",
+            found,
+            query=WatchQuery,
+            gives=list[Finding],
+        ),
+        Operation(get, f"{BASE}/events", "The history", history, query=EventQuery, gives=Events),
+        Operation(get, f"{BASE}/events/verify", "Whether the history is whole", chain, gives=Chain),
+        Operation(get, f"{BASE}/jobs", "Recent jobs", all_jobs, gives=list[Job]),
+        Operation(get, f"{BASE}/snapshots", "Every snapshot", data, gives=dict[str, list[snapshots.Record]]),
+    ]
+
+
+def _acting(keep: Keep) -> list[Operation]:
+    def label(call: Call) -> Taken:
+        given = rows(call.body, keep.clock.now())
+        return Taken(keep.db.write(lambda conn: captures.put_labels(conn, given)))
+
+    def roll_back(call: Call) -> Version:
+        body: Rollback = call.body
+        now = keep.clock.now()
+        return keep.db.write(
+            lambda conn: rollout.roll_back(conn, call.path["model"], to=body.to, now=now, because=body.because)
+        )
+
+    return [
+        Operation(
+            "POST",
+            f"{BASE}/labels",
+            "Post labels: one, many under 'labels', or a Parquet file",
+            label,
+            body=Posted,
+            also=(PARQUET,),
+            gives=Taken,
+        ),
+        Operation(
+            "POST",
+            f"{BASE}/models/{{model}}/rollback",
+            "Give all traffic back to an earlier champion",
+            roll_back,
+            body=Rollback,
+            gives=Version,
+        ),
+    ]
+
+
+def _endpoint(conn: Any, name: str) -> Wanted:
+    found = endpoints.get(conn, name)
+    if found is None:
+        known = ", ".join(wanted.endpoint for wanted in endpoints.wanted(conn)) or "none"
+        raise NotFound(f"there is no endpoint {name!r}; there are: {known}")
+    return found

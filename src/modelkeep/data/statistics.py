@@ -1,0 +1,167 @@
+"""Mergeable statistics of blocks of columns, each as ``of(block)``, ``merge(other)`` and what it tells.
+
+Merging is associative and commutative: any way of cutting the rows into parts gives the same result
+(floating-point sums to rounding).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MAX_DISTINCT = 1 << 20
+"""Distinct values kept exactly; beyond it values are rounded to fewer bits."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean, squared deviations and extremes of k columns, ignoring NaN; arrays of shape (k,).
+
+    Merged after Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm".
+    """
+
+    count: Ints
+    mean: Floats
+    squares: Floats
+    low: Floats
+    high: Floats
+
+    @classmethod
+    def of(cls, block: Floats) -> Moments:
+        """Of an array of shape (n, k)."""
+        rows, width = block.shape
+        present = ~np.isnan(block)
+        count = present.sum(axis=0)
+        if not rows:
+            nan = np.full(width, np.nan)
+            return cls(count, np.zeros(width), np.zeros(width), nan, nan)
+        whole = bool((count == rows).all())
+        filled = block if whole else np.where(present, block, 0.0)
+        mean = filled.sum(axis=0) / np.maximum(count, 1)
+        away = filled - mean
+        if not whole:
+            away[~present] = 0.0
+        squares = np.einsum("ij,ij->j", away, away)
+        return cls(count, mean, squares, np.fmin.reduce(block, axis=0), np.fmax.reduce(block, axis=0))
+
+    def merge(self, other: Moments) -> Moments:
+        """Of both blocks together."""
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        gap = other.mean - self.mean
+        return Moments(
+            count,
+            self.mean + gap * share,
+            self.squares + other.squares + gap * gap * self.count * share,
+            np.fmin(self.low, other.low),
+            np.fmax(self.high, other.high),
+        )
+
+    @property
+    def variance(self) -> Floats:
+        """Population variance."""
+        made: Floats = self.squares / np.maximum(self.count, 1)
+        return made
+
+
+@dataclass(frozen=True)
+class Values:
+    """The distinct numbers of one column and how often each occurs, NaN apart.
+
+    Exact up to ``MAX_DISTINCT`` distinct values. Beyond it the lowest ``dropped`` bits of the mantissa are
+    cleared, with the smallest ``dropped`` that suffices for the whole: the result never depends on the
+    partitioning, and the relative error is below ``2 ** (dropped - 52)``.
+    """
+
+    values: Floats
+    counts: Ints
+    missing: int = 0
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, column: Floats) -> Values:
+        """Of an array of shape (n,)."""
+        column = np.ascontiguousarray(column, dtype=np.float64)
+        present = column[~np.isnan(column)]
+        values, counts = np.unique(present, return_counts=True)
+        return cls(values, counts, len(column) - len(present)).fitted()
+
+    def merge(self, other: Values) -> Values:
+        """Of both columns together."""
+        dropped = max(self.dropped, other.dropped)
+        values = np.concatenate([_cleared(self.values, dropped), _cleared(other.values, dropped)])
+        counts = np.concatenate([self.counts, other.counts])
+        return Values(*_summed(values, counts), self.missing + other.missing, dropped).fitted()
+
+    def fitted(self) -> Values:
+        """The same with as many bits dropped as the limit demands."""
+        values, counts, dropped = self.values, self.counts, self.dropped
+        while len(values) > MAX_DISTINCT:
+            dropped += 1
+            values, counts = _summed(_cleared(values, dropped), counts)
+        return Values(values, counts, self.missing, dropped)
+
+    @property
+    def total(self) -> int:
+        """How many values, NaN not counted."""
+        return int(self.counts.sum())
+
+    def quantile(self, q: float) -> float:
+        """By linear interpolation, as NumPy's default (Hyndman and Fan type 7)."""
+        position = (self.total - 1) * q
+        low = int(np.floor(position))
+        first, second = self._at(low), self._at(min(low + 1, self.total - 1))
+        return first + (second - first) * (position - low)
+
+    def inverted_cdf(self, q: float) -> float:
+        """The averaged inverse of the distribution function (Hyndman and Fan type 2)."""
+        position = self.total * q
+        low = int(np.floor(position))
+        last = self.total - 1
+        if position == low and 0 < low <= last:
+            return (self._at(low - 1) + self._at(low)) / 2
+        return self._at(min(low, last))
+
+    def mode(self) -> float:
+        """The most frequent value; the smallest of several."""
+        return float(self.values[int(np.argmax(self.counts))])
+
+    def _at(self, rank: int) -> float:
+        return float(self.values[int(np.searchsorted(np.cumsum(self.counts), rank, side="right"))])
+
+
+def counts_of(column: npt.NDArray[np.object_]) -> Counter[str]:
+    """How often each string of an object array of shape (n,) occurs."""
+    codes, known = pd.factorize(column)
+    return Counter(dict(zip(known.tolist(), np.bincount(codes, minlength=len(known)).tolist(), strict=True)))
+
+
+def merged_counts(a: Counter[str], b: Counter[str]) -> Counter[str]:
+    """Of both columns together."""
+    return a + b
+
+
+def mode_of(counts: Counter[str]) -> str:
+    """The most frequent string; the smallest of several."""
+    most = max(counts.values())
+    return min(name for name, count in counts.items() if count == most)
+
+
+def _summed(values: Floats, counts: Ints) -> tuple[Floats, Ints]:
+    distinct, where = np.unique(values, return_inverse=True)
+    return distinct, np.bincount(where, weights=counts, minlength=len(distinct)).astype(np.int64)
+
+
+def _cleared(values: Floats, dropped: int) -> Floats:
+    if not dropped:
+        return values
+    mask = np.uint64((0xFFFFFFFFFFFFFFFF << dropped) & 0xFFFFFFFFFFFFFFFF)
+    cleared: Floats = (values.view(np.uint64) & mask).view(np.float64)
+    return cleared

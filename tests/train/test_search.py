@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelkeep.core.errors import Invalid, UserCodeFailed
+from modelkeep.core.errors import Conflict, Invalid, UserCodeFailed
 from modelkeep.spec.declaration import Range, Train, Tune
 from modelkeep.stats.metrics import evaluate
 from modelkeep.train.fit import fit
+from modelkeep.train.journal import Journal
 from modelkeep.train.predict import outputs
 from modelkeep.train.splits import cross_validation, holdout, stratified_order
 from modelkeep.train.task import Target
@@ -181,6 +182,19 @@ def test_a_killed_search_goes_on_where_it_stopped_and_ends_as_if_never_killed(pr
         (t.params, t.score, t.note) for t in fresh.tried
     ]
     assert [child.name for child in log.children] == [f"trial {slot}" for slot in range(14)]
+
+
+def test_a_journal_cut_short_goes_on_and_belongs_to_one_process(tmp_path):
+    path = tmp_path / "study.journal"
+    path.write_bytes(b'{"a":1}\n{"b":2}\n{"c":')
+    journal = Journal(path)
+    with pytest.raises(Conflict, match="another process"):
+        Journal(path)
+    journal.append_logs([{"d": 4}])
+    journal.close()
+    again = Journal(path)
+    assert list(again.read_logs(1)) == [{"b": 2}, {"d": 4}]
+    again.close()
 
 
 def test_auto_says_what_it_tried_and_takes_the_best(problem):

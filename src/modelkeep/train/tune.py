@@ -20,7 +20,6 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from modelkeep.core import digests
@@ -31,6 +30,7 @@ from modelkeep.spec.units import seconds
 from modelkeep.stats.metrics import METRICS
 from modelkeep.train.algorithms import Algorithm
 from modelkeep.train.fitting import answers, fit_one, quietly, reason, score
+from modelkeep.train.journal import Journal
 from modelkeep.train.log import RunLog, Status, Tried
 from modelkeep.train.splits import cross_validation, growing_holdout
 from modelkeep.train.training import Training
@@ -71,18 +71,22 @@ def search(
 
     Raises:
         Invalid: The space names a parameter that does not exist, or a grid has no steps.
+        Conflict: Another process is searching in the same folder.
         ModelkeepError: Every trial failed; the error of the last one.
     """
     if train.tune is None or data.target is None:
         raise Invalid("tuning needs a target to score on", path="train.tune")
     hunt = _Hunt(train, train.tune, algorithm=algorithm, data=data, metric=metric, log=log)
     stop = time.monotonic() + (seconds(train.tune.timeout) if train.tune.timeout else float("inf"))
-    hunt.begin(state)
-    with quietly(), ThreadPoolExecutor(hunt.round) as threads:
-        while hunt.done < hunt.total and (time.monotonic() < stop or not hunt.scored):
-            hunt.advance(threads)
-            progress.step("tune", hunt.done, hunt.total, hunt.best_note())
-    return hunt.found()
+    try:
+        hunt.begin(state)
+        with quietly(), ThreadPoolExecutor(hunt.round) as threads:
+            while hunt.done < hunt.total and (time.monotonic() < stop or not hunt.scored):
+                hunt.advance(threads)
+                progress.step("tune", hunt.done, hunt.total, hunt.best_note())
+        return hunt.found()
+    finally:
+        hunt.close()
 
 
 class _Hunt:
@@ -93,6 +97,7 @@ class _Hunt:
     ) -> None:
         self.train, self.tune, self.algorithm = train, tune, algorithm
         self.data, self.metric, self.log = data, metric, log
+        self.journal: Journal | None = None
         self.again: dict[int, dict[str, Any]] = {}
         _check_space(tune, algorithm, train)
         self.grid = _grid(tune, train.seed) if tune.sampler == "grid" else None
@@ -118,8 +123,8 @@ class _Hunt:
         )
         storage: Any = InMemoryStorage()
         if state is not None:
-            state.mkdir(parents=True, exist_ok=True)
-            storage = JournalStorage(JournalFileBackend(str(state / f"{name[:32]}.journal")))
+            self.journal = Journal(state / f"{name[:32]}.journal")
+            storage = JournalStorage(self.journal)
         self.study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -137,6 +142,11 @@ class _Hunt:
                 self.again[int(trial.user_attrs["slot"])] = trial.params
         for trial in self.kept():
             self._relog(trial)
+
+    def close(self) -> None:
+        """Let go of the file, if any."""
+        if self.journal is not None:
+            self.journal.close()
 
     def kept(self) -> list[FrozenTrial]:
         """Trials that ended by themselves, in order of their slots; those a kill cut short have no ``end``."""

@@ -1,0 +1,29 @@
+"""The schema's history (Alembic). Revisions are named by ascending four-digit numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+HEAD = "0001"
+"""The newest revision. Stated here so that opening an up-to-date database need not import Alembic."""
+
+
+def version(conn: Connection) -> str | None:
+    """The revision a database is at; None for an empty one."""
+    if not inspect(conn).has_table("alembic_version"):
+        return None
+    found = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)
+
+
+def upgrade(conn: Connection, revision: str = "head") -> None:
+    """Bring the schema to ``revision`` inside the caller's transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["connection"] = conn
+    command.upgrade(config, revision)

@@ -1,0 +1,156 @@
+"""The history: one line per change of state, each sealed by the hash of the one before.
+
+The chain is Haber and Stornetta, "How to time-stamp a digital document", J. Cryptology 3, 1991: whoever edits,
+removes, inserts or moves a line would have to rewrite every line after it and the head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from modelkeep.store.bulk import decode, encode
+from modelkeep.store.tables import event_head, events
+
+GENESIS = "0" * 64
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One change of state.
+
+    Attributes:
+        seq: Its place, from 1, without gaps.
+        at: When, seconds since 1970.
+        kind: What happened, as ``version.promoted``.
+        subject: To what, as ``flights@7``.
+        actor: Who did it.
+        data: The evidence, JSON types.
+        previous: Hash of the event before.
+        hash: BLAKE2b of all of the above.
+    """
+
+    seq: int
+    at: float
+    kind: str
+    subject: str
+    actor: str
+    data: dict[str, Any]
+    previous: str
+    hash: str
+
+
+def append(
+    conn: Connection, kind: str, subject: str, data: dict[str, Any], *, now: float, actor: str = "modelkeep"
+) -> Event:
+    """Add an event at the end; it becomes part of the caller's transaction."""
+    seq, previous = _lock_head(conn)
+    text = encode(data)
+    at = float(now)
+    sealed = _seal((seq + 1, at, kind, subject, actor, text, previous))
+    row = {
+        "seq": seq + 1,
+        "at": at,
+        "kind": kind,
+        "subject": subject,
+        "actor": actor,
+        "data": text,
+        "previous": previous,
+        "hash": sealed,
+    }
+    conn.execute(insert(events), row)
+    conn.execute(update(event_head).where(event_head.c.id == 1).values(seq=seq + 1, hash=sealed))
+    return Event(**{**row, "data": decode(text)})
+
+
+def history(
+    conn: Connection,
+    subject: str | None = None,
+    *,
+    kind: str | None = None,
+    after: int = 0,
+    limit: int | None = None,
+    newest_first: bool = False,
+) -> list[Event]:
+    """Events in order.
+
+    Args:
+        subject: Only of this subject; ``flights`` also finds ``flights@7``.
+        kind: Only of this kind; ``version.`` finds every kind that begins so.
+        after: Only those with a higher ``seq``.
+        limit: At most so many.
+        newest_first: Turn the order round.
+    """
+    query = select(events).where(events.c.seq > after)
+    if subject is not None:
+        below = events.c.subject.between(f"{subject}@", f"{subject}@\U0010ffff")
+        query = query.where(or_(events.c.subject == subject, below))
+    if kind is not None:
+        prefix = events.c.kind.startswith(kind, autoescape=True)
+        query = query.where(prefix if kind.endswith(".") else events.c.kind == kind)
+    query = query.order_by(events.c.seq.desc() if newest_first else events.c.seq)
+    return [_event(row) for row in conn.execute(query if limit is None else query.limit(limit))]
+
+
+def head(conn: Connection) -> tuple[int, str]:
+    """Number and hash of the last event. Kept elsewhere, it proves the history up to it."""
+    found = conn.execute(select(event_head.c.seq, event_head.c.hash)).first()
+    return (0, GENESIS) if found is None else (found.seq, found.hash)
+
+
+def verify(conn: Connection) -> list[str]:
+    """Every fault of the chain: edited, missing, inserted and moved events. Reads in bounded memory."""
+    faults: list[str] = []
+    expected, previous = 1, GENESIS
+    for row in _stream(conn):
+        if row.seq != expected:
+            faults.append(f"event {expected}: missing, the next one is {row.seq}")
+        if row.previous != previous:
+            faults.append(f"event {row.seq}: does not follow the event before it")
+        sealed = _seal((row.seq, row.at, row.kind, row.subject, row.actor, row.data, row.previous))
+        if row.hash != sealed:
+            faults.append(f"event {row.seq}: was changed after it was written")
+        expected, previous = row.seq + 1, row.hash
+    if (expected - 1, previous) != head(conn):
+        faults.append(f"event {head(conn)[0]}: the history should end here, it ends with {expected - 1}")
+    return faults
+
+
+def _seal(content: tuple[int, float, str, str, str, str, str]) -> str:
+    return hashlib.blake2b(msgspec.json.encode(content), digest_size=32).hexdigest()
+
+
+def _lock_head(conn: Connection) -> tuple[int, str]:
+    """Read the head so that no other transaction can append before this one ends."""
+    query = select(event_head.c.seq, event_head.c.hash).where(event_head.c.id == 1).with_for_update()
+    found = conn.execute(query).first()
+    if found is None:
+        try:
+            with conn.begin_nested():
+                conn.execute(insert(event_head), {"id": 1, "seq": 0, "hash": GENESIS})
+        except IntegrityError:
+            pass  # another transaction made the first event meanwhile
+        found = conn.execute(query).one()
+    return found.seq, found.hash
+
+
+def _stream(conn: Connection) -> Iterator[Row[Any]]:
+    last = 0
+    while True:
+        query = select(events).where(events.c.seq > last).order_by(events.c.seq).limit(5000)
+        rows = conn.execute(query).all()
+        if not rows:
+            return
+        yield from rows
+        last = rows[-1].seq
+
+
+def _event(row: Row[Any]) -> Event:
+    values = dict(row._mapping)
+    values["data"] = decode(values["data"])
+    return Event(**values)

@@ -1,0 +1,273 @@
+"""Dumb byte stores: names to bytes. A folder, or anything obstore reaches (S3, GCS, Azure, memory)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
+from obstore.store import from_url
+
+from modelkeep.core.errors import Invalid, NotFound, Unavailable
+
+_FSYNCS = 8  # at once: a journalling file system then answers them with few flushes
+_STALE = 24 * 3600.0
+
+
+class Batch(Protocol):
+    """Objects on their way in."""
+
+    def add(self, name: str, payload: Sequence[bytes]) -> None:
+        """Hand over one object, given in pieces. It need not be visible before the batch is sealed."""
+        ...
+
+    def seal(self) -> None:
+        """Return once all objects are durable under their names. The batch may be used again."""
+        ...
+
+    def drop(self) -> None:
+        """Forget what was added since the last seal."""
+        ...
+
+
+class ByteStore(Protocol):
+    """Promises: an object is under its name whole or not at all; writing equal bytes again is harmless."""
+
+    def batch(self) -> Batch:
+        """Begin adding objects."""
+        ...
+
+    def get(self, name: str) -> bytes:
+        """The bytes under a name. Raises ``NotFound``, ``Unavailable``."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of this name."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object; no error when it is not there."""
+        ...
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Every name under a folder."""
+        ...
+
+
+def open_bytes(url: str) -> ByteStore:
+    """A folder (a path or ``file://``), or any URL obstore reads. Raises ``Invalid``, ``Unavailable``."""
+    if "://" not in url or url.startswith("file://"):
+        return Folder(Path(url.removeprefix("file://")))
+    return Bucket(url)
+
+
+class Folder:
+    """A local folder. A new object is written beside, flushed, renamed, and its folder flushed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._drafts = root / "drafts"
+        self._pool = ThreadPoolExecutor(_FSYNCS, thread_name_prefix="modelkeep-fsync")
+        with _disk(root):
+            self._drafts.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+
+    def batch(self) -> FolderBatch:
+        return FolderBatch(self._root, self._drafts, self._pool)
+
+    def get(self, name: str) -> bytes:
+        try:
+            return (self._root / name).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"there is no {name} in {self._root}") from None
+        except OSError as error:
+            raise Unavailable(f"{self._root / name} cannot be read: {error.strerror}") from error
+
+    def exists(self, name: str) -> bool:
+        return (self._root / name).exists()
+
+    def delete(self, name: str) -> None:
+        with _disk(self._root):
+            (self._root / name).unlink(missing_ok=True)
+
+    def names(self, folder: str) -> Iterator[str]:
+        shards = self._root / folder
+        if not shards.is_dir():
+            return
+        for shard in sorted(shards.iterdir()):
+            for name in sorted(entry.name for entry in shard.iterdir()):
+                yield f"{folder}/{shard.name}/{name}"
+
+    def _sweep(self) -> None:
+        """Remove drafts that a crash left behind."""
+        before = time.time() - _STALE
+        for draft in self._drafts.iterdir():
+            with contextlib.suppress(OSError):
+                if draft.stat().st_mtime < before:
+                    draft.unlink()
+
+
+class FolderBatch:
+    """Objects written to drafts, made durable together: many flushes at once cost little more than one."""
+
+    def __init__(self, root: Path, drafts: Path, pool: ThreadPoolExecutor) -> None:
+        self._root, self._drafts, self._pool = root, drafts, pool
+        self._waiting: dict[str, tuple[int, Path]] = {}
+
+    def add(self, name: str, payload: Sequence[bytes]) -> None:
+        if name in self._waiting:
+            return
+        draft = self._drafts / secrets.token_hex(12)
+        with _disk(self._root):
+            file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._waiting[name] = (file, draft)
+            for piece in payload:
+                _write(file, piece)
+
+    def seal(self) -> None:
+        waiting = list(self._waiting.items())
+        if not waiting:
+            return
+        with _disk(self._root):
+            self._each(os.fsync, [file for _, (file, _) in waiting])
+            folders = set()
+            for name, (file, draft) in waiting:
+                os.close(file)
+                del self._waiting[name]
+                folders |= self._rename(draft, self._root / name)
+            self._each(_fsync_folder, sorted(folders))
+
+    def drop(self) -> None:
+        for file, draft in self._waiting.values():
+            os.close(file)
+            with contextlib.suppress(OSError):
+                draft.unlink()
+        self._waiting.clear()
+
+    def _each(self, do: Any, items: Sequence[Any]) -> None:
+        if len(items) == 1:
+            do(items[0])
+        else:
+            for _ in self._pool.map(do, items):
+                pass
+
+    def _rename(self, draft: Path, target: Path) -> set[Path]:
+        """Give a draft its name; returns the folders whose entries changed."""
+        changed = {target.parent}
+        try:
+            draft.rename(target)
+        except FileNotFoundError:
+            for folder in (target.parent.parent, target.parent):
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)
+                    changed.add(folder.parent)
+            draft.rename(target)
+        return changed
+
+
+class Bucket:
+    """An object store. Its own put is atomic and durable."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        try:
+            self._store: Any = from_url(url)
+        except (BaseError, ValueError) as error:
+            raise Invalid(f"{url!r} is no place for blobs: {error}", path="blobs") from error
+        self._pool = ThreadPoolExecutor(16, thread_name_prefix="modelkeep-bucket")
+
+    def batch(self) -> BucketBatch:
+        return BucketBatch(self, self._pool)
+
+    def put(self, name: str, payload: bytes) -> None:
+        with self._reached():
+            obstore.put(self._store, name, payload)
+
+    def get(self, name: str) -> bytes:
+        with self._reached():
+            return bytes(obstore.get(self._store, name).bytes())
+
+    def exists(self, name: str) -> bool:
+        try:
+            with self._reached():
+                obstore.head(self._store, name)
+        except NotFound:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(NotFound), self._reached():
+            obstore.delete(self._store, name)
+
+    def names(self, folder: str) -> Iterator[str]:
+        with self._reached():
+            for page in obstore.list(self._store, prefix=folder):
+                for entry in page:
+                    yield str(entry["path"])
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except (NotFoundError, FileNotFoundError) as error:
+            raise NotFound(f"not in {self._url}: {error}") from error
+        except PermissionDeniedError as error:
+            raise Unavailable(f"{self._url} refused: {error}", hint="check the credentials") from error
+        except (BaseError, OSError) as error:
+            raise Unavailable(f"{self._url} cannot be reached: {error}", hint="try again") from error
+
+
+class BucketBatch:
+    """Objects sent in parallel, a bounded number at a time."""
+
+    def __init__(self, bucket: Bucket, pool: ThreadPoolExecutor) -> None:
+        self._bucket, self._pool = bucket, pool
+        self._sent: list[Any] = []
+
+    def add(self, name: str, payload: Sequence[bytes]) -> None:
+        self._sent.append(self._pool.submit(self._bucket.put, name, b"".join(payload)))
+
+    def seal(self) -> None:
+        sent, self._sent = self._sent, []
+        for done in sent:
+            done.result()
+
+    def drop(self) -> None:
+        for waiting in self._sent:
+            waiting.cancel()
+        self._sent = []
+
+
+def _write(file: int, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _fsync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _disk(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        free = ""
+        with contextlib.suppress(OSError):
+            free = f"; {shutil.disk_usage(root).free / 1e6:.0f} MB are free there"
+        raise Unavailable(
+            f"blobs cannot be kept in {root}: {error.strerror}{free}", hint="free some space"
+        ) from error

@@ -1,0 +1,75 @@
+"""What a database driver's error means to a caller."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from modelkeep.core.errors import Conflict, Damaged, ModelkeepError, Unavailable
+
+_FULL = "the disk is full: nothing of this change was kept"
+_SQLITE = {  # primary result codes, sqlite.org/rescode.html
+    sqlite3.SQLITE_FULL: (Unavailable, _FULL, "free some space and try again"),
+    sqlite3.SQLITE_READONLY: (Unavailable, "the database cannot be written", "check the disk and its permissions"),
+    sqlite3.SQLITE_IOERR: (Unavailable, "the disk refused to read or write the database", "check the disk"),
+    sqlite3.SQLITE_CANTOPEN: (Unavailable, "the database file cannot be opened", "check the path and permissions"),
+    sqlite3.SQLITE_BUSY: (Unavailable, "another process kept the database locked for too long", "try again"),
+    sqlite3.SQLITE_LOCKED: (Unavailable, "another connection kept the database locked", "try again"),
+    sqlite3.SQLITE_CORRUPT: (Damaged, "the database file is damaged", "restore it from a backup"),
+    sqlite3.SQLITE_NOTADB: (Damaged, "the file is not a database", "check the path, or restore it from a backup"),
+}
+_POSTGRES = {  # classes of SQLSTATE, postgresql.org/docs/current/errcodes-appendix.html
+    "08": (Unavailable, "the connection to the database was lost", "try again"),
+    "53": (Unavailable, "the database has run out of disk, memory or connections", "free some and try again"),
+    "57": (Unavailable, "the database was stopped", "try again"),
+    "58": (Unavailable, "the database server's disk failed", "check the server"),
+    "XX": (Damaged, "the database is damaged", "restore it from a backup"),
+}
+_COLLISIONS = ("40001", "40P01")  # serialization failure, deadlock
+
+
+def translate(error: BaseException) -> BaseException:
+    """The error of this package that says the same as the driver's; any other error is returned as it is."""
+    if isinstance(error, ModelkeepError):
+        return error
+    if isinstance(error, OSError):
+        return Unavailable(
+            f"the disk cannot be used: {error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        )
+    original = error.orig if isinstance(error, DBAPIError) else error
+    found = _found(original)
+    if found is None and isinstance(error, DBAPIError) and error.connection_invalidated:
+        found = _POSTGRES["08"]
+    if found is None and isinstance(error, IntegrityError):
+        found = (Conflict, "another row stands against it", "")
+    if found is None:
+        return error
+    kind, message, hint = found
+    fault = kind(f"{message} ({str(original).strip()})", hint=hint)
+    fault.__cause__ = error
+    return fault
+
+
+def collided(error: BaseException) -> bool:
+    """Whether the database sacrificed this transaction to another one; running it again is right."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) in _COLLISIONS
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether SQLite found another process writing."""
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _found(original: Any) -> tuple[type[ModelkeepError], str, str] | None:
+    code = getattr(original, "sqlite_errorcode", None)
+    if code is not None:
+        return _SQLITE.get(code & 0xFF)
+    if not type(original).__module__.startswith("psycopg"):
+        return None
+    state = getattr(original, "sqlstate", None)
+    if state is None and type(original).__name__ in ("OperationalError", "ConnectionTimeout"):
+        return _POSTGRES["08"]
+    return _POSTGRES.get((state or "")[:2])

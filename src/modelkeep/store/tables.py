@@ -1,0 +1,381 @@
+"""Every table. One definition for SQLite and PostgreSQL; the migrations hold the frozen history of it.
+
+Units: columns ending in ``_ms`` are whole milliseconds since 1970 UTC (MLflow's unit); other times are seconds
+since 1970 UTC as doubles. Columns of canonical JSON are ``Text``. Digests are 64 hexadecimal characters.
+
+The experiment, run, metric, param, tag and registered-model tables carry every attribute of MLflow's data model
+(mlflow.org/docs, "MLflow Tracking" and "Model Registry"), so its protocol is a door on them and not a copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+INDEXED_TEXT = 200
+"""Characters of a param's or tag's value that are indexed: a PostgreSQL index row holds at most 2,704 bytes.
+
+A search compares ``substr(value, 1, 200)`` to find rows by the index, then the whole value.
+"""
+
+_Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY is SQLite's row id
+
+
+def _id() -> Column[Any]:
+    return Column("id", _Id, primary_key=True, autoincrement=True)
+
+
+def _text(name: str, default: str | None = None, **options: Any) -> Column[Any]:
+    if default is not None:
+        options["server_default"] = default
+    return Column(name, Text, nullable=False, **options)
+
+
+def _number(name: str, default: int | None = None, kind: Any = BigInteger, **options: Any) -> Column[Any]:
+    if default is not None:
+        options["server_default"] = str(default)
+    return Column(name, kind, nullable=False, **options)
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, Double, nullable=nullable)
+
+
+def _of(table: str, name: str, **options: Any) -> Column[Any]:
+    """A column that refers to ``table.id`` and goes when that row goes."""
+    return Column(name, _Id, ForeignKey(f"{table}.id", ondelete="CASCADE"), nullable=False, **options)
+
+
+def _values(name: str, owner: str, column: str, *extra: Any, **options: Any) -> Table:
+    """Text values by key of one owner: params and tags."""
+    return Table(
+        name,
+        metadata,
+        _of(owner, column, primary_key=True),
+        _text("key", primary_key=True),
+        _text("value"),
+        *extra,
+        sqlite_with_rowid=False,
+        **options,
+    )
+
+
+def _by_value(table: Table, owner: str) -> None:
+    """The index behind searches for one key's value among the runs of an experiment."""
+    value = func.substr(table.c.value, 1, INDEXED_TEXT)
+    Index(f"ix_{table.name}_search", table.c.experiment, table.c.key, value, table.c[owner])
+
+
+# -- tracking ---------------------------------------------------------------------------------------------------
+
+experiments = Table(
+    "experiments",
+    metadata,
+    _id(),
+    _text("name", unique=True),
+    _text("artifact_location", ""),
+    _text("lifecycle_stage", "active"),
+    _number("created_ms"),
+    _number("updated_ms"),
+)
+
+experiment_tags = _values("experiment_tags", "experiments", "experiment")
+
+runs = Table(
+    "runs",
+    metadata,
+    _id(),
+    _text("run_id", unique=True),
+    _of("experiments", "experiment"),
+    _text("name", ""),
+    _text("status", "RUNNING"),  # RUNNING, SCHEDULED, FINISHED, FAILED, KILLED
+    _text("lifecycle_stage", "active"),
+    _text("user_id", ""),
+    _text("source_type", "LOCAL"),
+    _text("source_name", ""),
+    _text("source_version", ""),
+    _text("entry_point_name", ""),
+    _text("artifact_uri", ""),
+    _number("start_ms"),
+    Column("end_ms", BigInteger),
+    Column("deleted_ms", BigInteger),
+)
+Index("ix_runs_recent", runs.c.experiment, runs.c.lifecycle_stage, runs.c.start_ms, runs.c.run_id)
+Index("ix_runs_name", runs.c.experiment, runs.c.name)
+
+metrics = Table(  # the whole history; equal points are kept once, so that a repeated batch changes nothing
+    "metrics",
+    metadata,
+    _of("runs", "run", primary_key=True),
+    _text("key", primary_key=True),
+    _number("timestamp_ms", primary_key=True, autoincrement=False),
+    _number("step", primary_key=True, autoincrement=False),
+    Column("value", Double, primary_key=True, autoincrement=False),  # 0 where is_nan: SQLite keeps no NaN
+    _number("is_nan", 0, SmallInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+latest_metrics = Table(  # the point of the highest (step, timestamp, value), as MLflow decides it
+    "latest_metrics",
+    metadata,
+    _of("runs", "run", primary_key=True),
+    _text("key", primary_key=True),
+    _number("experiment"),
+    Column("value", Double),  # NULL is NaN: it fails every comparison, and ordering puts it last
+    _number("timestamp_ms"),
+    _number("step"),
+    sqlite_with_rowid=False,
+)
+Index(
+    "ix_latest_metrics_search",
+    latest_metrics.c.experiment,
+    latest_metrics.c.key,
+    latest_metrics.c.value,
+    latest_metrics.c.run,
+)
+
+params = _values("params", "runs", "run", _number("experiment"))
+_by_value(params, "run")
+tags = _values("tags", "runs", "run", _number("experiment"))
+_by_value(tags, "run")
+
+run_artifacts = Table(
+    "run_artifacts",
+    metadata,
+    _of("runs", "run", primary_key=True),
+    _text("path", primary_key=True),
+    _text("digest"),
+    _number("size"),
+    sqlite_with_rowid=False,
+)
+
+# -- registered models ------------------------------------------------------------------------------------------
+
+models = Table(
+    "models",
+    metadata,
+    _id(),
+    _text("name", unique=True),
+    _text("description", ""),
+    _number("created_ms"),
+    _number("updated_ms"),
+)
+
+model_tags = _values("model_tags", "models", "model")
+
+versions = Table(
+    "versions",
+    metadata,
+    _of("models", "model", primary_key=True),
+    _number("version", kind=Integer, primary_key=True, autoincrement=False),
+    _text("run_id", ""),
+    _text("source", ""),
+    _text("run_link", ""),
+    _text("description", ""),
+    _text("user_id", ""),
+    _text("stage", "None"),
+    _text("status", "READY"),
+    _text("status_message", ""),
+    _number("created_ms"),
+    _number("updated_ms"),
+    _text("package", ""),
+    _text("runtime", ""),
+    _text("note", ""),
+    _text("lineage", "{}"),
+    _text("evaluation", "{}"),
+)
+Index("ix_versions_run_id", versions.c.run_id)
+Index("ix_versions_created", versions.c.created_ms)
+
+version_tags = Table(
+    "version_tags",
+    metadata,
+    _of("models", "model", primary_key=True),
+    _number("version", kind=Integer, primary_key=True, autoincrement=False),
+    _text("key", primary_key=True),
+    _text("value"),
+    sqlite_with_rowid=False,
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    _of("models", "model", primary_key=True),
+    _text("alias", primary_key=True),
+    _number("version", kind=Integer),
+    sqlite_with_rowid=False,
+)
+
+# -- history ----------------------------------------------------------------------------------------------------
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _Id, primary_key=True, autoincrement=False),
+    _time("at"),
+    _text("kind"),
+    _text("subject"),
+    _text("actor"),
+    _text("data"),
+    _text("previous"),
+    _text("hash"),
+)
+Index("ix_events_subject", events.c.subject, events.c.seq)
+Index("ix_events_kind", events.c.kind, events.c.seq)
+
+event_head = Table(  # one row: locking it puts concurrent appends in line, and a cut tail shows
+    "event_head",
+    metadata,
+    _number("id", kind=Integer, primary_key=True, autoincrement=False),
+    _number("seq"),
+    _text("hash"),
+)
+
+# -- serving and watching ---------------------------------------------------------------------------------------
+
+counters = Table("counters", metadata, _text("name", primary_key=True), _number("value"))
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    _text("endpoint", primary_key=True),
+    _text("model", index=True),
+    _number("generation"),
+    _text("routes"),
+    Column("rollout", Text),
+    _text("settings"),
+)
+
+captures = Table(
+    "captures",
+    metadata,
+    _id(),
+    _text("endpoint"),
+    _number("version", kind=Integer),
+    _text("mode"),
+    _time("start"),
+    _time("end"),
+    _number("rows"),
+    _number("errors"),
+    _number("dropped"),
+    _text("digest"),
+    Column("part", Text, unique=True),  # the spool file it came from: taken in once, however often it is offered
+)
+Index("ix_captures_time", captures.c.endpoint, captures.c.end, captures.c.start)
+
+labels = Table(
+    "labels",
+    metadata,
+    _text("prediction_id", primary_key=True),
+    _text("value"),
+    _time("time"),
+    sqlite_with_rowid=False,
+)
+Index("ix_labels_time", labels.c.time)
+
+windows = Table(
+    "windows",
+    metadata,
+    _id(),
+    _text("endpoint"),
+    _text("model"),
+    _number("version", kind=Integer),
+    _text("mode"),
+    _time("start"),
+    _time("end"),
+    _number("rows"),
+    _number("errors"),
+    _number("dropped"),
+    _text("profile"),
+    _text("latency"),
+    _text("metrics"),
+    _number("labels"),
+    UniqueConstraint("endpoint", "version", "mode", "start"),
+)
+Index("ix_windows_time", windows.c.endpoint, windows.c.end)
+
+findings = Table(
+    "findings",
+    metadata,
+    _id(),
+    _text("model"),
+    _text("endpoint"),
+    _number("version", kind=Integer),
+    _text("kind"),
+    _time("at"),
+    Column("window", _Id, ForeignKey("windows.id")),
+    _text("evidence"),
+)
+Index("ix_findings_model", findings.c.model, findings.c.at)
+
+# -- data and work ----------------------------------------------------------------------------------------------
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    _id(),
+    _text("name"),
+    _text("digest", index=True),
+    _text("manifest"),
+    _time("created"),
+    _number("rows"),
+    Column("parent", Text),
+    _text("fingerprints"),
+)
+Index("ix_snapshots_name", snapshots.c.name, snapshots.c.id)
+
+stages = Table(
+    "stages",
+    metadata,
+    _text("key", primary_key=True),
+    _text("stage"),
+    _text("model"),
+    _text("result"),
+    _time("created"),
+)
+Index("ix_stages_model", stages.c.model, stages.c.stage, stages.c.created)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _id(),
+    _text("model"),
+    _text("kind"),
+    _text("payload"),
+    _text("state"),  # queued, running, done, failed
+    _number("attempts", 0, Integer),
+    _number("max_attempts", 3, Integer),
+    Column("owner", Text),
+    _time("not_before"),
+    _time("lease_until", nullable=True),
+    _time("created"),
+    _time("started", nullable=True),
+    _time("finished", nullable=True),
+    Column("result", Text),
+    Column("error", Text),
+)
+Index("ix_jobs_state", jobs.c.state, jobs.c.not_before)
+Index("ix_jobs_model", jobs.c.model, jobs.c.id)

@@ -1,0 +1,62 @@
+"""Turns between processes that write one file.
+
+A process that writes without pause would take the lock again before another one wakes up. So whoever wants the
+lock first holds the *turn* (a lock file) while waiting for it, and nobody else can come in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from modelkeep.core.errors import Unavailable
+
+
+class Turns:
+    """Promises: ``mine`` is held by one process at a time; a process that dies lets go."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def mine(self, patience: float) -> Iterator[None]:
+        """Hold the turn. Raises ``Unavailable`` after ``patience`` seconds."""
+        with self._lock:
+            file = self._open()
+            _take(file, patience)
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    def _open(self) -> int:
+        # A forked child shares its parent's open file, and with it the parent's lock: it needs its own.
+        if self._file is None or self._pid != os.getpid():
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._pid = os.getpid()
+        return self._file
+
+
+def _take(file: int, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    pause = 0.0002
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"another process has been waiting to write for {patience:.0f} s", hint="try again"
+                ) from None
+        else:
+            return
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.005)

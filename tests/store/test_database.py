@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, insert, select, text
+
+from modelkeep.core.errors import Conflict, Damaged, Invalid, ModelkeepError, Unavailable
+from modelkeep.store import migrations
+from modelkeep.store.database import Database
+from modelkeep.store.tables import counters, metadata
+
+
+def put(name: str, value: int = 1):
+    def work(conn: Connection) -> str:
+        conn.execute(insert(counters), {"name": name, "value": value})
+        return name
+
+    return work
+
+
+def names(db: Database) -> set[str]:
+    with db.read() as conn:
+        return set(conn.execute(select(counters.c.name)).scalars())
+
+
+def test_what_is_written_is_read_and_survives_reopening(db: Database, url: str) -> None:
+    assert db.write(put("a")) == "a"
+    assert names(db) == {"a"}
+    db.close()
+    again = Database.open(url)
+    assert names(again) == {"a"}
+    again.close()
+
+
+def test_migrations_make_exactly_the_tables(db: Database) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    def differences(conn: Connection) -> list[object]:
+        return compare_metadata(MigrationContext.configure(conn, opts={"compare_type": True}), metadata)
+
+    assert db.write(differences) == []
+
+
+def test_frozen_statements_are_those_of_the_tables() -> None:
+    from modelkeep.store.migrations.freeze import statements
+
+    folder = Path(migrations.__file__).parent / "versions"
+    for dialect in ("sqlite", "postgresql"):
+        assert (folder / f"r0001_{dialect}.sql").read_text() == statements(dialect)
+
+
+def test_head_is_the_newest_revision() -> None:
+    from alembic.script import ScriptDirectory
+
+    assert ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head() == migrations.HEAD
+
+
+def test_opening_an_up_to_date_database_imports_no_alembic(sqlite_url: str) -> None:
+    Database.open(sqlite_url).close()
+    code = (
+        "import sys; from modelkeep.store.database import Database;"
+        f"Database.open({sqlite_url!r}).close(); print('alembic' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_a_newer_schema_is_refused(db: Database, url: str) -> None:
+    db.write(lambda conn: conn.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    with pytest.raises(Damaged, match="9999"):
+        Database.open(url)
+
+
+def test_an_error_undoes_only_its_own_work(db: Database) -> None:
+    gate = threading.Event()
+    faults: list[BaseException] = []
+
+    def slow(conn: Connection) -> None:
+        gate.wait(10)
+        put("slow")(conn)
+
+    def bad(conn: Connection) -> None:
+        put("bad")(conn)
+        raise ValueError("mine")
+
+    first = db.submit(slow)
+    rest = [db.submit(bad if i % 3 == 0 else put(f"good{i}")) for i in range(30)]
+    gate.set()
+    first.result(10)
+    for future in rest:
+        if (error := future.exception(10)) is not None:
+            faults.append(error)
+    assert [str(error) for error in faults] == ["mine"] * 10
+    assert names(db) == {"slow"} | {f"good{i}" for i in range(30) if i % 3}
+
+
+def test_a_violated_constraint_is_a_conflict_and_spares_the_others(db: Database) -> None:
+    db.write(put("a"))
+    with pytest.raises(Conflict):
+        db.write(put("a"))
+    db.write(put("b"))
+    assert names(db) == {"a", "b"}
+
+
+def test_writing_inside_a_write_is_refused_and_does_not_hang(db: Database) -> None:
+    with pytest.raises(RuntimeError, match="inside a write"):
+        db.write(lambda conn: db.write(put("a")))
+    assert names(db) == set()
+
+
+def test_concurrent_writers_share_commits(sqlite_url: str) -> None:
+    db = Database.open(sqlite_url)
+    commits = 0
+
+    from sqlalchemy import event
+
+    @event.listens_for(db._writing, "commit")
+    def count(_: object) -> None:
+        nonlocal commits
+        commits += 1
+
+    gate = threading.Event()
+    db.submit(lambda conn: gate.wait(10))
+    futures = [db.submit(put(str(i))) for i in range(200)]
+    gate.set()
+    for future in futures:
+        future.result(10)
+    assert len(names(db)) == 200
+    assert commits < 20
+    db.close()
+
+
+def test_a_read_sees_one_state_and_never_waits_for_the_writer(db: Database) -> None:
+    db.write(put("a"))
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold(conn: Connection) -> None:
+        put("b")(conn)
+        inside.set()
+        leave.wait(10)
+
+    future = db.submit(hold)
+    assert inside.wait(10)
+    with db.read() as conn:
+        assert set(conn.execute(select(counters.c.name)).scalars()) == {"a"}
+        leave.set()
+        future.result(10)
+        if db.dialect == "sqlite":
+            assert set(conn.execute(select(counters.c.name)).scalars()) == {"a"}
+    assert names(db) == {"a", "b"}
+
+
+def test_reading_connections_cannot_write(db: Database) -> None:
+    with pytest.raises(Exception, match=r"read-?only"), db.read() as conn:
+        put("a")(conn)
+    assert names(db) == set()
+
+
+def test_a_closed_database_refuses(db: Database) -> None:
+    db.write(put("a"))
+    db.close()
+    with pytest.raises(Unavailable, match="closed"):
+        db.write(put("b"))
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "mysql://x/y", "sqlite://", "sqlite:///:memory:"])
+def test_wrong_urls_say_what_was_expected(wrong: str) -> None:
+    with pytest.raises(Invalid, match="expected"):
+        Database.open(wrong)
+
+
+def test_a_file_that_is_no_database_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"this is certainly not a database" * 100)
+    with pytest.raises(Damaged, match="not a database"):
+        Database.open(f"sqlite:///{tmp_path}/x.db")
+
+
+def test_an_unreachable_server_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable):
+        Database.open(f"postgresql+psycopg://postgres@/x?host={tmp_path}")
+
+
+def test_a_forked_child_can_write(db: Database) -> None:
+    db.write(put("parent"))
+    child = os.fork()
+    if child == 0:
+        try:
+            db.write(put("child"))
+            os._exit(0 if names(db) == {"parent", "child"} else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    db.write(put("after"))
+    assert names(db) == {"parent", "child", "after"}
+
+
+def test_an_open_database_does_not_keep_the_interpreter_alive(sqlite_url: str) -> None:
+    code = (
+        "from modelkeep.store.database import Database; from sqlalchemy import text;"
+        f"db = Database.open({sqlite_url!r}); db.write(lambda c: c.execute(text('select 1'))); print('end')"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=20).strip() == "end"
+
+
+WRITERS = """
+import sys, threading
+from sqlalchemy import text
+from modelkeep.store.database import Database
+db = Database.open(sys.argv[1])
+name, count = sys.argv[2], int(sys.argv[3])
+one = text("INSERT INTO counters (name, value) VALUES (:n, 1)")
+raise_ = text("UPDATE counters SET value = value + 1 WHERE name = 'shared'")
+def run(thread):
+    for i in range(count):
+        def work(conn):
+            conn.execute(one, {"n": f"{name}-{thread}-{i}"}); conn.execute(raise_)
+        db.write(work)
+threads = [threading.Thread(target=run, args=(t,)) for t in range(2)]
+[t.start() for t in threads]; [t.join() for t in threads]
+"""
+
+
+def test_several_processes_write_at_once(db: Database, url: str) -> None:
+    db.write(put("shared", 0))
+    processes = [subprocess.Popen([sys.executable, "-c", WRITERS, url, f"p{i}", "100"]) for i in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    with db.read() as conn:
+        assert conn.execute(text("SELECT value FROM counters WHERE name = 'shared'")).scalar() == 600
+        assert conn.execute(text("SELECT count(*) FROM counters")).scalar() == 601
+
+
+def test_several_processes_open_a_fresh_database_at_once(sqlite_url: str) -> None:
+    code = f"from modelkeep.store.database import Database; Database.open({sqlite_url!r}).close()"
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+
+
+def test_a_lock_held_too_long_is_unavailable(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modelkeep.store import engines
+
+    db = Database.open(sqlite_url)
+    monkeypatch.setattr(engines, "PATIENCE", 0.3)
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="locked"):
+        db.write(put("a"))
+    other.execute("ROLLBACK")
+    db.write(put("b"))
+    assert names(db) == {"b"}
+    db.close()
+    other.close()
+
+
+def test_a_lost_server_connection_is_unavailable_and_comes_back(postgres_url: str) -> None:
+    db = Database.open(postgres_url)
+    db.write(put("a"))
+
+    def cut(conn: Connection) -> None:
+        put("lost")(conn)
+        conn.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(ModelkeepError):
+        db.write(cut)
+    db.write(put("b"))
+    assert names(db) == {"a", "b"}
+    db.close()
+
+
+def test_two_writers_that_block_each_other_both_succeed(postgres_url: str) -> None:
+    one, two = Database.open(postgres_url), Database.open(postgres_url)
+    one.write(put("x", 0))
+    one.write(put("y", 0))
+    meeting = threading.Barrier(2)
+    tries = {"one": 0, "two": 0}
+
+    def crosswise(who: str, first: str, second: str):
+        def work(conn: Connection) -> None:
+            tries[who] += 1
+            conn.execute(text("UPDATE counters SET value = value + 1 WHERE name = :n"), {"n": first})
+            if tries[who] == 1:
+                meeting.wait(10)
+            conn.execute(text("UPDATE counters SET value = value + 1 WHERE name = :n"), {"n": second})
+
+        return work
+
+    futures = [one.submit(crosswise("one", "x", "y")), two.submit(crosswise("two", "y", "x"))]
+    for future in futures:
+        future.result(30)
+    with one.read() as conn:
+        assert {row.name: row.value for row in conn.execute(select(counters))} == {"x": 2, "y": 2}
+    assert sum(tries.values()) > 2
+    one.close()
+    two.close()

@@ -1,0 +1,1 @@
+"""Pages for people: what is live, since when and why, drawn from the registry alone."""

@@ -21,6 +21,7 @@ from modelkeep.registry.lineage import Code, Lineage
 from modelkeep.registry.snapshots import Part, Record
 from modelkeep.stats.outputs import Outputs
 from modelkeep.store.database import Database
+from modelkeep.train.compare import compare
 from modelkeep.train.evaluate import evaluate
 from modelkeep.web.pages import routes
 
@@ -60,7 +61,12 @@ def evaluation(seed: int, rows: int = 2000) -> dict[str, object]:
         "needed": 0.60,
         "evidence": f"{len(truth)} held-out rows",
     }
-    return {**kept, "gates": [gate]}
+    worse = np.clip(outputs.probability[:, 1] + random.normal(scale=0.2, size=len(truth)), 0, 1)
+    other = Outputs(
+        label=fitted.predict(held), probability=np.column_stack([1 - worse, worse]), classes=fitted.classes_
+    )
+    against = compare(truth, other, outputs, "classification", ["roc_auc", "log_loss"], replicates=50)
+    return {"evaluation": kept, "comparison": msgspec.to_builtins(against), "gates": [gate], "metrics": {}}
 
 
 def seed(conn: Connection) -> None:

@@ -30,6 +30,16 @@ class Measured:
     rows: int | None = None
 
 
+def of_version(kept: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The evaluation in what a version keeps; empty when it was registered from outside without one."""
+    return _map(kept.get("evaluation")) or kept
+
+
+def against_champion(kept: Mapping[str, Any]) -> dict[str, Measured]:
+    """By metric the difference to the champion on the same rows; empty where nothing was compared."""
+    return measured(_map(kept.get("comparison")))
+
+
 def measured(evaluation: Mapping[str, Any]) -> dict[str, Measured]:
     """The metrics of an evaluation or a window by name; those without a finite value are left out."""
     found = {}

@@ -18,7 +18,7 @@ from modelkeep.registry.snapshots import Record
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
 from modelkeep.web import present
-from modelkeep.web.evidence import Measured, gates, measured
+from modelkeep.web.evidence import Measured, against_champion, gates, measured, of_version
 from modelkeep.web.figures import Point
 
 WINDOWS = 400
@@ -84,10 +84,10 @@ def model(conn: Connection, name: str) -> dict[str, Any]:
     versions = models.versions(conn, name)
     served = [_served(conn, item) for item in endpoints.wanted(conn) if item.model == name]
     declaration = _declaration(versions)
-    evaluations = {item.version: models.evaluation(conn, name, item.version) for item in versions}
-    metric = main_metric(declaration, evaluations.values())
+    kept = {item.version: models.evaluation(conn, name, item.version) for item in versions}
+    metric = main_metric(declaration, map(of_version, kept.values()))
     rows = [
-        Row(item, measured(evaluations[item.version]).get(metric), tuple(gates(evaluations[item.version])))
+        Row(item, measured(of_version(kept[item.version])).get(metric), tuple(gates(kept[item.version])))
         for item in reversed(versions)
     ]
     champion = next((item for item in versions if "champion" in item.aliases), None)
@@ -98,7 +98,7 @@ def model(conn: Connection, name: str) -> dict[str, Any]:
         "rows": rows,
         "metric": metric,
         "champion": champion,
-        "champion_gates": gates(evaluations[champion.version]) if champion else [],
+        "champion_gates": gates(kept[champion.version]) if champion else [],
         "findings": findings.findings(conn, name, limit=FINDINGS),
         "events": events.history(conn, name, limit=20, newest_first=True),
     }
@@ -107,7 +107,8 @@ def model(conn: Connection, name: str) -> dict[str, Any]:
 def version(conn: Connection, name: str, ref: str) -> dict[str, Any]:
     """One version with its evaluation and lineage; ``ref`` is a number or an alias. Raises ``NotFound``."""
     found = models.version(conn, name, ref)
-    said = models.evaluation(conn, name, found.version)
+    kept = models.evaluation(conn, name, found.version)
+    said = of_version(kept)
     snapshot = None
     if found.lineage is not None:
         try:
@@ -118,7 +119,8 @@ def version(conn: Connection, name: str, ref: str) -> dict[str, Any]:
         "version": found,
         "metrics": measured(said),
         "main": main_metric(_declaration([found]), [said]),
-        "gates": gates(said),
+        "difference": against_champion(kept),
+        "gates": gates(kept),
         "evaluation": said,
         "lineage": found.lineage,
         "snapshot": snapshot,
@@ -180,7 +182,8 @@ def _served(conn: Connection, wanted: Wanted) -> Served:
     versions = models.versions(conn, wanted.model)
     metric = _live_metric(answered, main_metric(_declaration(versions), ()))
     past = events.history(conn, wanted.model, newest_first=True, limit=200)
-    evaluated = measured(models.evaluation(conn, wanted.model, champion)).get(metric) if champion else None
+    kept = models.evaluation(conn, wanted.model, champion) if champion else {}
+    evaluated = measured(of_version(kept)).get(metric)
     return Served(
         wanted=wanted,
         champion=champion,

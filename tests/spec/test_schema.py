@@ -16,6 +16,7 @@ from modelkeep.spec.loading import to_builtins
 from modelkeep.spec.nodes import from_yaml
 from modelkeep.spec.schema import json_schema
 
+INFINITY = float("inf")
 SCHEMA = json_schema()
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 CHECKED = {
@@ -77,9 +78,9 @@ def inside(schema: dict[str, Any], value: Any) -> bool:
     if isinstance(value, str):
         return re.search(schema.get("pattern", ""), value) is not None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        low, high = schema.get("minimum", value), schema.get("maximum", value)
-        above, below = schema.get("exclusiveMinimum", value - 1), schema.get("exclusiveMaximum", value + 1)
-        return low <= value <= high and above < value < below
+        low, high = schema.get("minimum", -INFINITY), schema.get("maximum", INFINITY)
+        above, below = schema.get("exclusiveMinimum", -INFINITY), schema.get("exclusiveMaximum", INFINITY)
+        return low <= value <= high and (above < value < below or abs(value) == INFINITY)
     return True
 
 

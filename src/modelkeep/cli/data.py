@@ -1,0 +1,258 @@
+"""``data``: snapshots of the rows models are trained on."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from modelkeep.cli.common import declared, example, file_option, json_option, model_of, opened
+from modelkeep.cli.output import moment, print_json, say, short, table, text
+from modelkeep.cli.progress import watching
+from modelkeep.core.errors import Conflict, Invalid, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from modelkeep.spec.declaration import Declaration
+
+
+@click.group(epilog=example("modelkeep data list", "modelkeep data show flights", "modelkeep data quarantine"))
+def data() -> None:
+    """List, show, compare, grow and export snapshots."""
+
+
+@data.command("list", epilog=example("modelkeep data list", "modelkeep data list flights --json"))
+@click.argument("name", required=False)
+@file_option
+@json_option
+def list_snapshots(name: str | None, file: Path, as_json: bool) -> None:
+    """List snapshots, oldest first; of a NAME."""
+    from modelkeep.registry import snapshots
+
+    with opened(file) as keep, keep.db.read() as conn:
+        names = [name] if name else snapshots.names(conn)
+        found = [record for each in names for record in snapshots.named(conn, each)]
+    if name and not found:
+        raise NotFound(f"there is no snapshot named {name!r}")
+    if as_json:
+        print_json({"snapshots": found})
+        return
+    if not found:
+        say("no snapshot yet; one is taken by [bold]modelkeep apply[/]")
+        return
+    table(
+        ("name", "digest", "taken (UTC)", "rows", "partitions", "parent"),
+        (
+            (
+                item.name,
+                short(item.digest),
+                moment(item.created),
+                item.rows,
+                len(item.fingerprints),
+                short(item.parent or ""),
+            )
+            for item in found
+        ),
+        right=("rows", "partitions"),
+    )
+
+
+@data.command(
+    "show",
+    epilog=example("modelkeep data show      # the newest of the declared model", "modelkeep data show 3f9a2c"),
+)
+@click.argument("ref", required=False, metavar="[NAME|DIGEST]")
+@file_option
+@json_option
+def show_snapshot(ref: str | None, file: Path, as_json: bool) -> None:
+    """Show a snapshot: columns, types, missing values, ranges, distributions."""
+    from modelkeep.cli.snapshots import find, profile
+    from modelkeep.data.snapshots import Snapshots
+
+    with opened(file) as keep:
+        with keep.db.read() as conn:
+            record = find(conn, model_of(ref, file))
+        snapshot = Snapshots(keep.db, keep.blobs).get(record.digest)
+        summary = profile(keep, snapshot.profile)
+    if as_json:
+        print_json({"snapshot": record, "profile": summary})
+        return
+    say(f"[bold]{text(record.name)}[/] {record.digest}")
+    say(f"{record.rows:,} rows, taken {moment(record.created)} UTC")
+    columns = summary.get("columns", {})
+    table(
+        ("column", "kind", "missing", "distinct", "min", "mean", "max", "most frequent"),
+        (_column(name, of) for name, of in columns.items()),
+        right=("missing", "distinct", "min", "mean", "max"),
+    )
+
+
+def _column(name: str, of: dict[str, Any]) -> tuple[Any, ...]:
+    top = of.get("top") or ()
+    first = top[0] if top else None
+    most = first.get("value") if isinstance(first, dict) else first[0] if first else None
+    return (
+        name,
+        of.get("kind"),
+        of.get("missing"),
+        of.get("distinct"),
+        of.get("min"),
+        of.get("mean"),
+        of.get("max"),
+        most,
+    )
+
+
+@data.command(
+    epilog=example(
+        "modelkeep data append                     # snapshot what is new in the source",
+        "modelkeep data append 2013-02.parquet     # put a file into the source's folder first",
+    )
+)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@file_option
+@json_option
+def append(files: tuple[Path, ...], file: Path, as_json: bool) -> None:
+    """Snapshot the source again; only new or changed partitions are read. FILES are put into it first."""
+    from modelkeep.data.snapshots import Snapshots
+    from modelkeep.registry import snapshots
+
+    declaration = declared(file)
+    with opened(file, declaration) as keep, watching(quiet=as_json) as progress:
+        if files:
+            _put_into(_folder(declaration, keep.base), files)
+        with keep.db.read() as conn:
+            before = snapshots.latest(conn, declaration.model)
+        taken = Snapshots(keep.db, keep.blobs).take(
+            declaration.data, declaration.model, keep.base, keep.clock.now(), progress
+        )
+    new = taken.rows - (before.rows if before else 0)
+    if as_json:
+        print_json({"digest": taken.digest, "rows": taken.rows, "new_rows": new})
+    elif before is not None and before.digest == taken.digest:
+        say(f"nothing new: {taken.rows:,} rows, {short(taken.digest)}")
+    else:
+        say(f"{taken.rows:,} rows ({new:+,}), snapshot {short(taken.digest)}")
+
+
+def _folder(declaration: Declaration, base: Path) -> Path:
+    """The folder that a folder or glob source reads from."""
+    source = declaration.data.source
+    if not isinstance(source, str) or "://" in source:
+        raise Invalid("files can be appended only to a source that is a folder or a glob", path="data.source")
+    path = base / source
+    folder = path.parent if glob.has_magic(path.name) else path
+    if not folder.is_dir() or glob.has_magic(str(folder)):
+        raise Invalid(f"{source!r} is not a folder or a glob in one; nothing can be put there", path="data.source")
+    return folder
+
+
+def _put_into(folder: Path, files: tuple[Path, ...]) -> None:
+    """All or none under their final names; a reader never sees half a file."""
+    there = [file.name for file in files if (folder / file.name).exists()]
+    if there:
+        raise Conflict(f"{folder} already has {', '.join(there)}")
+    parts: list[tuple[Path, Path]] = []
+    try:
+        for file in files:
+            part = folder / f".{file.name}.part"
+            parts.append((part, folder / file.name))
+            shutil.copyfile(file, part)
+        for part, whole in parts:
+            part.replace(whole)
+    except OSError as error:
+        for part, _ in parts:
+            part.unlink(missing_ok=True)
+        raise Unavailable(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+@data.command(epilog=example("modelkeep data diff 3f9a2c flights", "modelkeep data diff 3f9a2c 77be01 --json"))
+@click.argument("before")
+@click.argument("after")
+@file_option
+@json_option
+def diff(before: str, after: str, file: Path, as_json: bool) -> None:
+    """Compare two snapshots: rows, schema, drift per column."""
+    from modelkeep.cli.snapshots import compare, find
+
+    with opened(file) as keep:
+        with keep.db.read() as conn:
+            old, new = find(conn, before), find(conn, after)
+        found = compare(keep, old.digest, new.digest)
+    if as_json:
+        print_json({"before": old.digest, "after": new.digest, "difference": found})
+        return
+    say(f"[bold]{short(old.digest)} → {short(new.digest)}[/]: {old.rows:,} → {new.rows:,} rows")
+    print_difference(found)
+
+
+def print_difference(found: Any) -> None:
+    """A snapshot difference for people."""
+    say(text(found))
+
+
+@data.command(
+    epilog=example(
+        "modelkeep data export flights flights.parquet",
+        "modelkeep data export 3f9a2c sample.csv --columns carrier,late",
+    )
+)
+@click.argument("ref", metavar="NAME|DIGEST")
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--columns", help="Only these, separated by commas.")
+@file_option
+@json_option
+def export(ref: str, out: Path, columns: str | None, file: Path, as_json: bool) -> None:
+    """Write a snapshot's rows to a file: .parquet, .csv, .jsonl or .arrow."""
+    from modelkeep.cli.snapshots import find
+    from modelkeep.cli.tables import write_table
+    from modelkeep.data.snapshots import Snapshots
+
+    wanted = [name.strip() for name in columns.split(",")] if columns else None
+    with opened(file) as keep:
+        with keep.db.read() as conn:
+            record = find(conn, ref)
+        store = Snapshots(keep.db, keep.blobs)
+        rows = store.scan(store.get(record.digest), wanted)
+        write_table(rows, out)
+    if as_json:
+        print_json({"file": str(out), "rows": rows.num_rows, "columns": rows.column_names})
+    else:
+        say(f"wrote {rows.num_rows:,} rows to {text(out)}")
+
+
+@data.command(epilog=example("modelkeep data quarantine", "modelkeep data quarantine --out failing.csv"))
+@click.argument("name", required=False)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write all of them to a file.")
+@click.option("--limit", type=int, default=20, show_default=True, help="Show at most so many.")
+@file_option
+@json_option
+def quarantine(name: str | None, out: Path | None, limit: int, file: Path, as_json: bool) -> None:
+    """Show the rows that failed the data checks, each with the reason."""
+    from modelkeep.cli.tables import write_table
+    from modelkeep.lifecycle.tables import open_table
+    from modelkeep.store import stages
+
+    model = model_of(name, file)
+    with opened(file) as keep:
+        with keep.db.read() as conn:
+            done = stages.latest(conn, model, "prepare")
+        if done is None:
+            raise NotFound(f"model {model!r} has not been prepared yet", hint="run 'modelkeep apply' first")
+        digest = done[1].get("quarantine")
+        rows = open_table(keep.blobs, digest) if digest else None
+    count = rows.num_rows if rows is not None else 0
+    if out is not None and rows is not None:
+        write_table(rows, out)
+    shown = rows.slice(0, limit).to_pylist() if rows is not None else []
+    if as_json:
+        print_json({"model": model, "rows": count, "sample": shown, "file": str(out) if out and count else None})
+        return
+    if rows is None or not count:
+        say("no row is in quarantine")
+        return
+    table(rows.column_names, (tuple(row.values()) for row in shown), title=f"{count:,} rows in quarantine")
+    if out is not None:
+        say(f"wrote all of them to {text(out)}")

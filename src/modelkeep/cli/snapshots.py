@@ -1,0 +1,52 @@
+"""Finding and comparing snapshots for commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelkeep.core.errors import Invalid, NotFound
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from modelkeep.lifecycle.keep import Keep
+    from modelkeep.registry.snapshots import Record
+
+
+def find(conn: Connection, ref: str) -> Record:
+    """The newest snapshot of a name, or the one whose digest begins so.
+
+    Raises:
+        NotFound: There is none.
+        Invalid: Several digests begin so.
+    """
+    from modelkeep.registry import snapshots
+
+    latest = snapshots.latest(conn, ref)
+    if latest is not None:
+        return latest
+    names = snapshots.names(conn)
+    begun = {record.digest: record for name in names for record in snapshots.named(conn, name)}
+    found = [record for digest, record in begun.items() if digest.startswith(ref)]
+    if len(found) > 1:
+        raise Invalid(f"{ref!r} begins {len(found)} digests; give more of it")
+    if not found:
+        known = ", ".join(names) or "none"
+        raise NotFound(f"there is no snapshot {ref!r}; expected a digest or one of the names: {known}")
+    return found[0]
+
+
+def compare(keep: Keep, before: str, after: str) -> Any:
+    """Rows, columns and drift between two snapshots, by their digests."""
+    from modelkeep.data.snapshots import Snapshots
+
+    store = Snapshots(keep.db, keep.blobs)
+    return store.diff(store.get(before), store.get(after))
+
+
+def profile(keep: Keep, digest: str) -> dict[str, Any]:
+    """The summary of a kept profile."""
+    from modelkeep.stats.profile import Profile
+
+    with keep.blobs.open(digest) as stream:
+        return Profile.from_bytes(stream.read()).summary()

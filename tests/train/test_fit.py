@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from scipy import sparse
@@ -19,7 +19,8 @@ from modelkeep.stats.metrics import evaluate
 from modelkeep.train.algorithms import FAMILIES, resolve
 from modelkeep.train.fit import Fitted, fit
 from modelkeep.train.predict import outputs
-from modelkeep.train.task import infer, labels
+from modelkeep.train.task import infer, labels, truth
+from modelkeep.train.training import to_frame
 
 HERE = Path(__file__).parent
 CLASSIFIERS = [name for name in FAMILIES if "classification" in FAMILIES[name].classes]
@@ -293,8 +294,30 @@ def test_any_scikit_learn_class_by_path(problem):
     assert regressor.params({"epsilon": 2.0}, seed=1, rows=10) == {"epsilon": 2.0}
 
 
-def test_frames_do_not_lose_numbers(problem):
-    given = problem(50)
-    frame = given.table.select(given.inputs).to_pandas()
-    assert isinstance(frame, pd.DataFrame)
-    assert (frame["a"].to_numpy() == given.table["a"].to_numpy()).all()
+def test_frames_hold_numbers_as_they_are_served():
+    numbers = [1.5, None, 2.25]
+    table = pa.table(
+        {
+            "single": pa.array(numbers, pa.float32()),
+            "decimal": pa.array([Decimal("1.5"), None, Decimal("2.25")]),
+            "whole": pa.array([1, None, 2]),
+            "double": pa.array([1.0, 2.0, 3.0]),
+        }
+    )
+    frame = to_frame(table, ["double", "single", "decimal", "whole"])
+    assert list(frame.columns) == ["double", "single", "decimal", "whole"]
+    assert {str(kind) for kind in frame.dtypes} == {"float64"}
+    assert frame["single"].tolist()[::2] == frame["decimal"].tolist()[::2] == [1.5, 2.25]
+    assert np.shares_memory(frame["double"].to_numpy(), table["double"].chunk(0).to_numpy()), "not copied"
+
+
+def test_truth_of_held_out_rows_may_lack_classes():
+    assert truth(pa.table({"y": ["a", "a"]}), "y", "classification").tolist() == ["a", "a"]
+    assert truth(pa.table({"y": [2.0, 2.0]}), "y", "regression").tolist() == [2.0, 2.0]
+    assert truth(pa.table({"y": [1, 0, 1]}), "y", "anomaly").tolist() == [True, False, True]
+    assert truth(pa.table({"y": [1, -1, 1]}), "y", "anomaly").tolist() == [False, True, False]
+    assert truth(pa.table({"x": [1]}), "y", "anomaly") is None
+    with pytest.raises(Invalid, match="marks anomalies"):
+        truth(pa.table({"y": ["odd", "normal"]}), "y", "anomaly")
+    with pytest.raises(Invalid, match="have no target"):
+        truth(pa.table({"y": [None, "a"]}), "y", "classification")

@@ -93,13 +93,7 @@ def labels(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], tuple[Class, ...]
     Raises:
         Invalid: Only one class, or values that are no labels.
     """
-    column = pa.chunked_array(column) if isinstance(column, pa.Array) else column
-    coded = column.combine_chunks()
-    coded = coded if pa.types.is_dictionary(coded.type) else coded.dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.unify_dictionaries().combine_chunks()
-    names = _class_array(coded.dictionary)
-    codes = coded.indices.to_numpy(zero_copy_only=False)
+    names, codes = _coded(column)
     counts = np.bincount(codes, minlength=len(names))
     seen = np.flatnonzero(counts)  # a dictionary may name categories that no row has
     if len(seen) < 2:
@@ -113,12 +107,45 @@ def labels(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], tuple[Class, ...]
     return names[codes], tuple(names[order].tolist()), int(counts[seen].min())
 
 
+def truth(table: pa.Table, target: str, task: str) -> npt.NDArray[Any] | None:
+    """What metrics compare answers with: the target of rows not fitted on, (n,).
+
+    Labels of their own type, of any number of classes; float64 values; for anomaly detection True where anomalous
+    (true, 1 of 0 and 1, or -1 of -1 and 1). None when there is no such column.
+
+    Raises:
+        Invalid: At ``data.target``: missing values, or a type that does not fit the task.
+    """
+    if not target or target not in table.column_names:
+        return None
+    column = _column(table, target)
+    if task == "regression":
+        return _numbers(column)
+    names, codes = _coded(column)
+    if task == "classification":
+        return np.asarray(names[codes])
+    if names.dtype.kind not in "bi" or not {*names.tolist()} <= {-1, 0, 1} or len(names) > 2:
+        raise Invalid(
+            f"the target marks anomalies with {', '.join(str(name) for name in names[:5])}",
+            path="data.target",
+            hint="use true and false, 1 and 0, or scikit-learn's -1 and 1; or name no target",
+        )
+    return np.asarray(names[codes] == (-1 if -1 in names else 1))
+
+
 def values(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     """The target as float64 of shape (n,).
 
     Raises:
         Invalid: Not a number, infinite or NaN, or always the same.
     """
+    y = _numbers(column)
+    if len(y) and y.min() == y.max():
+        raise Invalid(f"the target is always {y[0]:g}; there is nothing to learn", path="data.target")
+    return y
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         raise Invalid(
@@ -134,9 +161,16 @@ def values(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
             path="data.target",
             hint="drop_missing or filter them under data.clean",
         )
-    if len(y) and y.min() == y.max():
-        raise Invalid(f"the target is always {y[0]:g}; there is nothing to learn", path="data.target")
     return y
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Different labels in order of appearance, and each row's place among them."""
+    coded = column.combine_chunks()
+    coded = coded if pa.types.is_dictionary(coded.type) else coded.dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.unify_dictionaries().combine_chunks()
+    return _class_array(coded.dictionary), coded.indices.to_numpy(zero_copy_only=False)
 
 
 def _column(table: pa.Table, target: str) -> pa.ChunkedArray:

@@ -26,9 +26,14 @@ Matrix = Any
 def to_frame(table: pa.Table, inputs: Sequence[str]) -> pd.DataFrame:
     """The input columns as pandas sees them: numbers with missing values become float64 with NaN.
 
-    Columns stay blocks of their own, so that numbers without missing values are not copied.
+    Floats of other widths and decimals become float64 too, as they are when served. Columns stay blocks of their
+    own, so that numbers without missing values are not copied.
     """
     chosen = table.select(list(inputs))
+    for place, field in enumerate(chosen.schema):
+        narrow = pa.types.is_float32(field.type) or pa.types.is_float16(field.type)
+        if narrow or pa.types.is_decimal(field.type):
+            chosen = chosen.set_column(place, field.name, chosen.column(place).cast(pa.float64()))
     return chosen.to_pandas(split_blocks=True, self_destruct=False, date_as_object=False)  # type: ignore[no-any-return]
 
 

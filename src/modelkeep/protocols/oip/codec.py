@@ -1,0 +1,278 @@
+"""Open Inference Protocol v2, REST with JSON: requests to rows, batches to bytes.
+
+https://github.com/open-inference/open-inference-protocol (inference_rest). One tensor per input, of shape [n] or
+[n, 1]; or one tensor of shape [n, inputs] in the order of the signature, under a name that is not an input's, when
+one datatype fits every input. Data is flat row-major or nested; null is a missing value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from modelkeep.core.errors import Invalid, Problem
+from modelkeep.formats.signature import Type
+from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.columns import Array, Inputs, Rows, shorten
+
+_NONE: Final = type(None)
+_BOUNDS: Final[dict[str, tuple[int, int]]] = {
+    **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32)},
+    **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
+}
+_INTEGERS: Final = ("INT64", *_BOUNDS)  # INT64 is what columns are made of: stacking finds what does not fit
+_FLOATS: Final = ("FP16", "FP32", "FP64")
+DATATYPES: Final = ("BOOL", *_INTEGERS, *_FLOATS, "BYTES")
+DATATYPE_OF: Final[dict[Type, str]] = {
+    "float64": "FP64",
+    "int64": "INT64",
+    "bool": "BOOL",
+    "string": "BYTES",
+    "timestamp": "BYTES",
+}
+
+
+_VALUES: Final[dict[str, frozenset[type] | None]] = {
+    **dict.fromkeys(_INTEGERS, frozenset((int, _NONE))),
+    **dict.fromkeys(_FLOATS),  # whatever is no number is found when the batch is stacked
+    "BOOL": frozenset((bool, _NONE)),
+    "BYTES": frozenset((str, _NONE)),
+}
+_FITTING: Final[dict[Type, tuple[str, ...]]] = {
+    "float64": (*_FLOATS, *_INTEGERS, "BOOL"),
+    "int64": (*_INTEGERS, *_FLOATS, "BOOL"),
+    "bool": ("BOOL", *_INTEGERS),
+    "string": ("BYTES",),
+    "timestamp": ("BYTES", "INT64", "UINT64"),
+}
+_NO: Final[frozenset[type]] = frozenset()
+_ACCEPTS: Final = {(name, kind): _VALUES[name] for kind, names in _FITTING.items() for name in names}
+
+
+class Tensor(Struct, gc=False):
+    """One input tensor."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
+    parameters: dict[str, Any] | None = None
+
+
+class Requested(Struct, gc=False):
+    """An output the client asks for."""
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class Request(Struct, gc=False):
+    """An inference request."""
+
+    inputs: list[Tensor]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[Requested] | None = None
+
+
+_decoder: Final = msgspec.json.Decoder(Request)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def decode(body: bytes) -> Request:
+    """The request in ``body``.
+
+    Raises:
+        Invalid: It is not one; the problem's path is that of the field.
+    """
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise Invalid(message, path=path.rstrip("`").lstrip(".")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise Invalid("the body is nested too deeply") from None
+
+
+def rows(inputs: Inputs, tensors: list[Tensor], *, ignore_unknown: bool = False) -> Rows:
+    """The rows that tensors hold, with the types of their values checked.
+
+    Raises:
+        Invalid: Every fault found, as ``inputs[0].data[3]``.
+    """
+    if len(tensors) == 1:
+        tensor = tensors[0]
+        if len(tensor.shape) == 2 and tensor.name not in inputs.index:
+            return _matrix(inputs, tensor)
+    problems: list[Problem] = []
+    index, kinds = inputs.index, inputs.types
+    count = tensors[0].shape[0] if tensors and tensors[0].shape else 0
+    cells: list[Any] = [None] * len(inputs.names)
+    columns: dict[str, list[Any]] = {}
+    for place, tensor in enumerate(tensors):
+        at = index.get(tensor.name)
+        if at is None:
+            if not ignore_unknown:
+                problems.append(_problem(place, "name", f"{tensor.name[:60]!r} {inputs.unknown()}"))
+            continue
+        data = tensor.data
+        if len(data) != 1 or count != 1 or tensor.shape != _ONE or type(data[0]) is list:
+            data = _column(place, tensor, count, problems)
+        _check(place, tensor, kinds[at], data, problems)
+        if count == 1 and data:
+            cells[at] = data[0]
+        if tensor.name in columns:
+            problems.append(_problem(place, "name", f"{tensor.name!r} is given twice"))
+        columns[tensor.name] = data
+    if len(columns) < len(inputs.names):
+        problems += inputs.missing(columns)
+    if count < 1:
+        problems.append(Problem("inputs", "hold no rows"))
+    if problems:
+        raise Invalid(problems)
+    return Rows(1, cells=cells) if count == 1 else Rows(count, columns=columns)
+
+
+_ONE: Final = [1]
+
+
+def _column(place: int, tensor: Tensor, count: int, problems: list[Problem]) -> list[Any]:
+    """The values of a tensor of shape [n] or [n, 1], flat."""
+    shape, data = tensor.shape, tensor.data
+    if shape not in ([count], [count, 1]):
+        wanted = "[n] or [n, 1]" if not shape or len(shape) > 2 or shape[1:] not in ([], [1]) else f"[{count}]"
+        problems.append(_problem(place, "shape", f"{shorten(shape)} is not {wanted}, with the same n for all"))
+        return []
+    return _flat(place, tensor, count, problems) if data else _short(place, 0, count, problems)
+
+
+def _flat(place: int, tensor: Tensor, size: int, problems: list[Problem]) -> list[Any]:
+    data = tensor.data
+    if type(data[0]) is list and all(type(row) is list for row in data):
+        data = list(chain.from_iterable(data))
+    return data if len(data) == size else _short(place, len(data), size, problems)
+
+
+def _short(place: int, found: int, size: int, problems: list[Problem]) -> list[Any]:
+    problems.append(_problem(place, "data", f"holds {found} values where the shape says {size}"))
+    return []
+
+
+def _matrix(inputs: Inputs, tensor: Tensor) -> Rows:
+    """All inputs in one tensor of shape [n, inputs]."""
+    count, width = tensor.shape
+    problems: list[Problem] = []
+    if width != len(inputs.names) or count < 1:
+        shape = f"and its shape {shorten(tensor.shape)} is not [n, {len(inputs.names)}] of all inputs"
+        raise Invalid([_problem(0, "name", f"{tensor.name[:60]!r} {inputs.unknown()}; {shape}")])
+    data = _flat(0, tensor, count * width, problems) if tensor.data else _short(0, 0, count * width, problems)
+    if not problems:
+        for kind in set(inputs.types):
+            _check(0, tensor, kind, data, problems)
+    if problems:
+        raise Invalid(problems)
+    return Rows(count, cells=data)
+
+
+def _check(place: int, tensor: Tensor, kind: Type, data: list[Any], problems: list[Problem]) -> None:
+    """Whether the datatype fits the input and the values fit the datatype."""
+    accepted = _ACCEPTS.get((tensor.datatype, kind), _NO)
+    if accepted is None:
+        return
+    if accepted is _NO:
+        problems.append(_unfit(place, tensor.datatype, kind))
+    elif not accepted.issuperset(map(type, data)) or tensor.datatype in _BOUNDS:
+        problems += _strangers(place, tensor, data, accepted)
+
+
+def _strangers(place: int, tensor: Tensor, data: Iterable[Any], accepted: frozenset[type]) -> list[Problem]:
+    low, high = _BOUNDS.get(tensor.datatype, (-math.inf, math.inf))
+    return [
+        _problem(place, f"data[{row}]", f"{shorten(value)} is not {tensor.datatype}")
+        for row, value in enumerate(data)
+        if type(value) not in accepted or (type(value) is int and not low <= value <= high)
+    ][:20]
+
+
+def _unfit(place: int, datatype: str, kind: Type) -> Problem:
+    if datatype not in DATATYPES:
+        return _problem(place, "datatype", f"{datatype[:20]!r} is not one of {', '.join(DATATYPES)}")
+    expected = ", ".join(_FITTING[kind])
+    return _problem(place, "datatype", f"{datatype} does not fit an input of type {kind}; expected {expected}")
+
+
+def _problem(place: int, field: str, message: str) -> Problem:
+    return Problem(f"inputs[{place}].{field}", message)
+
+
+# answers
+
+
+class _Frame:
+    """What every answer of one version has in common."""
+
+    __slots__ = ("head", "single")
+
+    def __init__(self, lane: Lane) -> None:
+        about = {"model_name": lane.channel.endpoint, "model_version": str(lane.channel.version)}
+        self.head = _encode(about)[:-1]
+        self.single: list[tuple[str, bytes]] = []
+        for output in lane.loaded.signature.outputs:
+            tensor = {"name": output.name, "datatype": DATATYPE_OF[output.type], "shape": [1, *output.shape]}
+            self.single.append((output.name, _encode(tensor)[:-1] + b',"data":['))
+
+
+def answer(call: Call, batch: Batch, wanted: list[Requested] | None = None) -> bytes:
+    """The response's JSON for the call's rows."""
+    lane = batch.lane
+    frame: _Frame | None = lane.memo.get("oip")
+    if frame is None:
+        frame = lane.memo["oip"] = _Frame(lane)
+    texts: dict[str, list[bytes]] | None = batch.rendered.get("oip")
+    if texts is None:
+        texts = batch.rendered["oip"] = {name: _texts(column) for name, column in batch.outputs.items()}
+    start, count = call.start, call.rows.count
+    parts = [frame.head, b',"id":', _encode(call.id), b',"outputs":[']
+    first = True
+    for place, (name, text) in enumerate(frame.single):
+        if wanted is not None and all(one.name != name for one in wanted):
+            continue
+        if not first:
+            parts.append(b",")
+        first = False
+        if count == 1:
+            parts += (text, texts[name][start], b"]}")
+        else:
+            output = lane.loaded.signature.outputs[place]
+            tensor = {"name": name, "datatype": DATATYPE_OF[output.type], "shape": [count, *output.shape]}
+            data = b",".join(texts[name][start : start + count])
+            parts += (_encode(tensor)[:-1], b',"data":[', data, b"]}")
+    parts.append(b"]}")
+    return b"".join(parts)
+
+
+def _texts(column: Array) -> list[bytes]:
+    """Each row's values as JSON, made with one call of the encoder for the whole batch."""
+    values = column.tolist()
+    if column.ndim == 2:
+        return _encode(values)[2:-2].split(b"],[")
+    if column.dtype.kind in "OU":
+        return [_encode(value) for value in values]
+    return _encode(values)[1:-1].split(b",")
+
+
+def unknown_outputs(lane: Lane, wanted: list[Requested]) -> list[Problem]:
+    """Requested outputs that the version does not have."""
+    names = [output.name for output in lane.loaded.signature.outputs]
+    return [
+        Problem(f"outputs[{place}].name", f"{one.name[:60]!r} is not one of {', '.join(names)}")
+        for place, one in enumerate(wanted)
+        if one.name not in names
+    ]

@@ -1,0 +1,173 @@
+"""The doors of a serving process: what is hot, and the ASGI application for everything else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modelkeep.core.errors import ModelkeepError
+from modelkeep.protocols import errors
+from modelkeep.protocols.mlflow.scoring import Scoring
+from modelkeep.protocols.oip.rest import OpenInference
+from modelkeep.protocols.respond import json_response
+from modelkeep.serve.dataplane import DataPlane
+from modelkeep.serve.http import Handler
+from modelkeep.serve.metrics import Exporter
+from modelkeep.serve.worker import Health
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 1024 * 1024
+_MAX_KNOWN = 10_000
+
+
+class _TooLarge(Exception):
+    """The body is larger than the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body is larger than {limit} bytes")
+
+
+async def _too_large(request: Request, error: Exception) -> Response:
+    response = json_response({"error": str(error)}, 413)
+    response.headers["connection"] = "close"
+    return response
+
+
+class ServingDoors:
+    """Every protocol over one data plane. Pass the class to ``serve.worker.run_worker`` as ``doors``.
+
+    Args:
+        plane: What answers.
+        health: How the process stands.
+        max_body: Largest request body, in bytes.
+    """
+
+    def __init__(self, plane: DataPlane, health: Health, *, max_body: int = MAX_BODY) -> None:
+        self.max_body = max_body
+        self._plane = plane
+        self._health = health
+        self._exporter = Exporter(plane.series, lambda: plane.generation)
+        oip, scoring = OpenInference(plane), Scoring(plane)
+        self._finders: tuple[Callable[[bytes], Handler | None], ...] = (oip.find, scoring.find)
+        self._known: dict[bytes, Handler] = {}
+        plane.swapped.append(self._known.clear)
+        self.app: ASGIApp = _Limited(
+            Starlette(
+                routes=[
+                    *oip.routes(),
+                    *scoring.routes(),
+                    Route("/metrics", self._metrics),
+                    Route("/modelkeep/health", self._report),
+                ],
+                exception_handlers={
+                    ModelkeepError: _refuse,
+                    HTTPException: _http,
+                    _TooLarge: _too_large,
+                    Exception: _failed,
+                },
+            ),
+            max_body,
+        )
+
+    @property
+    def hot(self) -> ServingDoors:
+        """The hot routes: this object itself."""
+        return self
+
+    def find(self, target: bytes) -> Handler | None:
+        """The handler of a hot POST; known targets cost one look-up until the next swap."""
+        found = self._known.get(target)
+        if found is None:
+            for finder in self._finders:
+                found = finder(target)
+                if found is not None:
+                    if len(self._known) >= _MAX_KNOWN:
+                        self._known.clear()
+                    self._known[target] = found
+                    break
+        return found
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self._exporter.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _report(self, request: Request) -> Response:
+        """What is served and what is not, and why."""
+        endpoints = [
+            {
+                "endpoint": endpoint.name,
+                "model": endpoint.wanted.model,
+                "generation": endpoint.wanted.generation,
+                "routes": [
+                    {
+                        "version": way.version,
+                        "mode": way.mode,
+                        "weight": way.weight,
+                        "runtime": way.lane.loaded.runtime,
+                    }
+                    for way in endpoint.ways
+                ],
+            }
+            for endpoint in self._plane.endpoints.values()
+        ]
+        content = {
+            "ready": self._plane.generation >= 0,
+            "generation": self._plane.generation,
+            "database": self._health.database,
+            "faults": self._plane.faults,
+            "endpoints": endpoints,
+        }
+        return json_response(content, 200 if self._plane.generation >= 0 else 503)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ModelkeepError)
+    return Response(errors.body(error), errors.status(error), media_type="application/json")
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return json_response({"error": error.detail}, error.status_code)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return json_response({"error": f"this is our fault: {type(error).__name__}"}, 500)
+
+
+class _Limited:
+    """Refuses bodies that are too large, whether they say so or not."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if length.isdigit() and int(length) > self._limit:
+            response = await _too_large(Request(scope), _TooLarge(self._limit))
+            await response(scope, receive, send)
+            return
+        await self._app(scope, self._counting(receive), send)
+
+    def _counting(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                raise _TooLarge(self._limit)
+            return message
+
+        return counted

@@ -1,0 +1,362 @@
+"""The data plane: endpoints by name, and how what they serve changes while they serve it.
+
+Every door calls this and nothing else. Changes follow load -> verify -> warm -> swap -> drain: ``apply`` runs
+outside the event loop until everything wanted is ready, then replaces the tables in one step on the loop. A
+request belongs to the lane it was queued in, and a lane lives until its last batch has ended; so no request ever
+meets a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from modelkeep.core.clock import Clock
+from modelkeep.core.errors import ModelkeepError, NotFound, Unavailable
+from modelkeep.registry.endpoints import Route, Wanted
+from modelkeep.serve import ids
+from modelkeep.serve.batching import Batch, Call, Lane, Shadow
+from modelkeep.serve.capture import Channel
+from modelkeep.serve.columns import Loaded
+from modelkeep.serve.metrics import Counters, Series
+from modelkeep.serve.routing import Table
+from modelkeep.serve.spool import Spool
+
+log = logging.getLogger(__name__)
+
+
+class Packages(Protocol):
+    """Where versions come from."""
+
+    def load(self, digest: str, *, trusted: Sequence[str] = ()) -> Loaded:
+        """The version, its bytes verified, warm. Raises ``Damaged``, ``NotFound``, ``Unavailable``."""
+        ...
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """Only these are wanted now; the others may be forgotten."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A route that is ready: a lane with its weight, or a shadow."""
+
+    version: int
+    mode: str
+    weight: float
+    lane: Lane
+    shadow: Shadow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What ``infer`` gives.
+
+    Attributes:
+        id: The request's id; prediction ids follow from it (``modelkeep.serve.ids``).
+        columns: Output arrays by name, first axis rows.
+    """
+
+    id: str
+    endpoint: str
+    model: str
+    version: int
+    columns: Mapping[str, Any]
+
+
+class Endpoint:
+    """A stable address and where it leads now. Belongs to the event loop's thread; replaced whole by a swap."""
+
+    __slots__ = ("_aliases", "_versions", "_ways", "name", "only", "table", "wanted")
+
+    def __init__(self, wanted: Wanted, ways: Sequence[Way]) -> None:
+        self.name = wanted.endpoint
+        self.wanted = wanted
+        self._ways = tuple(ways)
+        self.table: Table[Way] = Table(wanted.endpoint, ways)
+        self.only: Lane | None = self.table.only.lane if self.table.only else None
+        self._versions = {way.version: way.lane for way in reversed(self._ways)}
+        aliases: Mapping[str, int] = wanted.settings.get("aliases") or {}
+        self._aliases = {name: self._versions[v] for name, v in aliases.items() if v in self._versions}
+        stable = [way for way in ways if way.mode == "stable"]
+        if stable:
+            self._aliases.setdefault("champion", max(stable, key=lambda way: way.weight).lane)
+        for way in ways:
+            if way.mode != "stable":
+                self._aliases.setdefault("challenger", way.lane)
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        return self._ways
+
+    @property
+    def versions(self) -> list[int]:
+        """Versions that can be addressed here, smallest first."""
+        return sorted(self._versions)
+
+    @property
+    def lead(self) -> Lane:
+        """The lane that stands for the endpoint in metadata."""
+        found = self._aliases.get("champion") or self.only
+        return found or self.table.routes[0].lane
+
+    def lane(self, key: str, ref: str = "") -> Lane:
+        """Who answers a request: by weight and key, or the version or alias it names.
+
+        Raises:
+            NotFound: There is no such version or alias here.
+            Unavailable: Nothing answers here yet.
+        """
+        if not ref:
+            if self.only is not None:
+                return self.only
+            if not self.table.routes:
+                raise Unavailable(f"endpoint {self.name!r} has only shadows", hint="give one route a weight")
+            return self.table.pick(key).lane
+        found = self._versions.get(int(ref)) if ref.isascii() and ref.isdigit() else self._aliases.get(ref)
+        if found is None:
+            known = ", ".join([*map(str, self.versions), *sorted(self._aliases)])
+            raise NotFound(f"endpoint {self.name!r} does not serve {ref[:60]!r}; it serves {known}")
+        return found
+
+
+class DataPlane:
+    """All endpoints of one serving process.
+
+    Args:
+        loop: Where requests live.
+        clock: For the time of captured predictions.
+        spool: Writes captured predictions; None captures nothing.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, spool: Spool | None = None) -> None:
+        self.new_id = ids.generator()
+        self.endpoints: dict[str, Endpoint] = {}
+        self.generation = -1
+        self.faults: dict[str, str] = {}
+        self.swapped: list[Callable[[], None]] = []
+        self._names: dict[str, Endpoint] = {}
+        self._loop = loop
+        self._clock = clock
+        self._spool = spool
+        self._counters: dict[tuple[Any, ...], Counters] = {}
+        self._slow = ThreadPoolExecutor(2, thread_name_prefix="slow-model")
+        self._shadowing = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+
+    # what doors ask
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The endpoint of this name, or the first one that serves the model of this name.
+
+        Raises:
+            NotFound: There is none.
+            Unavailable: Nothing is loaded at all yet.
+        """
+        found = self._names.get(name)
+        if found is None:
+            if self.generation < 0:
+                raise Unavailable("no model is loaded yet", hint="try again in a moment")
+            known = ", ".join(sorted(self.endpoints)) or "none"
+            raise NotFound(f"there is no endpoint or model {name[:60]!r} here; there are: {known}")
+        return found
+
+    def default(self) -> Endpoint:
+        """The endpoint meant when none is named: the only one.
+
+        Raises:
+            NotFound: There are several, or none.
+            Unavailable: Nothing is loaded at all yet.
+        """
+        if len(self.endpoints) == 1:
+            return next(iter(self.endpoints.values()))
+        if not self.endpoints:
+            raise Unavailable("no model is loaded yet", hint="apply a declaration first")
+        raise NotFound(
+            f"several endpoints are served: {', '.join(sorted(self.endpoints))}",
+            hint="POST to /endpoints/<name>/invocations",
+        )
+
+    async def infer(
+        self,
+        endpoint: str,
+        columns: Mapping[str, Sequence[Any]],
+        id: str = "",
+        key: str | None = None,
+        version: str = "",
+    ) -> Answer:
+        """Predict rows given as lists of JSON values by column; for callers on the loop that are not doors.
+
+        Raises:
+            Invalid, NotFound, Unavailable: As the request deserves.
+        """
+        id = id or self.new_id()
+        lane = self.endpoint(endpoint).lane(key or id, version)
+        rows = lane.inputs.named(columns, ignore_unknown=lane.ignore_unknown)
+        waiting: asyncio.Future[Answer] = self._loop.create_future()
+        lane.submit(Call(rows, id, _FUTURES, waiting, key))
+        return await waiting
+
+    def series(self) -> list[Series]:
+        """What Prometheus may see, one per endpoint, version and mode."""
+        return [
+            Series(way.shadow.channel if way.shadow else way.lane.channel, way.lane.counters)
+            for endpoint in self.endpoints.values()
+            for way in endpoint.ways
+        ]
+
+    # what the worker asks
+
+    def apply(self, wanted: Sequence[Wanted], packages: Packages, generation: int = 0) -> None:
+        """Serve what is wanted. Call from any thread but the loop's; returns once the swap is done.
+
+        An endpoint whose answering versions cannot all be loaded goes on as it was, with the reason in ``faults``;
+        a shadow that cannot be loaded is left out.
+        """
+        made: dict[str, Endpoint] = {}
+        faults: dict[str, str] = {}
+        for one in wanted:
+            before = self.endpoints.get(one.endpoint)
+            try:
+                made[one.endpoint] = Endpoint(one, self._ways(one, before, packages, faults))
+            except ModelkeepError as error:
+                faults[one.endpoint] = str(error)
+                log.error("endpoint %s stays as it was: %s", one.endpoint, error)
+                if before is not None:
+                    made[one.endpoint] = before
+        done: Future[None] = Future()
+        self._loop.call_soon_threadsafe(self._swap, made, faults, generation, done)
+        done.result()
+        packages.keep({route.package for e in made.values() for route in e.wanted.routes})
+
+    def _ways(
+        self, wanted: Wanted, before: Endpoint | None, packages: Packages, faults: dict[str, str]
+    ) -> list[Way]:
+        ways = []
+        trusted = tuple((wanted.settings.get("declaration") or {}).get("trust", ()))
+        for route in wanted.routes:
+            old = _same(before, wanted, route)
+            if old is not None:
+                ways.append(replace(old, weight=route.weight))
+                continue
+            try:
+                ways.append(self._way(wanted, route, packages.load(route.package, trusted=trusted)))
+            except ModelkeepError as error:
+                if route.mode != "shadow":
+                    raise
+                faults[f"{wanted.endpoint} shadow {route.version}"] = str(error)
+                log.error("shadow %s of %s is left out: %s", route.version, wanted.endpoint, error)
+        return ways
+
+    def _way(self, wanted: Wanted, route: Route, loaded: Loaded) -> Way:
+        labels = (wanted.endpoint, wanted.model, route.version, route.mode)
+        counters = self._counters.setdefault(labels, Counters())
+
+        def channel() -> Channel:
+            return Channel(
+                *labels,
+                loaded.signature,
+                sample=float(wanted.settings.get("sample", 1.0 if self._spool else 0.0)),
+                mask=wanted.settings.get("mask", ()),
+                full=self._spool.full if self._spool else None,
+            )
+
+        lane = Lane(
+            loaded,
+            channel(),
+            counters,
+            loop=self._loop,
+            clock=self._clock,
+            executor=self._slow,
+            ignore_unknown=wanted.settings.get("unknown_fields") == "ignore",
+        )
+        shadow = None
+        if route.mode == "shadow":
+            shadow = Shadow(
+                loaded,
+                channel(),
+                counters,
+                share=route.weight,
+                executor=self._shadowing,
+                clock=self._clock,
+            )
+        return Way(route.version, route.mode, route.weight, lane, shadow)
+
+    def _swap(
+        self, made: dict[str, Endpoint], faults: dict[str, str], generation: int, done: Future[None]
+    ) -> None:
+        """On the loop: between two requests everything changes at once."""
+        old, new = _channels(self.endpoints.values()), _channels(made.values())
+        for endpoint in made.values():
+            shadows = tuple(way.shadow for way in endpoint.ways if way.shadow)
+            for way in endpoint.ways:
+                if way.shadow is None:
+                    way.lane.shadows = shadows
+                else:
+                    way.shadow.share = way.weight
+        names: dict[str, Endpoint] = {}
+        for endpoint in made.values():
+            names.setdefault(endpoint.wanted.model, endpoint)
+        names.update(made)
+        self.endpoints, self._names, self.faults, self.generation = made, names, faults, generation
+        for listener in self.swapped:
+            listener()
+        if self._spool:
+            for key, channel in new.items():
+                if key not in old:
+                    self._spool.add(channel)
+            for key, channel in old.items():
+                if key not in new:
+                    self._spool.retire(channel)
+        done.set_result(None)
+
+    def close(self) -> None:
+        """Wait for batches in threads; the loop must go on running until this returns."""
+        self._slow.shutdown(wait=True)
+        self._shadowing.shutdown(wait=True, cancel_futures=True)
+
+
+def _same(before: Endpoint | None, wanted: Wanted, route: Route) -> Way | None:
+    """The way that serves this route already, if nothing but its weight changed."""
+    if before is None or before.wanted.settings != wanted.settings or before.wanted.model != wanted.model:
+        return None
+    packages = {(r.version, r.mode): r.package for r in before.wanted.routes}
+    if packages.get((route.version, route.mode)) != route.package:
+        return None
+    for way in before.ways:
+        if (way.version, way.mode) == (route.version, route.mode):
+            return way
+    return None
+
+
+def _channels(endpoints: Iterable[Endpoint]) -> dict[int, Channel]:
+    found: dict[int, Channel] = {}
+    for endpoint in endpoints:
+        for way in endpoint.ways:
+            found[id(way.lane.channel)] = way.lane.channel
+            if way.shadow:
+                found[id(way.shadow.channel)] = way.shadow.channel
+    return found
+
+
+class _Futures:
+    """The door of ``infer``: answers into an asyncio future."""
+
+    def answer(self, call: Call, batch: Batch) -> None:
+        waiting: asyncio.Future[Answer] = call.sink
+        if waiting.done():
+            return
+        rows = slice(call.start, call.start + call.rows.count)
+        c = batch.lane.channel
+        columns = {name: column[rows] for name, column in batch.outputs.items()}
+        waiting.set_result(Answer(call.id, c.endpoint, c.model, c.version, columns))
+
+    def refuse(self, call: Call, error: ModelkeepError) -> None:
+        if not call.sink.done():
+            call.sink.set_exception(error)
+
+
+_FUTURES = _Futures()

@@ -1,0 +1,33 @@
+"""Request and prediction ids.
+
+A request's id is the client's own or a fresh one. A request of one row has one prediction, whose id is the
+request's; with several rows the prediction ids are ``<id>/0``, ``<id>/1``, ... in the order of the rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable
+
+
+def generator() -> Callable[[], str]:
+    """Ids unique across processes and machines: 80 random bits for the process, then a counter."""
+    prefix = os.urandom(10).hex()
+    following = itertools.count(1).__next__
+
+    def fresh() -> str:
+        return f"{prefix}-{following():x}"
+
+    return fresh
+
+
+def predictions(requests: Iterable[tuple[str, int]]) -> list[str]:
+    """The prediction ids of requests given as (id, rows), row by row."""
+    found: list[str] = []
+    for request, rows in requests:
+        if rows == 1:
+            found.append(request)
+        else:
+            found.extend([f"{request}/{row}" for row in range(rows)])
+    return found

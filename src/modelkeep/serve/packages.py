@@ -1,0 +1,161 @@
+"""Local copies of the packages that are served: whole or not there, verified whenever they are loaded.
+
+``<home>/packages/<digest>/`` holds the files and, as ``.tree``, the listing whose BLAKE3 digest is the package's
+own; so a copy proves itself without the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+
+import msgspec
+import numpy as np
+from blake3 import blake3
+
+from modelkeep.core.errors import Damaged, ModelkeepError, NotFound, Unavailable
+from modelkeep.core.ports import BlobStore
+from modelkeep.formats import manifest, runtimes
+from modelkeep.formats.signature import Signature
+from modelkeep.serve.columns import Inputs, Loaded
+from modelkeep.store.blobs import read_tree
+
+log = logging.getLogger(__name__)
+
+_LISTING = ".tree"
+
+
+class LocalPackages:
+    """Packages in a folder, fetched from the store when they are not there.
+
+    Args:
+        folder: Where copies are kept; other processes may share it.
+        blobs: Opens the store; called only when something must be fetched. Raises ``Unavailable``.
+    """
+
+    def __init__(self, folder: Path, blobs: Callable[[], BlobStore]) -> None:
+        self.folder = folder
+        self._blobs = blobs
+        self._loaded: dict[tuple[str, tuple[str, ...]], Loaded] = {}
+        self._guard = threading.Lock()
+
+    def load(self, digest: str, *, trusted: Sequence[str] = ()) -> Loaded:
+        """The version, verified and warm; the same object while it is wanted.
+
+        Raises:
+            Damaged: Neither the copy nor the store has the bytes that the digest names.
+            NotFound, Unavailable: The store does not have it, or is away.
+            Refused: Loading it would run code that is not trusted.
+        """
+        key = (digest, tuple(trusted))
+        with self._guard:
+            if key not in self._loaded:
+                self._loaded[key] = self._load(digest, trusted)
+            return self._loaded[key]
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """Forget the models of all other packages; their copies on disk stay for a quick return."""
+        wanted = set(digests)
+        with self._guard:
+            self._loaded = {key: loaded for key, loaded in self._loaded.items() if key[0] in wanted}
+
+    def _load(self, digest: str, trusted: Sequence[str]) -> Loaded:
+        try:
+            verify(self.folder / digest, digest)
+        except (NotFound, Damaged) as error:
+            if isinstance(error, Damaged):
+                log.warning("the local copy is fetched anew: %s", error)
+                shutil.rmtree(self.folder / digest, ignore_errors=True)
+            self._fetch(digest)
+        files = manifest.Folder(self.folder / digest)
+        model = runtimes.load(files, trusted=trusted)
+        loaded = Loaded(model, Inputs(runtimes.signature(files)), manifest.read(files).runtime)
+        warm(loaded)
+        return loaded
+
+    def _fetch(self, digest: str) -> None:
+        """Copy a package from the store: into a folder beside, then renamed."""
+        blobs = self._blobs()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            fresh = Path(mkdtemp(dir=self.folder, prefix=".fetching-"))
+            try:
+                for path, name in read_tree(blobs, digest).items():
+                    target = fresh / path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with blobs.open(name) as source, target.open("wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                with blobs.open(digest) as source:
+                    (fresh / _LISTING).write_bytes(source.read())
+                verify(fresh, digest)
+                try:
+                    fresh.replace(self.folder / digest)
+                except OSError:  # another process was quicker; its copy must hold too
+                    verify(self.folder / digest, digest)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        except OSError as error:
+            raise Unavailable(
+                f"package {digest[:12]} cannot be copied: {error}", hint="make room on the disk"
+            ) from error
+
+
+def verify(folder: Path, digest: str) -> None:
+    """Check every byte of a copy against the package's digest.
+
+    Raises:
+        NotFound: There is no copy.
+        Damaged: Some file is missing or has other bytes.
+    """
+    try:
+        listing = (folder / _LISTING).read_bytes()
+    except OSError:
+        raise NotFound(f"no copy of package {digest[:12]}") from None
+    if blake3(listing).hexdigest() != digest:
+        raise Damaged(f"the listing of package {digest[:12]} has other bytes than its digest says")
+    files = msgspec.json.decode(listing, type=dict[str, dict[str, str]])["files"]
+    for path, name in files.items():
+        try:
+            found = blake3(max_threads=1).update_mmap(os.fspath(folder / path)).hexdigest()
+        except OSError as error:
+            raise Damaged(f"package {digest[:12]} lacks {path}: {error.strerror}") from None
+        if found != name:
+            raise Damaged(f"{path} of package {digest[:12]} has other bytes than its digest says")
+
+
+def warm(loaded: Loaded) -> None:
+    """Predict made-up rows, so that the first request does not pay for lazy set-up.
+
+    Raises:
+        ModelkeepError: The model cannot predict at all.
+    """
+    inputs = loaded.inputs
+    row = _example(loaded.signature)
+    for count in (1, 16):
+        columns = {name: [value] * count for name, value in zip(inputs.names, row, strict=True)}
+        try:
+            loaded.model.predict(inputs.stack([inputs.named(columns)]))
+        except ModelkeepError:
+            raise
+        except Exception as error:
+            raise ModelkeepError(f"the model fails on a row of its own ranges: {error}") from error
+
+
+def _example(signature: Signature) -> list[object]:
+    """One row within the ranges and categories of training."""
+    row: list[object] = []
+    for field in signature.inputs:
+        if field.type == "string":
+            row.append(field.categories[0] if field.categories else "a")
+        elif field.type == "bool":
+            row.append(False)
+        else:
+            low, high = field.min or 0.0, field.max or 0.0
+            middle = low + (high - low) / 2
+            row.append(float(middle) if field.type == "float64" else int(np.floor(middle)))
+    return row

@@ -1,0 +1,202 @@
+"""The thread that writes captured predictions to Arrow IPC files, whole or not at all.
+
+One file holds one endpoint, version and mode. Columns: ``prediction_id``, ``time`` (timestamp[us, UTC]), ``key``,
+``latency_ms`` (float32), ``in.<input>``, ``out.label``, ``out.probability`` (list<float32>), ``out.prediction``.
+The schema's metadata holds under ``modelkeep`` a JSON object: endpoint, model, version, mode, sample, errors,
+dropped (both since the file before), start, end (seconds since 1970 UTC).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from modelkeep.core.clock import Clock
+from modelkeep.serve import ids
+from modelkeep.serve.capture import BATCH_ROWS, Channel, Record
+from modelkeep.serve.columns import Array
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0
+_ARROW = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_()}
+
+
+class Spool:
+    """Collects channels and writes what they hold about every second, or as soon as there are 5,000 rows.
+
+    Args:
+        folder: Where files go; made when missing.
+        clock: For the times in the metadata.
+        every: Seconds between files.
+    """
+
+    def __init__(self, folder: Path, clock: Clock, *, every: float = EVERY) -> None:
+        self.folder = folder
+        self.full = threading.Event()
+        self._clock = clock
+        self._every = every
+        self._stop = threading.Event()
+        self._guard = threading.Lock()
+        self._channels: list[Channel] = []
+        self._retired: list[Channel] = []
+        self._name = f"{os.getpid()}-{time.time_ns() // 1000:x}"
+        self._sequence = 0
+        self._writing = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="capture-spool", daemon=True)
+
+    def start(self) -> None:
+        """Begin writing."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is held and stop."""
+        self._stop.set()
+        self.full.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=30)
+        self.flush()
+
+    def add(self, channel: Channel) -> None:
+        """Write this channel from now on."""
+        with self._guard:
+            self._channels.append(channel)
+
+    def retire(self, channel: Channel) -> None:
+        """Write what the channel still gets from batches under way, then forget it."""
+        with self._guard:
+            if channel in self._channels:
+                self._channels.remove(channel)
+                self._retired.append(channel)
+
+    def flush(self) -> None:
+        """Write everything held now."""
+        with self._writing:
+            with self._guard:
+                channels = [*self._channels, *self._retired]
+                leaving = list(self._retired)
+            for channel in channels:
+                self._write(channel)
+            with self._guard:
+                # a retired channel stays for one more round: its last batch may just be ending
+                self._retired = [c for c in self._retired if c not in leaving or c.held]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.full.wait(self._every)
+            # a pause gathers bigger files under load and leaves the interpreter to the requests
+            self._stop.wait(min(0.05, self._every))
+            self.full.clear()
+            try:
+                self.flush()
+            except Exception:
+                log.exception("the capture spool failed; serving goes on")
+
+    def _write(self, channel: Channel) -> None:
+        records = channel.take()
+        errors, dropped = channel.errors, channel.dropped + channel.lost
+        before = channel.reported
+        if not records and (errors, dropped) == before:
+            return
+        rows = sum(record.rows for record in records)
+        now = self._clock.now()
+        about = {
+            "endpoint": channel.endpoint,
+            "model": channel.model,
+            "version": channel.version,
+            "mode": channel.mode,
+            "sample": channel.sample,
+            "errors": errors - before[0],
+            "dropped": dropped - before[1],
+            "start": records[0].time if records else now,
+            "end": records[-1].time if records else now,
+        }
+        try:
+            self._save(table(channel, records).replace_schema_metadata({"modelkeep": json.dumps(about)}))
+        except (OSError, pa.ArrowException, ValueError, TypeError) as error:
+            channel.lost += rows
+            log.warning("%d captured rows of %s were dropped: %s", rows, channel.endpoint, error)
+        else:
+            channel.reported = (errors, dropped)
+
+    def _save(self, content: pa.Table) -> None:
+        self._sequence += 1
+        self.folder.mkdir(parents=True, exist_ok=True)
+        final = self.folder / f"{self._name}-{self._sequence:06d}.arrow"
+        fresh = final.with_suffix(".tmp")
+        try:
+            with (
+                fresh.open("wb") as file,
+                pa.ipc.new_file(file, content.schema) as writer,
+            ):
+                writer.write_table(content.combine_chunks(), max_chunksize=BATCH_ROWS * 20)
+            fresh.replace(final)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+
+
+def table(channel: Channel, records: list[Record]) -> pa.Table:
+    """The captured rows of one channel, in order."""
+    counts = np.concatenate(
+        [np.asarray(record.counts, dtype=np.int64) for record in records] or [_empty(np.int64)]
+    )
+    latency = np.concatenate([record.latency for record in records] or [_empty(np.float32)])
+    micros = np.repeat(
+        np.array([round(record.time * 1e6) for record in records], dtype=np.int64),
+        np.array([record.rows for record in records], dtype=np.int64),
+    )
+    names = ids.predictions(pair for record in records for pair in zip(record.ids, record.counts, strict=True))
+    columns: dict[str, pa.Array] = {
+        "prediction_id": pa.array(names, type=pa.string()),
+        "time": pa.array(micros, type=pa.timestamp("us", tz="UTC")),
+        "key": _keys(records, counts),
+        "latency_ms": pa.array(np.repeat(latency, counts).astype(np.float32, copy=False)),
+    }
+    inputs: dict[str, pa.Array] = {}
+    if channel.numbers:
+        block = np.concatenate(
+            [record.numbers for record in records] or [np.empty((len(channel.numbers), 0))], axis=1
+        )
+        inputs |= {field.name: _numbers(block[place], field.type) for place, field in enumerate(channel.numbers)}
+    for place, field in enumerate(channel.strings):
+        texts = np.concatenate([record.strings[place] for record in records] or [_empty(object)])
+        inputs[field.name] = pa.array(texts, type=pa.string())
+    columns |= {f"in.{name}": inputs[name] for name in channel.order}
+    for name in records[0].outputs if records else ():
+        columns[f"out.{name}"] = _output(np.concatenate([record.outputs[name] for record in records]))
+    return pa.table(columns)
+
+
+def _empty(dtype: type) -> Array:
+    return np.empty(0, dtype=dtype)
+
+
+def _keys(records: list[Record], counts: Array) -> pa.Array:
+    if all(record.keys is None for record in records):
+        return pa.nulls(int(counts.sum()), type=pa.string())
+    keys = [key for record in records for key in (record.keys or [None] * len(record.ids))]
+    return pa.array(np.repeat(np.array(keys, dtype=object), counts), type=pa.string())
+
+
+def _numbers(row: Array, kind: str) -> pa.Array:
+    """One input from its row of a block; NaN is missing."""
+    found = pa.array(np.ascontiguousarray(row), from_pandas=True)
+    if kind == "timestamp":
+        return found.cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    return found.cast(_ARROW[kind])
+
+
+def _output(column: Array) -> pa.Array:
+    if column.ndim == 2:
+        rows, width = column.shape
+        flat = pa.array(np.ascontiguousarray(column, dtype=np.float32).reshape(-1))
+        return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * width), flat)
+    return pa.array(column, from_pandas=column.dtype.kind == "O")

@@ -1,0 +1,260 @@
+"""One serving process: follows the wanted state, serves it through the doors it is given, drains when told to end.
+
+It needs the database only to hear of changes and the store only to fetch packages it has no copy of; when they are
+away it serves what it last knew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import uvicorn
+import uvloop
+from sqlalchemy import make_url
+
+from modelkeep.core.clock import Clock
+from modelkeep.core.errors import Unavailable
+from modelkeep.registry import endpoints
+from modelkeep.serve import state
+from modelkeep.serve.dataplane import DataPlane
+from modelkeep.serve.http import HotRoutes, protocol
+from modelkeep.serve.packages import LocalPackages
+from modelkeep.serve.spool import Spool
+from modelkeep.store.blobs import open_blobs
+from modelkeep.store.database import Database
+
+log = logging.getLogger(__name__)
+
+POLL = 0.15
+RETRY = 1.0
+DRAIN = 10
+BACKLOG = 2048
+
+
+@dataclass
+class Health:
+    """How the process stands, for its health route.
+
+    Attributes:
+        database: Whether the registry could be read at the last try.
+        faults: Why something wanted is not served, by endpoint.
+    """
+
+    database: bool = False
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+class Doors(Protocol):
+    """The protocols of a serving process."""
+
+    @property
+    def app(self) -> Any:
+        """The ASGI application for everything that is not hot."""
+        ...
+
+    @property
+    def hot(self) -> HotRoutes:
+        """What is answered before ASGI."""
+        ...
+
+
+class Follower:
+    """The thread that keeps a data plane at the wanted state.
+
+    Args:
+        plane: What to change.
+        packages: Where versions come from.
+        database_url: Where the wanted state is.
+        kept: File of the last known state.
+        health: Told how it goes.
+    """
+
+    def __init__(
+        self, plane: DataPlane, packages: LocalPackages, database_url: str, kept: Path, health: Health
+    ) -> None:
+        self._plane = plane
+        self._packages = packages
+        self._url = database_url
+        self._kept = kept
+        self._health = health
+        self._database: Database | None = None
+        self._applied: int | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follow-wanted", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a load under way is finished first."""
+        self._stop.set()
+        self._thread.join(timeout=DRAIN)
+
+    def _run(self) -> None:
+        known = state.load(self._kept)
+        wait = 0.0
+        while not self._stop.wait(wait):
+            try:
+                wait = self._follow()
+                self._health.database = True
+            except Exception as error:
+                # whatever keeps the registry from being read, what is loaded goes on being served
+                if self._health.database or self._applied is None:
+                    log.warning("the registry cannot be read, serving the last known state: %s", error)
+                self._health.database = False
+                wait = RETRY
+                if known is not None and self._applied is None:
+                    self._apply(known)
+                    self._applied = -1
+
+    def _follow(self) -> float:
+        """Look once; seconds to wait before the next look."""
+        if self._database is None:
+            file = make_url(self._url).database if self._url.startswith("sqlite") else None
+            if file and not Path(file).exists():  # opening would make an empty one, in which nothing is wanted
+                raise Unavailable(f"there is no database at {file}")
+            self._database = Database.open(self._url)
+        with self._database.read() as conn:
+            generation = endpoints.generation(conn)
+            if generation == self._applied:
+                return POLL
+            found = state.State(generation, tuple(endpoints.wanted(conn)))
+        self._apply(found)
+        served = tuple(endpoint.wanted for endpoint in self._plane.endpoints.values())
+        state.save(self._kept, state.State(generation, served))
+        # what could not be loaded is tried again: the store may be back, the package mended
+        self._applied = None if self._plane.faults else generation
+        return RETRY if self._plane.faults else POLL
+
+    def _apply(self, wanted: state.State) -> None:
+        self._plane.apply(wanted.wanted, self._packages, wanted.generation)
+        self._health.faults = dict(self._plane.faults)
+        # models live long: keep the collector from walking them again and again
+        gc.collect()
+        gc.freeze()
+
+
+def run_worker(
+    home: Path,
+    database_url: str,
+    blobs_url: str,
+    *,
+    host: str,
+    port: int,
+    clock: Clock,
+    doors: Callable[[DataPlane, Health], Doors],
+    drain: int = DRAIN,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain for at most ``drain`` seconds. Blocks.
+
+    Args:
+        home: Holds ``packages/``, ``capture/`` and ``serve/``; the address is written to
+            ``serve/address-<pid>.json`` and printed.
+        port: 0 picks a free one.
+        doors: Makes the protocols over the data plane.
+
+    Raises:
+        Unavailable: The address is taken.
+    """
+    listener = _listen(host, port)
+    gc.set_threshold(50_000, 20, 50)
+    uvloop.run(_serve(home, database_url, blobs_url, listener=listener, clock=clock, doors=doors, drain=drain))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)  # from here on clients wait rather than be turned away
+    except OSError as error:
+        listener.close()
+        raise Unavailable(
+            f"cannot listen on {host}:{port}: {error.strerror}", hint="choose another port; 0 picks a free one"
+        ) from error
+    return listener
+
+
+async def _serve(
+    home: Path,
+    database_url: str,
+    blobs_url: str,
+    *,
+    listener: socket.socket,
+    clock: Clock,
+    doors: Callable[[DataPlane, Health], Doors],
+    drain: int,
+) -> None:
+    spool = Spool(home / "capture", clock)
+    plane = DataPlane(asyncio.get_running_loop(), clock, spool)
+    health = Health()
+    made = doors(plane, health)
+    packages = LocalPackages(home / "packages", lambda: open_blobs(blobs_url))
+    follower = Follower(plane, packages, database_url, home / "serve" / "state.json", health)
+    config = uvicorn.Config(
+        made.app,
+        http=protocol(made.hot),
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=drain,
+        backlog=BACKLOG,
+    )
+    server = _Server(config)
+    spool.start()
+    follower.start()
+    address = home / "serve" / f"address-{os.getpid()}.json"
+    try:
+        with _announced(listener, address):
+            await server.serve(sockets=[listener])
+    finally:
+        await asyncio.to_thread(follower.stop)
+        await asyncio.to_thread(plane.close)
+        await asyncio.to_thread(spool.close)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn raises the signal that ended it once more; this one returns, so that captured rows are written."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Drain at the first SIGTERM or SIGINT, leave at once at the second."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+@contextlib.contextmanager
+def _announced(listener: socket.socket, path: Path) -> Iterator[None]:
+    """The real address, in a file and on standard output, while it is served."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    content = {"host": host, "port": port, "pid": os.getpid(), "url": f"http://{shown}:{port}"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".next")
+    fresh.write_bytes(msgspec.json.encode(content))
+    fresh.replace(path)
+    print(f"serving on {content['url']}", flush=True)  # noqa: T201 - how a parent learns the port
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ def confusion(y: Array, outputs: Outputs) -> dict[str, list[list[int]] | list[st
 
 
 def roc_curve(y: Array, outputs: Outputs) -> dict[str, Curve]:
-    """Per scored class ``{"x": false positive rates, "y": true positive rates, "threshold"}``, from (0, 0) to (1, 1).
+    """Per scored class ``{"x": false alarms, "y": hits, "threshold"}``: rates from (0, 0) to (1, 1).
 
     The scored classes are the positive one of two, or each of several against the rest; a class without both
     positive and negative rows is left out.

@@ -1,0 +1,129 @@
+"""Rows on their way into a model: blocks that runtimes take without copying, columns for everyone else.
+
+Every input is an array (n,): float64 for numbers, int64 for required whole numbers, bool for required truth
+values, ``datetime64[us]`` (UTC) for timestamps, objects (``str``) for strings. Missing is NaN (so optional whole
+numbers and truth values are float64), NaT, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modelkeep.formats.signature import Field, Signature
+
+Array = npt.NDArray[Any]
+_NOTHING = np.array(None, dtype=object)
+
+
+class Layout:
+    """Where each input of a signature lies in a batch's blocks. Made once per model."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self.fields = {field.name: field for field in signature.inputs}
+        self.numbers = [field.name for field in signature.inputs if field.type != "string"]
+        self.strings = [field.name for field in signature.inputs if field.type == "string"]
+        self.number_at = {name: place for place, name in enumerate(self.numbers)}
+        self.string_at = {name: place for place, name in enumerate(self.strings)}
+
+    def pack(self, columns: Mapping[str, Any]) -> Batch:
+        """A batch of columns that are arrays already; returns batches of this layout as they are.
+
+        Raises:
+            KeyError: An input is not there.
+        """
+        if isinstance(columns, Batch):
+            return columns
+        rows = len(columns[self.signature.inputs[0].name])
+        numbers = np.empty((len(self.numbers), rows))
+        for place, name in enumerate(self.numbers):
+            numbers[place] = as_number(columns[name])
+        strings = np.empty((len(self.strings), rows), dtype=object)
+        for place, name in enumerate(self.strings):
+            strings[place] = columns[name]
+        return Batch(self, numbers, strings)
+
+
+class Batch(Mapping[str, Array]):
+    """Rows as two blocks, and as columns on demand.
+
+    Attributes:
+        numbers: (numeric inputs, n) float64; timestamps in microseconds since 1970 UTC; NaN is missing.
+        strings: (string inputs, n) objects; None is missing.
+        whole: Whether no string is missing.
+    """
+
+    __slots__ = ("layout", "numbers", "strings", "whole")
+
+    def __init__(self, layout: Layout, numbers: Array, strings: Array, *, whole: bool = False) -> None:
+        self.layout = layout
+        self.numbers = numbers
+        self.strings = strings
+        self.whole = whole
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return int(self.numbers.shape[1] if len(self.numbers) else self.strings.shape[1])
+
+    def take(self, index: Any) -> Batch:
+        """The rows at ``index`` (an array of places or a slice)."""
+        return Batch(self.layout, self.numbers[:, index], self.strings[:, index], whole=self.whole)
+
+    def matrix(self, places: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Some numeric inputs as a C-contiguous matrix (n, k)."""
+        block = self.numbers if len(places) == len(self.numbers) and _in_order(places) else self.numbers[places]
+        return np.ascontiguousarray(block.T)
+
+    def texts(self, places: Sequence[int]) -> Array:
+        """Some string inputs as a C-contiguous matrix (n, s) of ``str``, the empty string for missing."""
+        block = self.strings if len(places) == len(self.strings) and _in_order(places) else self.strings[places]
+        made = np.ascontiguousarray(block.T)
+        if not self.whole:
+            gone = np.equal(made, _NOTHING)
+            if gone.any():
+                made = np.where(gone, "", made)
+        return made
+
+    def __getitem__(self, name: str) -> Array:
+        layout = self.layout
+        if name in layout.string_at:
+            return np.asarray(self.strings[layout.string_at[name]])
+        return from_number(self.numbers[layout.number_at[name]], layout.fields[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout.fields)
+
+    def __len__(self) -> int:
+        return len(self.layout.fields)
+
+
+def _in_order(places: Sequence[int]) -> bool:
+    return all(place == position for position, place in enumerate(places))
+
+
+def as_number(column: Any) -> npt.NDArray[np.float64]:
+    """A column of numbers, truth values or timestamps as float64 with NaN for missing."""
+    array = np.asarray(column)
+    if array.dtype.kind == "M":
+        micros = array.astype("datetime64[us]")
+        return np.where(np.isnat(micros), np.nan, micros.astype(np.int64).astype(np.float64))
+    return array.astype(np.float64)
+
+
+def from_number(row: npt.NDArray[np.float64], field: Field) -> Array:
+    """The column of a field from its row of a block."""
+    if field.type == "timestamp":
+        missing = np.isnan(row)
+        made = np.where(missing, 0.0, row).astype(np.int64).astype("datetime64[us]")
+        made[missing] = np.datetime64("NaT")
+        return made
+    if field.required and field.type == "int64":
+        return row.astype(np.int64)
+    if field.required and field.type == "bool":
+        return row.astype(np.bool_)
+    return row

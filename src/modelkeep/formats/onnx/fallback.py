@@ -1,0 +1,67 @@
+"""Estimators that only skl2onnx converts. Slow to import, so it comes last."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from modelkeep.formats.onnx.graph import Graph, Unconvertible
+from modelkeep.formats.onnx.scores import Scores
+
+
+def convert(graph: Graph, model: Any, x: str, width: int, why: str) -> Scores:
+    """Convert one estimator with skl2onnx and copy its nodes into the graph.
+
+    Args:
+        graph: The graph.
+        model: A fitted estimator of scikit-learn.
+        x: [rows, width] float64.
+        width: Columns.
+        why: Why we did not convert it ourselves, for the error.
+
+    Raises:
+        Unconvertible: skl2onnx cannot either.
+    """
+    if not type(model).__module__.startswith("sklearn."):
+        raise Unconvertible(why)
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import DoubleTensorType
+
+    classifier = hasattr(model, "classes_") and hasattr(model, "predict_proba")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = convert_sklearn(
+                model,
+                initial_types=[("X", DoubleTensorType([None, width]))],
+                options={id(model): {"zipmap": False}} if classifier else None,
+                target_opset={"": 19, "ai.onnx.ml": 3},
+            ).graph
+    except Exception as error:  # any converter of theirs may raise anything
+        text = str(error).strip().split("\n", 1)[0]
+        raise Unconvertible(f"{why}; skl2onnx: {type(error).__name__}: {text}") from None
+    last = _copy(graph, made, x)
+    if classifier:
+        return Scores(probability=graph.double(last[-1]))
+    if hasattr(model, "classes_"):
+        raise Unconvertible(f"{why}; skl2onnx gives labels only")
+    return Scores(value=graph.double(last[0]))
+
+
+def _copy(graph: Graph, made: Any, x: str) -> list[str]:
+    """Copy nodes and constants under fresh names; returns the outputs' new names."""
+    names = {"": "", made.input[0].name: x}
+    for constant in made.initializer:
+        names[constant.name] = graph.name("skl")
+        constant.name = names[constant.name]
+        graph.initializer(constant)
+    for node in made.node:
+        for output in node.output:
+            names[output] = graph.name("skl")
+        inputs = [names[name] for name in node.input]
+        outputs = [names[name] for name in node.output]
+        del node.input[:], node.output[:]
+        node.input.extend(inputs)
+        node.output.extend(outputs)
+        graph.nodes.append(node)
+    return [names[output.name] for output in made.output]

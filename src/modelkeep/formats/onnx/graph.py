@@ -1,0 +1,193 @@
+"""A small builder of ONNX graphs: operators in, tensor names out.
+
+All numbers in our graphs are float64, as in scikit-learn, so a graph takes the same branch at every threshold and
+agrees to the last digits. Operators and types: https://onnx.ai/onnx/operators/ and
+https://github.com/microsoft/onnxruntime/blob/main/docs/OperatorKernels.md (what ONNX Runtime has kernels for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+OPSET = 19
+"""First with Equal on strings; ONNX Runtime 1.17."""
+ML_OPSET = 5
+"""First with TreeEnsemble in float64 and with sets of categories; ONNX Runtime 1.20."""
+IR_VERSION = 10
+ML = "ai.onnx.ml"
+MICROSOFT = "com.microsoft"
+
+_ELEMENT = {
+    "f8": TensorProto.DOUBLE,
+    "f4": TensorProto.FLOAT,
+    "i8": TensorProto.INT64,
+    "b1": TensorProto.BOOL,
+    "O": TensorProto.STRING,
+}
+DOUBLE, FLOAT, INT64 = TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT64
+
+
+class Unconvertible(Exception):
+    """This pipeline cannot be said in ONNX; the message says which part and why. Never leaves ``formats``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A graph on its way to a package.
+
+    Attributes:
+        data: The serialised ModelProto.
+        numbers: Input names in the order of the columns of the input ``numbers`` (float64, [rows, k]).
+        strings: The same for the input ``strings`` ([rows, s]).
+        outputs: Names of the graph's outputs.
+    """
+
+    data: bytes
+    numbers: tuple[str, ...]
+    strings: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Graph:
+    """A graph under construction. Constants are kept once; nodes nobody needs are left out at the end."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._initializers: dict[str, TensorProto] = {}
+        self._count = 0
+        self.domains = {"": OPSET, ML: ML_OPSET}
+
+    def name(self, stem: str) -> str:
+        """A fresh tensor name."""
+        self._count += 1
+        return f"{stem}_{self._count}"
+
+    def const(self, value: npt.ArrayLike) -> str:
+        """A constant tensor; lists of strings become string tensors."""
+        array = np.asarray(value)
+        array = array.astype(object) if array.dtype.kind in "UO" else np.asarray(array, order="C")
+        content = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
+        key = (array.dtype.str, array.shape, content)
+        if key not in self._constants:
+            name = self.name("const")
+            self._constants[key] = name
+            self.initializer(numpy_helper.from_array(array, name))
+        return self._constants[key]
+
+    def initializer(self, tensor: TensorProto) -> None:
+        """Keep a tensor under its own name."""
+        self._initializers[tensor.name] = tensor
+
+    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Add an operator with one output; returns the output's name."""
+        return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def ops(self, kind: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any) -> tuple[str, ...]:
+        """Add an operator with several outputs."""
+        names = tuple(self.name(kind.lower()) for _ in range(outputs))
+        if domain not in self.domains:
+            self.domains[domain] = 1
+        node = NodeProto(op_type=kind, domain=domain, input=inputs, output=names)
+        node.attribute.extend(attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(node)
+        return names
+
+    # Shorthands for what nearly every converter needs.
+
+    def columns(self, x: str, index: Sequence[int]) -> str:
+        """Columns of a matrix, in that order: [rows, len(index)]."""
+        return self.op("Gather", x, self.const(np.asarray(index, np.int64)), axis=1)
+
+    def column(self, x: str, index: int) -> str:
+        """One column of a matrix as a vector: [rows]."""
+        return self.op("Gather", x, self.const(np.asarray(index, np.int64)), axis=1)
+
+    def concat(self, parts: Sequence[str]) -> str:
+        """Matrices side by side."""
+        return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=1)
+
+    def double(self, x: str) -> str:
+        """Cast to float64."""
+        return self.op("Cast", x, to=DOUBLE)
+
+    def affine(self, x: str, weights: npt.ArrayLike, bias: npt.ArrayLike) -> str:
+        """``x @ weights + bias`` in float64; weights (in, out), bias (out,)."""
+        w = np.asarray(weights, np.float64)
+        b = np.asarray(bias, np.float64).reshape(-1)
+        return self.op("Gemm", x, self.const(w), self.const(np.broadcast_to(b, (w.shape[1],))))
+
+    def sum_rows(self, x: str, *, keep: bool = True) -> str:
+        """Sum over the columns of each row."""
+        return self.op("ReduceSum", x, self.const(np.array([1], np.int64)), keepdims=int(keep))
+
+    def finish(
+        self,
+        inputs: Mapping[str, tuple[int, int]],
+        outputs: Mapping[str, tuple[str, int, int | None]],
+        metadata: Mapping[str, str],
+    ) -> bytes:
+        """Serialise, deterministically.
+
+        Args:
+            inputs: By name: element type and width; each is a tensor [rows, width].
+            outputs: By name: tensor, element type and width; width None means [rows].
+            metadata: Kept in the model's properties.
+        """
+        for name, (tensor, _, _) in outputs.items():
+            self.nodes.append(NodeProto(op_type="Identity", input=[tensor], output=[name]))
+        wanted = set(outputs)
+        kept: list[NodeProto] = []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.output):
+                wanted.update(node.input)
+                kept.append(node)
+        kept.reverse()
+        for position, node in enumerate(kept):
+            node.name = f"{node.op_type}_{position}"
+        model = ModelProto(ir_version=IR_VERSION, producer_name="modelkeep")
+        graph = model.graph
+        graph.name = "model"
+        graph.node.extend(kept)
+        graph.initializer.extend(tensor for name, tensor in self._initializers.items() if name in wanted)
+        for name, (element, width) in inputs.items():
+            graph.input.append(helper.make_tensor_value_info(name, element, ["rows", width]))
+        for name, (_, element, size) in outputs.items():
+            shape: list[Any] = ["rows"] if size is None else ["rows", size]
+            graph.output.append(helper.make_tensor_value_info(name, element, shape))
+        for domain, version in sorted(self.domains.items()):
+            model.opset_import.append(helper.make_opsetid(domain, version))
+        for key, text in sorted(metadata.items()):
+            model.metadata_props.add(key=key, value=text)
+        if model.ByteSize() >= 2**31 - 1:
+            raise Unconvertible("the graph would exceed the 2 GB an ONNX file can hold")
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
+
+
+def attribute(name: str, value: Any) -> AttributeProto:
+    """An attribute; arrays of integers become INTS without a Python loop, TensorProto stays a tensor."""
+    kind = AttributeProto
+    if isinstance(value, np.ndarray):
+        return AttributeProto(name=name, type=kind.INTS, ints=value.astype(np.int64).tolist())
+    if isinstance(value, TensorProto):
+        return AttributeProto(name=name, type=kind.TENSOR, t=value)
+    made: AttributeProto = helper.make_attribute(name, value)
+    return made
+
+
+def element_type(dtype: np.dtype[Any]) -> int:
+    """The ONNX element type of a NumPy dtype."""
+    return int(_ELEMENT["O" if dtype.kind in "UO" else dtype.str[1:]])
+
+
+def tensor(values: npt.NDArray[Any]) -> TensorProto:
+    """A nameless tensor, for attributes."""
+    made: TensorProto = numpy_helper.from_array(values, "")
+    return made

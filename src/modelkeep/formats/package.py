@@ -1,0 +1,121 @@
+"""Build the package of a version: everything it takes to run, judge and reproduce it, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from modelkeep.formats import card as cards
+from modelkeep.formats import environment, mlflow_files, plots, skops_io
+from modelkeep.formats.agreement import compare
+from modelkeep.formats.manifest import FORMAT, MANIFEST, ONNX, SIGNATURE, SKOPS, Manifest, RuntimeName, entry
+from modelkeep.formats.onnx.export import export
+from modelkeep.formats.onnx.graph import Exported, Unconvertible
+from modelkeep.formats.signature import Signature, outputs_of
+from modelkeep.formats.sklearn_runtime import columns_of
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A version's files.
+
+    Attributes:
+        files: By path. Equal models, facts and environments give equal bytes.
+        runtime: What serves it.
+        note: Why that is not ONNX; empty when it is.
+    """
+
+    files: dict[str, bytes]
+    runtime: RuntimeName
+    note: str
+
+
+def build(
+    pipeline: Any,
+    signature: Signature,
+    sample: pa.Table,
+    *,
+    card: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    gates: Sequence[Mapping[str, Any]] = (),
+    trust: Sequence[str] = (),
+) -> Package:
+    """Write a fitted pipeline down, as ONNX where that gives the same answers.
+
+    Args:
+        pipeline: Fitted scikit-learn Pipeline of a DataFrame with the signature's inputs.
+        signature: From ``signature.infer``; its outputs are set by what the pipeline gives.
+        sample: Rows on which ONNX and the original must agree; at most 2,000 are used.
+        card: Facts for the model card: ``model``, ``description`` and whatever else should be listed.
+        evaluation: JSON types, as ``msgspec.to_builtins(train.evaluate.Evaluation)``.
+        gates: JSON types, as ``msgspec.to_builtins(train.gates.GateResult)``.
+        trust: Names of the user's types and functions that may run on loading.
+
+    Raises:
+        Refused: The pipeline holds types or functions that are not trusted (named exactly), or that cannot be
+            kept without pickle.
+    """
+    evaluation = dict(evaluation or {})
+    original = skops_io.dumps(pipeline)
+    types = skops_io.named_types(original)
+    own = [name for name in (*types, *skops_io.functions(pipeline)) if not skops_io.known(name)]
+    skops_io.refuse(name for name in own if name not in trust)
+    if signature.task == "classification":
+        gives = outputs_of("classification", signature.classes, probability=hasattr(pipeline, "predict_proba"))
+        signature = msgspec.structs.replace(signature, outputs=gives)
+    exported, note = _convert(pipeline, signature, sample)
+    runtime: RuntimeName = "onnx" if exported else "sklearn"
+    requirements = environment.requirements(name.partition(".")[0] for name in own)
+    pictures = {f"plots/{name}": svg.encode() for name, svg in plots.of_evaluation(evaluation).items()}
+    text = cards.write(
+        signature,
+        facts=card or {},
+        evaluation=evaluation,
+        gates=gates,
+        plots=list(pictures),
+        runtime=runtime,
+        note=note,
+    )
+    files = {
+        SKOPS: original,
+        SIGNATURE: _json(signature),
+        "evaluation.json": _json({**evaluation, **({"gates": list(gates)} if gates else {})}),
+        "environment.txt": environment.lock().encode(),
+        "README.md": text.encode(),
+        **pictures,
+        **mlflow_files.files(signature, runtime=runtime, requirements=requirements, skops_types=types),
+    }
+    if exported:
+        files[ONNX] = exported.data
+    manifest = Manifest(
+        format=FORMAT,
+        runtime=runtime,
+        note=note,
+        task=signature.task,
+        files={name: entry(files[name]) for name in sorted(files)},
+        numbers=exported.numbers if exported else (),
+        strings=exported.strings if exported else (),
+        trust=tuple(sorted(own)),
+    )
+    files[MANIFEST] = _json(manifest)
+    return Package(dict(sorted(files.items())), runtime, note)
+
+
+def _convert(pipeline: Any, signature: Signature, sample: pa.Table) -> tuple[Exported | None, str]:
+    """The graph, or why there is none."""
+    try:
+        exported = export(pipeline, signature)
+    except Unconvertible as error:
+        return None, f"served by scikit-learn: {error}"
+    agreement = compare(pipeline, exported, signature, columns_of(sample, signature))
+    if agreement.disagree:
+        return None, f"served by scikit-learn: {agreement}"
+    return exported, ""
+
+
+def _json(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2)

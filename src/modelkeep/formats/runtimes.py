@@ -1,0 +1,101 @@
+"""Load a packaged version and run it. Importing this needs neither scikit-learn nor ONNX: each comes when used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from modelkeep.core.errors import Damaged
+from modelkeep.core.ports import Model
+from modelkeep.formats import manifest as manifests
+from modelkeep.formats.batch import Layout
+from modelkeep.formats.manifest import Manifest
+from modelkeep.formats.signature import Signature, from_builtins
+
+
+def load(files: Mapping[str, bytes], *, trusted: Sequence[str] = (), threads: int = 1) -> Model:
+    """The model of a package, verified by digest and ready to predict.
+
+    Args:
+        files: By path; ``manifest.Folder`` reads a folder's. Only what the runtime needs is read.
+        trusted: Names of types and functions (``package.module.Name``) that may run on loading beside
+            scikit-learn's and ours.
+        threads: Of one prediction.
+
+    Raises:
+        Damaged: A file's bytes do not match the manifest.
+        Refused: Loading would run something not trusted; the message names it.
+        NotFound: There is no manifest.
+    """
+    manifest = manifests.read(files)
+    return _LOADERS[manifest.runtime](files, manifest, trusted, threads)
+
+
+def signature(files: Mapping[str, bytes]) -> Signature:
+    """The signature of a package, verified by digest."""
+    return _signature(files, manifests.read(files))
+
+
+def _signature(files: Mapping[str, bytes], manifest: Manifest) -> Signature:
+    try:
+        data = msgspec.json.decode(manifests.take(files, manifest, manifests.SIGNATURE))
+    except msgspec.DecodeError as error:
+        raise Damaged(f"{manifests.SIGNATURE} cannot be read: {error}") from error
+    return from_builtins(data)
+
+
+def _load_onnx(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
+    from modelkeep.formats.onnx_runtime import OnnxModel
+
+    data = manifests.take(files, manifest, manifests.ONNX)
+    return OnnxModel(data, manifest.numbers, manifest.strings, _signature(files, manifest), threads=threads)
+
+
+def _load_sklearn(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
+    from modelkeep.formats.sklearn_runtime import SklearnModel
+    from modelkeep.formats.skops_io import loads
+
+    pipeline = loads(manifests.take(files, manifest, manifests.SKOPS), trusted=trusted)
+    return SklearnModel(pipeline, _signature(files, manifest))
+
+
+_LOADERS: dict[str, Callable[[Mapping[str, bytes], Manifest, Sequence[str], int], Model]] = {
+    "onnx": _load_onnx,
+    "sklearn": _load_sklearn,
+}
+
+
+def latency(
+    model: Model, signature: Signature, columns: Mapping[str, Any], *, n: int = 500, budget: float = 2.0
+) -> dict[str, float]:
+    """Time of warm predictions of single rows, in milliseconds.
+
+    Args:
+        model: Loaded.
+        signature: Its signature.
+        columns: Rows to draw from, as ``batch.Layout.pack`` takes them.
+        n: Predictions timed.
+        budget: Seconds after which measuring stops early, though not before 30 predictions.
+
+    Returns:
+        ``p50``, ``p95``, ``p99`` and ``mean`` in ms, ``n`` as measured.
+    """
+    batch = Layout(signature).pack(columns)
+    rows = [
+        batch.take(slice(row, row + 1)) for row in np.linspace(0, batch.rows - 1, min(n, batch.rows)).astype(int)
+    ]
+    for row in rows[:20]:
+        model.predict(row)
+    taken: list[float] = []
+    start = time.perf_counter()
+    while len(taken) < n and (len(taken) < 30 or time.perf_counter() - start < budget):
+        row = rows[len(taken) % len(rows)]
+        before = time.perf_counter()
+        model.predict(row)
+        taken.append((time.perf_counter() - before) * 1e3)
+    p50, p95, p99 = (float(value) for value in np.percentile(taken, [50, 95, 99]))
+    return {"p50": p50, "p95": p95, "p99": p99, "mean": float(np.mean(taken)), "n": float(len(taken))}

@@ -1,0 +1,103 @@
+"""The original scikit-learn pipeline as a model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from modelkeep.core.errors import UserCodeFailed
+from modelkeep.formats.batch import Batch, Layout
+from modelkeep.formats.signature import Signature
+
+
+class SklearnModel:
+    """A pipeline of a DataFrame.
+
+    Args:
+        pipeline: Fitted; told to use one thread per prediction.
+        signature: Its inputs in the order of fitting.
+    """
+
+    def __init__(self, pipeline: Any, signature: Signature) -> None:
+        self.pipeline = pipeline
+        self.signature = signature
+        self.layout = Layout(signature)
+        last = pipeline.steps[-1][1] if hasattr(pipeline, "steps") else pipeline
+        self._offset = float(getattr(last, "offset_", -0.5))
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arrays by input name to arrays by output name.
+
+        Raises:
+            UserCodeFailed: The pipeline raised.
+        """
+        frame = frame_of(self.layout.pack(columns))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of categories never seen
+            try:
+                return self._predict(frame)
+            except UserCodeFailed:
+                raise
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"
+                raise UserCodeFailed("the pipeline could not predict these rows", traceback=text) from error
+
+    def _predict(self, frame: pd.DataFrame) -> dict[str, Any]:
+        task = self.signature.task
+        if task == "regression":
+            return {"prediction": np.asarray(self.pipeline.predict(frame), np.float64).reshape(-1)}
+        if task == "anomaly":
+            score = -np.asarray(self.pipeline.score_samples(frame), np.float64)
+            return {"label": score > -self._offset, "score": score}
+        classes = np.asarray(self.signature.classes)
+        if not hasattr(self.pipeline, "predict_proba"):
+            return {"label": _plain(np.asarray(self.pipeline.predict(frame)).reshape(-1))}
+        probability = np.asarray(self.pipeline.predict_proba(frame), np.float64)
+        return {"label": _plain(classes[probability.argmax(axis=1)]), "probability": probability}
+
+
+def _plain(labels: Any) -> Any:
+    return labels.astype(object) if labels.dtype.kind == "U" else labels
+
+
+def frame_of(batch: Batch) -> pd.DataFrame:
+    """A batch as the DataFrame that training saw: made by Arrow in both places, so strings and holes are alike."""
+    made: dict[str, pa.Array] = {}
+    for field in batch.layout.signature.inputs:
+        column = batch[field.name]
+        if field.type == "string":
+            made[field.name] = pa.array(column, pa.string())
+        elif field.type == "bool" and not field.required:
+            missing = np.isnan(column)
+            made[field.name] = pa.array(np.where(missing, 0.0, column) != 0, mask=missing)
+        else:
+            made[field.name] = pa.array(column)
+    frame: pd.DataFrame = pa.table(made).to_pandas(date_as_object=False)
+    return frame
+
+
+def columns_of(table: pa.Table, signature: Signature) -> dict[str, Any]:
+    """The inputs of a table as arrays, in the form ``formats.batch`` describes."""
+    return {field.name: _column(table.column(field.name), field.type) for field in signature.inputs}
+
+
+def _column(column: pa.ChunkedArray, kind: str) -> Any:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if kind == "timestamp":
+        return (
+            column.cast(pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False)
+            .to_numpy()
+            .astype("datetime64[us]")
+        )
+    if kind == "string":
+        return column.to_numpy(zero_copy_only=False)
+    if column.null_count or pa.types.is_decimal(column.type) or pa.types.is_null(column.type):
+        return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+    return column.to_numpy()

@@ -1,0 +1,260 @@
+"""The check of a request against a signature: vectorised, strict, and exact about what is wrong where."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from modelkeep.core.errors import Invalid, Problem
+from modelkeep.formats.batch import Batch, Layout, as_number
+from modelkeep.formats.signature import Field, Signature
+
+Array = npt.NDArray[Any]
+Given = Mapping[str, Sequence[Any] | Array]
+
+MOST_PROBLEMS = 20
+"""Problems listed of one request."""
+
+_EXPECTED = {
+    "int64": "a whole number",
+    "float64": "a number",
+    "bool": "true or false",
+    "string": "a string",
+    "timestamp": "an ISO 8601 time or microseconds since 1970 UTC",
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Checker:
+    """Turns what a request gave into a batch, or says everything that is wrong with it. Made once per model.
+
+    JSON lists and NumPy arrays are both taken. Missing optional inputs are filled as in training. A value outside
+    the range seen in training is no error: it is drift, and judged as such. ``true`` counts as 1 where a number is
+    wanted, 0 and 1 as truth values.
+
+    Args:
+        signature: What must hold.
+        unknown: What to do with inputs the signature does not name.
+    """
+
+    def __init__(self, signature: Signature, *, unknown: Literal["refuse", "ignore"] = "refuse") -> None:
+        self.layout = Layout(signature)
+        self.refuse = unknown == "refuse"
+        fields = self.layout.fields
+        self._plain = [name for name in self.layout.numbers if fields[name].type != "timestamp"]
+        self._times = [name for name in self.layout.numbers if fields[name].type == "timestamp"]
+        at = self.layout.number_at
+        self._plain_at = np.array([at[name] for name in self._plain], np.intp)
+        whole = [place for place, name in enumerate(self._plain) if fields[name].type == "int64"]
+        truth = [place for place, name in enumerate(self._plain) if fields[name].type == "bool"]
+        self._whole, self._truth = np.array(whole, np.intp), np.array(truth, np.intp)
+        self._plain_required = np.array([fields[name].required for name in self._plain], np.bool_)
+        self._known = {
+            name: frozenset(fields[name].categories or ()) for name in self.layout.strings if fields[name].strict
+        }
+        self._optional = {name for name, field in fields.items() if not field.required}
+
+    def check(self, columns: Given, rows: int) -> Batch:
+        """Check and convert.
+
+        Args:
+            columns: Equally long lists or arrays by input name.
+            rows: How long.
+
+        Raises:
+            Invalid: Every problem found, up to 20, at paths like ``inputs.distance[3]``.
+        """
+        given, problems = self._present(columns, rows)
+        numbers = self._numbers(given, rows, problems)
+        for name in self._times:
+            numbers[self.layout.number_at[name]] = _times(name, given[name], self.layout.fields[name], problems)
+        strings, whole = self._strings(given, rows, problems)
+        if problems:
+            raise Invalid(problems[:MOST_PROBLEMS])
+        return Batch(self.layout, numbers, strings, whole=whole)
+
+    def _present(self, columns: Given, rows: int) -> tuple[Given, list[Problem]]:
+        """All inputs, with the optional ones that were left out."""
+        fields = self.layout.fields
+        problems: list[Problem] = []
+        given = columns
+        if self.refuse and not columns.keys() <= fields.keys():
+            known = ", ".join(list(fields)[:50])
+            for name in columns.keys() - fields.keys():
+                problems.append(Problem(f"inputs.{name}", f"the model has no such input; it takes {known}"))
+        lacking = fields.keys() - columns.keys()
+        if lacking:
+            given = {**columns, **{name: [None] * rows for name in lacking}}
+            for name in [name for name in fields if name in lacking - self._optional]:
+                problems.append(Problem(f"inputs.{name}", f"is missing, expected {_EXPECTED[fields[name].type]}"))
+        for name in fields:
+            if len(given[name]) != rows:
+                problems.append(Problem(f"inputs.{name}", f"has {len(given[name])} values, expected {rows}"))
+        if problems:
+            raise Invalid(problems[:MOST_PROBLEMS])
+        return given, problems
+
+    def _numbers(self, given: Given, rows: int, problems: list[Problem]) -> Array:
+        block = np.empty((len(self.layout.numbers), rows))
+        if not self._plain:
+            return block
+        plain = self._block([given[name] for name in self._plain], rows, problems)
+        if not np.isfinite(plain).all():
+            self._not_finite(plain, given, problems)
+        if len(self._whole):
+            part = plain[self._whole]
+            self._fault(self._whole, (part != np.floor(part)) & np.isfinite(part), given, problems)
+        if len(self._truth):
+            part = plain[self._truth]
+            self._fault(self._truth, (part != 0) & (part != 1) & np.isfinite(part), given, problems)
+        if not self._times:
+            return plain
+        block[self._plain_at] = plain
+        return block
+
+    def _block(self, columns: list[Any], rows: int, problems: list[Problem]) -> Array:
+        """The plain numbers as float64 (k, n), in one step when nothing is odd."""
+        try:
+            made = np.array(columns)
+        except (ValueError, OverflowError):
+            made = np.empty(0, dtype=object)
+        if made.dtype.kind in "fiub" and made.shape == (len(columns), rows):
+            return made if made.dtype == np.float64 else made.astype(np.float64)
+        made = np.empty((len(columns), rows))
+        for place, (name, values) in enumerate(zip(self._plain, columns, strict=True)):
+            made[place] = _number_column(name, values, self.layout.fields[name], problems)
+        return made
+
+    def _not_finite(self, plain: Array, given: Given, problems: list[Problem]) -> None:
+        self._fault(range(len(plain)), np.isinf(plain), given, problems)
+        required = np.flatnonzero(self._plain_required)
+        self._fault(required, np.isnan(plain[required]), given, problems)
+
+    def _fault(self, places: Sequence[int] | Array, wrong: Array, given: Given, problems: list[Problem]) -> None:
+        """A problem for every True of ``wrong`` (len(places), n) not already reported."""
+        if not wrong.any():
+            return
+        known = {problem.path for problem in problems}
+        for part, row in np.argwhere(wrong)[:MOST_PROBLEMS]:
+            name = self._plain[int(places[part])]
+            problem = _unexpected(name, int(row), given[name][row], self.layout.fields[name])
+            if problem.path not in known:
+                problems.append(problem)
+
+    def _strings(self, given: Given, rows: int, problems: list[Problem]) -> tuple[Array, bool]:
+        block = np.empty((len(self.layout.strings), rows), dtype=object)
+        whole = True
+        for place, name in enumerate(self.layout.strings):
+            field = self.layout.fields[name]
+            values = _texts(name, given[name], field, problems)
+            known = self._known.get(name)
+            distinct = set(values) if known is not None or not field.required else set()
+            whole = whole and None not in distinct
+            if known is not None and not distinct - {None} <= known:
+                _unseen(name, values, known, problems)
+            block[place] = values
+        return block, whole
+
+
+def _unexpected(name: str, row: int, found: Any, field: Field) -> Problem:
+    expected = _EXPECTED[field.type]
+    if _missing(found):
+        return Problem(f"inputs.{name}[{row}]", f"is missing, expected {expected}")
+    return Problem(f"inputs.{name}[{row}]", f"found {_shown(found)}, expected {expected}")
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value.item() if isinstance(value, np.generic) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _number_column(name: str, values: Any, field: Field, problems: list[Problem]) -> Array:
+    """One column value by value, for the batch in which something is odd."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub" and values.ndim == 1:
+        return values.astype(np.float64)
+    made = np.full(len(values), np.nan)
+    for row, value in enumerate(values):
+        if value is None:
+            continue
+        if isinstance(value, int | float | np.number | np.bool_):
+            try:
+                made[row] = value
+                continue
+            except (OverflowError, TypeError):
+                pass
+        made[row] = 0.0  # reported here, so that it is not reported again as missing
+        if len(problems) < MOST_PROBLEMS:
+            problems.append(_unexpected(name, row, value, field))
+    return made
+
+
+def _times(name: str, values: Any, field: Field, problems: list[Problem]) -> Array:
+    """Microseconds since 1970 UTC as float64, NaN for missing."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "Mfiu":
+        made = as_number(values)
+    else:
+        made = np.array([_micros(value) for value in values], np.float64)
+    wrong = np.isinf(made)
+    if field.required:
+        wrong |= np.isnan(made)
+    for row in np.flatnonzero(wrong)[:MOST_PROBLEMS]:
+        problems.append(_unexpected(name, int(row), values[row], field))
+    return made
+
+
+def _micros(value: Any) -> float:
+    """NaN for missing, infinity for what is no time."""
+    if value is None:
+        return float("nan")
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return float("inf")
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        gone = moment - _EPOCH
+        return float((gone.days * 86_400 + gone.seconds) * 1_000_000 + gone.microseconds)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("inf")
+
+
+def _texts(name: str, values: Any, field: Field, problems: list[Problem]) -> list[Any]:
+    """The strings as a list; bytes are UTF-8."""
+    found = values.tolist() if isinstance(values, np.ndarray) else values
+    kinds = set(map(type, found))
+    if kinds <= {str} or (not field.required and kinds <= {str, type(None)}):
+        return list(found)
+    made: list[Any] = []
+    for row, value in enumerate(found):
+        text = value
+        if isinstance(value, bytes):
+            try:
+                text = value.decode()
+            except UnicodeDecodeError:
+                text = value
+        missing = _missing(value)
+        if (missing and field.required) or not (missing or isinstance(text, str)):
+            if len(problems) < MOST_PROBLEMS:
+                problems.append(_unexpected(name, row, value, field))
+            text = ""
+        made.append(None if missing else text)
+    return made
+
+
+def _unseen(name: str, values: list[Any], known: frozenset[str], problems: list[Problem]) -> None:
+    reported = {problem.path for problem in problems}
+    shown = ", ".join(sorted(known)[:10]) + (", ..." if len(known) > 10 else "")
+    for row, value in enumerate(values):
+        path = f"inputs.{name}[{row}]"
+        if value is not None and value not in known and path not in reported:
+            problems.append(Problem(path, f"{_shown(value)} was never seen in training, expected one of {shown}"))
+            if len(problems) >= MOST_PROBLEMS:
+                return

@@ -15,8 +15,10 @@ from click.testing import CliRunner
 
 from modelkeep.cli import exits
 from modelkeep.cli.main import COMMANDS, cli
+from modelkeep.cli.progress import Shown, watching
 from modelkeep.cli.reference import write
 from modelkeep.core import errors
+from modelkeep.core.ports import Silent
 
 PROGRAM = Path(sys.executable).parent / "modelkeep"
 HEAVY = (
@@ -132,6 +134,40 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(click.Group, "invoke", stopped)
     assert CliRunner().invoke(cli, ["schema"]).exit_code == 130
+
+
+def test_the_unforeseen_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr(click.Group, "invoke", broken)
+    found = CliRunner().invoke(cli, ["schema", "--json"])
+    assert found.exit_code == 70
+    assert json.loads(found.stdout)["error"]["message"] == "ZeroDivisionError: nobody foresaw this"
+    assert "Traceback" in found.stderr
+
+
+def test_progress_is_drawn_only_after_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Shown()
+    shown.step("snapshot", 1, 1)
+    shown.close()
+    assert capsys.readouterr().err == ""
+    shown = Shown()
+    shown.step("snapshot", 1, 1)
+    shown.started -= 2
+    for done in range(1000):
+        shown.step("train", done, 1000, f"trial {done} [not markup]")
+    shown.step("train", 1000, 1000, "done [really]")
+    shown.close()
+    drawn = capsys.readouterr().err
+    assert "snapshot" in drawn
+    assert "train" in drawn
+    assert "done [really]" in drawn
+
+
+def test_progress_is_silent_without_a_terminal() -> None:
+    with watching() as progress:
+        assert isinstance(progress, Silent)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

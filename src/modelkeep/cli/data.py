@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import glob
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from modelkeep.cli.common import declared, example, file_option, json_option, model_of, opened
 from modelkeep.cli.output import moment, print_json, say, short, table, text
 from modelkeep.cli.progress import watching
-from modelkeep.core.errors import Conflict, Invalid, NotFound, Unavailable
-
-if TYPE_CHECKING:
-    from modelkeep.spec.declaration import Declaration
+from modelkeep.core.errors import NotFound
 
 
 @click.group(epilog=example("modelkeep data list", "modelkeep data show flights", "modelkeep data quarantine"))
@@ -68,14 +63,14 @@ def list_snapshots(name: str | None, file: Path, as_json: bool) -> None:
 @json_option
 def show_snapshot(ref: str | None, file: Path, as_json: bool) -> None:
     """Show a snapshot: columns, types, missing values, ranges, distributions."""
-    from modelkeep.cli.snapshots import find, profile
+    from modelkeep.cli.snapshots import find
     from modelkeep.data.snapshots import Snapshots
 
     with opened(file) as keep:
         with keep.db.read() as conn:
             record = find(conn, model_of(ref, file))
-        snapshot = Snapshots(keep.db, keep.blobs).get(record.digest)
-        summary = profile(keep, snapshot.profile)
+        store = Snapshots(keep.db, keep.blobs)
+        summary = store.profile(store.get(record.digest)).summary()
     if as_json:
         print_json({"snapshot": record, "profile": summary})
         return
@@ -90,44 +85,33 @@ def show_snapshot(ref: str | None, file: Path, as_json: bool) -> None:
 
 
 def _column(name: str, of: dict[str, Any]) -> tuple[Any, ...]:
-    top = of.get("top") or ()
-    first = top[0] if top else None
-    most = first.get("value") if isinstance(first, dict) else first[0] if first else None
-    return (
-        name,
-        of.get("kind"),
-        of.get("missing"),
-        of.get("distinct"),
-        of.get("min"),
-        of.get("mean"),
-        of.get("max"),
-        most,
-    )
+    top = of.get("top")
+    shown = ("kind", "missing", "distinct", "min", "mean", "max")
+    return (name, *(of.get(key) for key in shown), top[0][0] if top else None)
 
 
 @data.command(
     epilog=example(
         "modelkeep data append                     # snapshot what is new in the source",
-        "modelkeep data append 2013-02.parquet     # put a file into the source's folder first",
+        "modelkeep data append late-rows.parquet   # rows that come from elsewhere",
     )
 )
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @file_option
 @json_option
 def append(files: tuple[Path, ...], file: Path, as_json: bool) -> None:
-    """Snapshot the source again; only new or changed partitions are read. FILES are put into it first."""
+    """Snapshot the source again, reading only new or changed partitions; or add the rows of FILES."""
     from modelkeep.data.snapshots import Snapshots
-    from modelkeep.registry import snapshots
 
     declaration = declared(file)
     with opened(file, declaration) as keep, watching(quiet=as_json) as progress:
-        if files:
-            _put_into(_folder(declaration, keep.base), files)
-        with keep.db.read() as conn:
-            before = snapshots.latest(conn, declaration.model)
-        taken = Snapshots(keep.db, keep.blobs).take(
-            declaration.data, declaration.model, keep.base, keep.clock.now(), progress
-        )
+        store = Snapshots(keep.db, keep.blobs)
+        name, now = declaration.model, keep.clock.now()
+        before = store.latest(name)
+        if before is None or not files:
+            taken = store.take(declaration.data, name, keep.base, now, progress)
+        for given in files:
+            taken = store.append(name, given, now)
     new = taken.rows - (before.rows if before else 0)
     if as_json:
         print_json({"digest": taken.digest, "rows": taken.rows, "new_rows": new})
@@ -135,37 +119,6 @@ def append(files: tuple[Path, ...], file: Path, as_json: bool) -> None:
         say(f"nothing new: {taken.rows:,} rows, {short(taken.digest)}")
     else:
         say(f"{taken.rows:,} rows ({new:+,}), snapshot {short(taken.digest)}")
-
-
-def _folder(declaration: Declaration, base: Path) -> Path:
-    """The folder that a folder or glob source reads from."""
-    source = declaration.data.source
-    if not isinstance(source, str) or "://" in source:
-        raise Invalid("files can be appended only to a source that is a folder or a glob", path="data.source")
-    path = base / source
-    folder = path.parent if glob.has_magic(path.name) else path
-    if not folder.is_dir() or glob.has_magic(str(folder)):
-        raise Invalid(f"{source!r} is not a folder or a glob in one; nothing can be put there", path="data.source")
-    return folder
-
-
-def _put_into(folder: Path, files: tuple[Path, ...]) -> None:
-    """All or none under their final names; a reader never sees half a file."""
-    there = [file.name for file in files if (folder / file.name).exists()]
-    if there:
-        raise Conflict(f"{folder} already has {', '.join(there)}")
-    parts: list[tuple[Path, Path]] = []
-    try:
-        for file in files:
-            part = folder / f".{file.name}.part"
-            parts.append((part, folder / file.name))
-            shutil.copyfile(file, part)
-        for part, whole in parts:
-            part.replace(whole)
-    except OSError as error:
-        for part, _ in parts:
-            part.unlink(missing_ok=True)
-        raise Unavailable(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 @data.command(epilog=example("modelkeep data diff 3f9a2c flights", "modelkeep data diff 3f9a2c 77be01 --json"))
@@ -207,7 +160,7 @@ def print_difference(found: Any) -> None:
 def export(ref: str, out: Path, columns: str | None, file: Path, as_json: bool) -> None:
     """Write a snapshot's rows to a file: .parquet, .csv, .jsonl or .arrow."""
     from modelkeep.cli.snapshots import find
-    from modelkeep.cli.tables import write_table
+    from modelkeep.cli.tables import write_tables
     from modelkeep.data.snapshots import Snapshots
 
     wanted = [name.strip() for name in columns.split(",")] if columns else None
@@ -215,12 +168,11 @@ def export(ref: str, out: Path, columns: str | None, file: Path, as_json: bool) 
         with keep.db.read() as conn:
             record = find(conn, ref)
         store = Snapshots(keep.db, keep.blobs)
-        rows = store.scan(store.get(record.digest), wanted)
-        write_table(rows, out)
+        rows = write_tables(store.tables(store.get(record.digest), wanted), out)
     if as_json:
-        print_json({"file": str(out), "rows": rows.num_rows, "columns": rows.column_names})
+        print_json({"file": str(out), "rows": rows})
     else:
-        say(f"wrote {rows.num_rows:,} rows to {text(out)}")
+        say(f"wrote {rows:,} rows to {text(out)}")
 
 
 @data.command(epilog=example("modelkeep data quarantine", "modelkeep data quarantine --out failing.csv"))
@@ -231,7 +183,7 @@ def export(ref: str, out: Path, columns: str | None, file: Path, as_json: bool) 
 @json_option
 def quarantine(name: str | None, out: Path | None, limit: int, file: Path, as_json: bool) -> None:
     """Show the rows that failed the data checks, each with the reason."""
-    from modelkeep.cli.tables import write_table
+    from modelkeep.cli.tables import write_tables
     from modelkeep.lifecycle.tables import open_table
     from modelkeep.store import stages
 
@@ -245,7 +197,7 @@ def quarantine(name: str | None, out: Path | None, limit: int, file: Path, as_js
         rows = open_table(keep.blobs, digest) if digest else None
     count = rows.num_rows if rows is not None else 0
     if out is not None and rows is not None:
-        write_table(rows, out)
+        write_tables([rows], out)
     shown = rows.slice(0, limit).to_pylist() if rows is not None else []
     if as_json:
         print_json({"model": model, "rows": count, "sample": shown, "file": str(out) if out and count else None})

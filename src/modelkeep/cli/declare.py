@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modelkeep.cli.common import DEFAULT_FILE, example, file_option, json_option
-from modelkeep.cli.output import print_json, say
+from modelkeep.cli.output import print_json, say, text
 from modelkeep.core.errors import Conflict, Unavailable
 
 
@@ -30,19 +30,19 @@ def init(datafile: Path, file: Path, force: bool, as_json: bool) -> None:
     file = file / DEFAULT_FILE if file.is_dir() else file
     if file.exists() and not force:
         raise Conflict(f"{file} is there already", hint="write over it with --force, or name another with --file")
-    text = declare(datafile)
-    declaration = load_text(text, str(file))
+    written = declare(datafile)
+    declaration = load_text(written, str(file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         fresh = file.with_name(file.name + ".new")
-        fresh.write_text(text, encoding="utf-8")
+        fresh.write_text(written, encoding="utf-8")
         fresh.replace(file)
     except OSError as error:
         raise Unavailable(f"cannot write {file}: {error.strerror}") from error
     if as_json:
         print_json({"file": str(file), "model": declaration.model, "target": declaration.data.target})
         return
-    say(f"wrote [bold]{file}[/] for model [bold]{declaration.model}[/], target [bold]{declaration.data.target}[/]")
+    say(f"wrote [bold]{text(file)}[/]: model {declaration.model}, target {text(declaration.data.target)}")
     say("read it, change what you know better, then: [bold]modelkeep plan[/]")
 
 

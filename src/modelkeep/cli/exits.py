@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ INVALID = 2
 NOT_FOUND = 3
 UNAVAILABLE = 4
 DAMAGED = 5
+UNEXPECTED = 70
 INTERRUPTED = 130
 
 _CODES: tuple[tuple[type[errors.ModelkeepError], str, int], ...] = (
@@ -80,6 +82,19 @@ def print_error(kind: str, message: str, *, hint: str = "", problems: list[dict[
     if problems:
         found["problems"] = problems
     print_json({"error": found})
+
+
+def unexpected(error: Exception, *, as_json: bool) -> int:
+    """An error nobody foresaw: the traceback is what whoever mends it needs."""
+    traceback.print_exception(error)
+    message = f"{type(error).__name__}: {error}"
+    if as_json:
+        print_error("internal", message, hint="this is a fault of modelkeep; please report it with the traceback")
+    else:
+        click.echo(
+            click.style("this is a fault of modelkeep", bold=True) + "; please report it with the above", err=True
+        )
+    return UNEXPECTED
 
 
 def interrupted() -> int:

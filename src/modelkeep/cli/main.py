@@ -92,6 +92,8 @@ class Commands(click.Group):
             code = exits.interrupted()
         except BrokenPipeError:
             code = exits.reader_gone()
+        except Exception as error:
+            code = exits.unexpected(error, as_json="--json" in words)
         sys.exit(code if isinstance(code, int) else 0)
 
 

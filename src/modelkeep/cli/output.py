@@ -40,12 +40,13 @@ def table(
 ) -> None:
     """A table for people; the columns in ``right`` are numbers."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     numbers = set(right)
     shown = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        shown.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+        shown.add_column(escape(name), justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(text(item) for item in row))
     console().print(shown)

@@ -58,9 +58,9 @@ def predict(
     given = _one_row(values, signature) if rows is None else _rows(rows, signature)
     answers = _answers(runtimes.load(files), signature, given)
     if out is not None:
-        from modelkeep.cli.tables import write_table
+        from modelkeep.cli.tables import write_tables
 
-        write_table(_beside(given, answers), out)
+        write_tables([_beside(given, answers)], out)
     if as_json:
         print_json({"version": found.name, "rows": given.num_rows, "predictions": answers})
         return

@@ -42,11 +42,3 @@ def compare(keep: Keep, before: str, after: str) -> Any:
 
     store = Snapshots(keep.db, keep.blobs)
     return store.diff(store.get(before), store.get(after))
-
-
-def profile(keep: Keep, digest: str) -> dict[str, Any]:
-    """The summary of a kept profile."""
-    from modelkeep.stats.profile import Profile
-
-    with keep.blobs.open(digest) as stream:
-        return Profile.from_bytes(stream.read()).summary()

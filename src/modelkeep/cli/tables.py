@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from modelkeep.core.errors import Invalid, NotFound, Unavailable
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_WRITABLE = (".csv", ".parquet", ".jsonl", ".ndjson", ".arrow", ".feather")
 _READABLE = ".csv, .parquet, .json, .jsonl, .ndjson, .arrow or .feather"
 
 
@@ -65,38 +68,67 @@ def _json(path: Path) -> pa.Table:
         raise Invalid(f"{path} is not JSON: {error}") from None
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a file whole or not at all.
+def write_tables(tables: Iterable[pa.Table], path: Path) -> int:
+    """Write a file whole or not at all, table by table: the rows together need not fit into memory.
+
+    Returns:
+        How many rows.
 
     Raises:
-        Invalid: The name does not say a known format.
+        Invalid: The name does not say a known format, or the format cannot hold a column's type.
         Unavailable: It cannot be written.
     """
-    from pyarrow import csv, feather, parquet
+    import pyarrow as pa
 
-    writers = {
-        ".csv": csv.write_csv,
-        ".parquet": parquet.write_table,
-        ".arrow": feather.write_feather,
-        ".feather": feather.write_feather,
-        ".jsonl": _write_lines,
-        ".ndjson": _write_lines,
-    }
-    writer = writers.get(path.suffix.lower())
-    if writer is None:
-        raise Invalid(f"{path}: the name does not say the format; expected {', '.join(writers)}")
+    if path.suffix.lower() not in _WRITABLE:
+        raise Invalid(f"{path}: the name does not say the format; expected {', '.join(_WRITABLE)}")
     fresh = path.with_name(path.name + ".new")
+    rows = 0
     try:
-        writer(table, str(fresh))
+        with contextlib.ExitStack() as stack:
+            writer = None
+            for table in tables:
+                writer = writer or stack.enter_context(_writer(path.suffix.lower(), fresh, table.schema))
+                writer.write_table(table)
+                rows += table.num_rows
         fresh.replace(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        fresh.unlink(missing_ok=True)
+        raise Invalid(f"{path} cannot hold these rows: {str(error).splitlines()[0]}") from None
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise Unavailable(f"cannot write {path}: {error.strerror or error}") from error
+    return rows
 
 
-def _write_lines(table: pa.Table, path: str) -> None:
-    import msgspec
+def _writer(suffix: str, path: Path, schema: pa.Schema) -> Any:
+    from pyarrow import csv, ipc, parquet
 
-    with Path(path).open("wb") as out:
+    match suffix:
+        case ".csv":
+            return csv.CSVWriter(str(path), schema)
+        case ".parquet":
+            return parquet.ParquetWriter(str(path), schema)
+        case ".arrow" | ".feather":
+            return ipc.new_file(str(path), schema)
+    return _Lines(path)
+
+
+class _Lines:
+    """JSON lines with the interface of Arrow's writers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> _Lines:
+        self.file = self.path.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write_table(self, table: pa.Table) -> None:
+        import msgspec
+
         for batch in table.to_batches(max_chunksize=10_000):
-            out.write(msgspec.json.Encoder().encode_lines(batch.to_pylist()))
+            self.file.write(msgspec.json.Encoder().encode_lines(batch.to_pylist()))

@@ -68,7 +68,7 @@ def experiment(conn: Connection, name: str, now: float) -> int:
     return int(conn.execute(query).scalar_one())
 
 
-def create(  # noqa: PLR0917
+def create(
     conn: Connection,
     experiment_id: int,
     name: str,

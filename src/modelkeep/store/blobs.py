@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,10 +15,9 @@ from blake3 import blake3
 from modelkeep.core.errors import Damaged, Invalid, NotFound, Problem
 from modelkeep.core.ports import BlobStore, Progress, Silent
 from modelkeep.store.bytestores import Batch, ByteStore, open_bytes
-from modelkeep.store.chunks import LIST, SMALL, ChunkList, cut, digest_of, pack, unpack
+from modelkeep.store.chunks import LIST, SMALL, Buffer, ChunkList, cut, digest_of, pack, read_fully, unpack
 
 _SEAL_EVERY = 32 * 1024 * 1024
-_READ_AT_ONCE = 1024 * 1024
 
 
 def open_blobs(url: str) -> Blobs:
@@ -131,7 +132,10 @@ class Blobs:
 
 
 class _Incoming:
-    """Blobs on their way in: all chunks are made durable before any blob that needs them shows."""
+    """Blobs on their way in: all chunks are made durable before any blob that needs them shows.
+
+    While one batch of chunks is flushed to disk, the next is cut and hashed.
+    """
 
     def __init__(self, store: ByteStore) -> None:
         self._store = store
@@ -139,6 +143,8 @@ class _Incoming:
         self._blobs: Batch = store.batch()
         self._unsealed = 0
         self._seen: set[str] = set()
+        self._sealing: Future[None] | None = None
+        self._sealer: ThreadPoolExecutor | None = None
         self.size = 0  # of the blob added last
 
     def __enter__(self) -> _Incoming:
@@ -146,22 +152,30 @@ class _Incoming:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
+            if self._sealing is not None:
+                self._sealing.result()
             if kind is None:
                 self._chunks.seal()
                 self._blobs.seal()
         finally:
             self._chunks.drop()
             self._blobs.drop()
+            if self._sealer is not None:
+                self._sealer.shutdown()
 
     def add(self, given: BinaryIO | bytes) -> str:
-        stream = io.BytesIO(given) if isinstance(given, bytes | bytearray | memoryview) else given
-        first = _read_up_to(stream, SMALL + 1)
-        if len(first) <= SMALL:
-            self.size = len(first)
-            digest = digest_of(first)
-            self._keep(self._blobs, _name("blobs", digest), lambda: pack(first))
-            return digest
-        return self._cut(_Joined(first, stream))
+        if isinstance(given, bytes | bytearray | memoryview):
+            first: bytes = bytes(given)
+            if len(first) > SMALL:
+                return self._cut(io.BytesIO(first))
+        else:
+            first = read_fully(given, SMALL + 1)
+            if len(first) > SMALL:
+                return self._cut(_Joined(first, given))
+        self.size = len(first)
+        digest = digest_of(first)
+        self._keep(self._blobs, _name("blobs", digest), lambda: pack(first))
+        return digest
 
     def _cut(self, stream: Any) -> str:
         whole = blake3()
@@ -170,44 +184,52 @@ class _Incoming:
             whole.update(chunk)
             name = digest_of(chunk)
             chunks.append((name, len(chunk)))
-            self._keep(self._chunks, _name("chunks", name), lambda data=chunk: pack(data))  # type: ignore[misc]
+            self._unsealed += self._keep(self._chunks, _name("chunks", name), partial(pack, chunk))
+            if self._unsealed > _SEAL_EVERY:
+                self._seal_chunks()
         listed = ChunkList.of(chunks)
         self.size = listed.size
         digest = whole.hexdigest()
         self._keep(self._blobs, _name("blobs", digest), lambda: (listed.to_bytes(digest),))
         return digest
 
-    def _keep(self, batch: Batch, name: str, payload: Callable[[], tuple[bytes, ...]]) -> None:
-        if name in self._seen or self._store.exists(name):
-            return
+    def _keep(self, batch: Batch, name: str, payload: Callable[[], tuple[Buffer, ...]]) -> int:
+        """Add an object unless it is there; returns how many bytes that took."""
+        if name in self._seen:
+            return 0
         self._seen.add(name)
+        if self._store.exists(name):
+            batch.touch(name)
+            return 0
         pieces = payload()
         batch.add(name, pieces)
-        if batch is self._chunks:
-            self._unsealed += sum(map(len, pieces))
-            if self._unsealed > _SEAL_EVERY:
-                batch.seal()
-                self._unsealed = 0
+        return sum(map(len, pieces))
+
+    def _seal_chunks(self) -> None:
+        if self._sealer is None:
+            self._sealer = ThreadPoolExecutor(1, thread_name_prefix="modelkeep-seal")
+        if self._sealing is not None:
+            self._sealing.result()
+        self._sealing = self._sealer.submit(_seal, self._chunks)
+        self._chunks, self._unsealed = self._store.batch(), 0
 
 
-class _Joined(io.RawIOBase):
+def _seal(batch: Batch) -> None:
+    try:
+        batch.seal()
+    finally:
+        batch.drop()
+
+
+class _Joined:
     """Bytes read already, followed by the rest of their stream."""
 
     def __init__(self, first: bytes, rest: BinaryIO) -> None:
-        self._first, self._rest = memoryview(first), rest
+        self._first, self._rest = first, rest
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._first:
-            data = self._rest.read(len(buffer))
-            buffer[: len(data)] = data
-            return len(data)
-        count = min(len(buffer), len(self._first))
-        buffer[:count] = self._first[:count]
-        self._first = self._first[count:]
-        return count
+    def read(self, size: int) -> bytes:
+        first, self._first = self._first, b""
+        return first + self._rest.read(size - len(first))
 
 
 class _Reader(io.RawIOBase):
@@ -307,14 +329,6 @@ def _put_one(blobs: BlobStore, given: bytes | Path) -> str:
         return blobs.put(given)
     with given.open("rb") as file:
         return blobs.put(file)
-
-
-def _read_up_to(stream: BinaryIO, size: int) -> bytes:
-    pieces = []
-    while size > 0 and (piece := stream.read(size)):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
 
 
 def _name(folder: str, digest: str) -> str:

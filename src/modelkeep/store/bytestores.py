@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
 from obstore.store import from_url
 
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
+from modelkeep.store.chunks import Buffer
 
 _FSYNCS = 8  # at once: a journalling file system then answers them with few flushes
 _STALE = 24 * 3600.0
@@ -25,8 +26,12 @@ _STALE = 24 * 3600.0
 class Batch(Protocol):
     """Objects on their way in."""
 
-    def add(self, name: str, payload: Sequence[bytes]) -> None:
+    def add(self, name: str, payload: Sequence[Buffer]) -> None:
         """Hand over one object, given in pieces. It need not be visible before the batch is sealed."""
+        ...
+
+    def touch(self, name: str) -> None:
+        """Make durable, too, an object that somebody else may be in the middle of adding."""
         ...
 
     def seal(self) -> None:
@@ -121,8 +126,13 @@ class FolderBatch:
     def __init__(self, root: Path, drafts: Path, pool: ThreadPoolExecutor) -> None:
         self._root, self._drafts, self._pool = root, drafts, pool
         self._waiting: dict[str, tuple[int, Path]] = {}
+        self._touched: set[Path] = set()
 
-    def add(self, name: str, payload: Sequence[bytes]) -> None:
+    def touch(self, name: str) -> None:
+        # Whatever has a name has been flushed; only its folder's entry may not have been.
+        self._touched.add((self._root / name).parent)
+
+    def add(self, name: str, payload: Sequence[Buffer]) -> None:
         if name in self._waiting:
             return
         draft = self._drafts / secrets.token_hex(12)
@@ -134,11 +144,9 @@ class FolderBatch:
 
     def seal(self) -> None:
         waiting = list(self._waiting.items())
-        if not waiting:
-            return
+        folders, self._touched = self._touched, set()
         with _disk(self._root):
             self._each(os.fsync, [file for _, (file, _) in waiting])
-            folders = set()
             for name, (file, draft) in waiting:
                 os.close(file)
                 del self._waiting[name]
@@ -151,6 +159,7 @@ class FolderBatch:
             with contextlib.suppress(OSError):
                 draft.unlink()
         self._waiting.clear()
+        self._touched.clear()
 
     def _each(self, do: Any, items: Sequence[Any]) -> None:
         if len(items) == 1:
@@ -232,7 +241,10 @@ class BucketBatch:
         self._bucket, self._pool = bucket, pool
         self._sent: list[Any] = []
 
-    def add(self, name: str, payload: Sequence[bytes]) -> None:
+    def touch(self, name: str) -> None:
+        """An object that can be seen is durable already."""
+
+    def add(self, name: str, payload: Sequence[Buffer]) -> None:
         self._sent.append(self._pool.submit(self._bucket.put, name, b"".join(payload)))
 
     def seal(self) -> None:
@@ -246,7 +258,7 @@ class BucketBatch:
         self._sent = []
 
 
-def _write(file: int, piece: bytes) -> None:
+def _write(file: int, piece: Buffer) -> None:
     view = memoryview(piece)
     while view:
         view = view[os.write(file, view) :]

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import zstandard
 from blake3 import blake3
@@ -19,31 +19,62 @@ from pyfastcdc import FastCDC
 
 from modelkeep.core.errors import Damaged
 
+Buffer = bytes | memoryview
+
 SMALL = 64 * 1024
 """Bytes up to which a blob is kept in one piece, without a list."""
 
 RAW, ZSTD, LIST = b"r", b"z", b"l"
 
 _AVERAGE, _LEAST, _MOST = 256 * 1024, 64 * 1024, 1024 * 1024
+_READ = 8 * 1024 * 1024
 _SAMPLE = 4 * 1024
 _PAYS = 0.92  # packed size over plain size above which reading it faster is worth more than the space
 _ENTRY = struct.Struct("<32sI")
 _HEAD = struct.Struct("<32s32sQ")  # BLAKE3 of what follows, digest of the blob, number of chunks
 
 
-def digest_of(data: Any) -> str:
+def digest_of(data: Buffer) -> str:
     """BLAKE3 of bytes, 64 hexadecimal characters."""
     return blake3(data).hexdigest()
 
 
-def cut(stream: BinaryIO) -> Iterator[bytes]:
-    """Cut a stream into chunks of 64 KiB to 1 MiB. Memory: a few chunks."""
+def cut(stream: BinaryIO) -> Iterator[memoryview]:
+    """Cut a stream into chunks of 64 KiB to 1 MiB (the last may be shorter). Memory: some 16 MiB.
+
+    A cut depends on at most 1 MiB after the cut before it; so a chunk is final once so much has been read.
+    """
     cutter = FastCDC(_AVERAGE, min_size=_LEAST, max_size=_MOST, normalized_chunking=2)
-    for chunk in cutter.cut_stream(stream):
-        yield bytes(chunk.data)
+    held = b""
+    while True:
+        fresh = read_fully(stream, _READ)
+        held += fresh
+        ended = len(fresh) < _READ
+        done = 0
+        for chunk in cutter.cut_buf(held):
+            if not ended and chunk.offset + _MOST > len(held):
+                break
+            done = chunk.offset + chunk.length
+            yield memoryview(held)[chunk.offset : done]
+        held = held[done:]
+        if ended:
+            return
 
 
-def pack(data: bytes) -> tuple[bytes, bytes]:
+def read_fully(stream: BinaryIO, size: int) -> bytes:
+    """Bytes of a stream that may give fewer than asked for; fewer than ``size`` only at its end."""
+    first = stream.read(size)
+    if len(first) == size or not first:
+        return first
+    pieces = [first]
+    left = size - len(first)
+    while left and (piece := stream.read(left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def pack(data: Buffer) -> tuple[bytes, Buffer]:
     """What is written for ``data``: one byte that says how, and the bytes."""
     if len(data) < 128 or not _seems_packable(data):
         return RAW, data
@@ -69,12 +100,12 @@ def unpack(stored: bytes, digest: str, most: int = _MOST) -> bytes:
     return data
 
 
-def _seems_packable(data: bytes) -> bool:
+def _seems_packable(data: Buffer) -> bool:
     """Try a sample from the beginning, the middle and the end, so that packed data is not packed again."""
     if len(data) <= 4 * _SAMPLE:
         return True
     middle = (len(data) - _SAMPLE) // 2
-    sample = data[:_SAMPLE] + data[middle : middle + _SAMPLE] + data[-_SAMPLE:]
+    sample = b"".join((data[:_SAMPLE], data[middle : middle + _SAMPLE], data[-_SAMPLE:]))
     return len(zstandard.ZstdCompressor(level=1).compress(sample)) < 0.95 * len(sample)
 
 

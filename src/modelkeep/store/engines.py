@@ -79,6 +79,10 @@ def writing(url: URL) -> Engine:
         with turns.mine(PATIENCE):
             _patiently(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
+    @event.listens_for(engine, "engine_disposed")
+    def close(_: Engine) -> None:
+        turns.close()  # in a forked child too: its copy of the file would share the parent's lock
+
     return engine
 
 

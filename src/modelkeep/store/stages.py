@@ -11,9 +11,7 @@ from modelkeep.store.bulk import decode, encode
 from modelkeep.store.tables import stages
 
 
-def remember(  # noqa: PLR0917
-    conn: Connection, key: str, stage: str, model: str, result: dict[str, Any], now: float
-) -> None:
+def remember(conn: Connection, key: str, stage: str, model: str, result: dict[str, Any], now: float) -> None:
     """Keep the result of a stage; a later result for the same key replaces it.
 
     Args:

@@ -23,7 +23,6 @@ class Turns:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
-        self._pid = 0
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -37,11 +36,18 @@ class Turns:
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
+    def close(self) -> None:
+        """Let go of the lock file; the next turn opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
     def _open(self) -> int:
-        # A forked child shares its parent's open file, and with it the parent's lock: it needs its own.
-        if self._file is None or self._pid != os.getpid():
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            self._pid = os.getpid()
+        if self._file is None:
+            try:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise Unavailable(f"the lock file {self._path} cannot be opened: {error.strerror}") from error
         return self._file
 
 

@@ -363,3 +363,15 @@ def test_python_objects_are_checked_like_yaml() -> None:
 def test_builtins_omit_defaults_whoever_wrote_them() -> None:
     spelt_out = load_text(body(train="{seed: 0, params: {}}", deploy="{replicas: {min: 1}}"))
     assert to_builtins(spelt_out) == {"model": "m", "data": {"source": "rows.csv", "target": "y"}}
+
+
+@pytest.mark.parametrize("value", [10**400, "\ud800", b"x", {1, 2}])
+def test_values_no_file_can_hold_are_refused(value: object) -> None:
+    with pytest.raises(Invalid) as caught:
+        check(Declaration(model="m", data=minimal(), train=Train(params={"a": [value]})))
+    assert caught.value.problems[0].path == "train.params.a[0]"
+
+
+def test_numbers_beyond_reason_are_refused() -> None:
+    assert "out of range" in problems_of(body(train=f"{{seed: {'9' * 299}}}"))["train.seed"].message
+    assert "text" in problems_of(body(train=f"{{seed: {'9' * 5000}}}"))["train.seed"].message

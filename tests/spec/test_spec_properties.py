@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spec_strategies import DECLARATIONS
+from test_spec_loading import BLUEPRINT
 
 from modelkeep.core.digests import of_value
 from modelkeep.core.errors import Invalid
@@ -70,3 +71,19 @@ def test_a_damaged_declaration_is_refused_or_read_never_more(
         assert isinstance(from_builtins(builtins), Declaration)
     except Invalid as error:
         assert error.problems
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(0, len(BLUEPRINT)),
+    st.integers(0, 40),
+    st.text(max_size=5)
+    | st.sampled_from(["\n", "  ", "- ", ": ", "[", "}", "&a ", "*a", "!!int ", "'", "|", "<<: ", "\t"]),
+)
+def test_an_edited_file_is_refused_or_read_never_more(at: int, cut: int, put: str) -> None:
+    text = BLUEPRINT[:at] + put + BLUEPRINT[at + cut :]
+    try:
+        assert isinstance(load_text(text, "m.yaml"), Declaration)
+    except Invalid as error:
+        lines = text.count("\n") + 2
+        assert all(problem.file == "m.yaml" and problem.line <= lines for problem in error.problems)

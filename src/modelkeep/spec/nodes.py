@@ -7,6 +7,7 @@ they can hurt, and plain scalars follow the core schema of YAML 1.2 (https://yam
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ MAX_DEPTH = 60
 
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?[0-9]{1,300}")
+_HUGE = 10**300
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _RADIX = re.compile(r"0o[0-7]{1,100}|0x[0-9a-fA-F]{1,100}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _INFINITY = re.compile(r"([-+]?)\.(?:inf|Inf|INF)")
@@ -72,7 +75,7 @@ def resolve(text: str) -> str | int | float | bool | None:
         return _WORDS[text]
     if _INT.fullmatch(text):
         return int(text)
-    if _FLOAT.fullmatch(text):
+    if _FLOAT.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
     if _RADIX.fullmatch(text):
         return int(text, 0)
@@ -97,6 +100,10 @@ def from_value(value: Any, path: str = "", depth: int = 0) -> Node:
     if depth > MAX_DEPTH:
         raise Invalid(f"nested more than {MAX_DEPTH} deep", path=path)
     if value is None or isinstance(value, str | int | float):
+        if isinstance(value, int) and abs(value) >= _HUGE:
+            raise Invalid("a number with more than 300 digits", path=path)
+        if isinstance(value, str) and _SURROGATE.search(value):
+            raise Invalid("text with a lone surrogate, which no file can hold", path=path)
         return Node(value)
     if isinstance(value, Mapping):
         entries = {

@@ -115,6 +115,25 @@ def test_writing_inside_a_write_is_refused_and_does_not_hang(db: Database) -> No
     assert names(db) == set()
 
 
+def test_cancelled_work_is_not_done_and_harms_no_other(db: Database) -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def hold(conn: Connection) -> None:
+        inside.set()
+        gate.wait(10)
+
+    first = db.submit(hold)
+    assert inside.wait(10)
+    futures = [db.submit(put(name)) for name in ("a", "b", "c")]
+    assert not first.cancel()
+    assert futures[0].cancel()
+    assert futures[1].cancel()
+    gate.set()
+    assert futures[2].result(10) == "c"
+    assert db.write(put("d")) == "d"
+    assert names(db) == {"c", "d"}
+
+
 def test_concurrent_writers_share_commits(sqlite_url: str) -> None:
     db = Database.open(sqlite_url)
     commits = 0

@@ -68,7 +68,8 @@ class Writer:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            self._transaction(item)
+            if item[1].set_running_or_notify_cancel():  # from here on it cannot be cancelled
+                self._transaction(item)
 
     def _transaction(self, first: _Item) -> None:
         taken = [first]
@@ -103,13 +104,14 @@ class Writer:
         return outcomes
 
     def _gather(self, taken: list[_Item]) -> None:
+        """Take one more work that is waiting, if any."""
         try:
             item = self._queue.get_nowait()
         except queue.Empty:
             return
         if item is None:
             self._queue.put(None)  # closing: the loop must see it after this transaction
-        else:
+        elif item[1].set_running_or_notify_cancel():
             taken.append(item)
 
 

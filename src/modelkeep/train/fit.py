@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from msgspec.structs import replace
 from sklearn.pipeline import Pipeline
 
 from modelkeep.core.ports import Progress, Silent
 from modelkeep.spec.declaration import Train
 from modelkeep.train import auto, tune
-from modelkeep.train.algorithms import resolve
+from modelkeep.train.algorithms import Algorithm, resolve
 from modelkeep.train.fitting import fit_one, primary_metric, quietly
 from modelkeep.train.log import RunLog, Tried, Unlogged
 from modelkeep.train.task import Class, read_target
@@ -59,8 +60,8 @@ def fit(
 ) -> Fitted:
     """Train as declared. Equal arguments give equal models, given enough time for ``auto`` and ``tune``.
 
-    The transformer runs once over all rows, before tuning divides them; so scores of tuning lean on feature
-    statistics (means, vocabularies) of the held-out rows too, never on their targets.
+    The transformer runs once, before tuning divides the rows; so scores of tuning lean on feature statistics
+    (means, vocabularies) of held-out rows too, never on their targets.
 
     Args:
         train: The declaration's part.
@@ -71,31 +72,24 @@ def fit(
         base: The declaration's folder.
         log: Where parameters and trials are kept.
         progress: Who watches.
-        state: A folder where a killed tuning finds its finished trials again; None keeps them in memory.
+        state: A folder where a killed tuning finds its finished trials again; None keeps none.
 
     Raises:
-        Invalid: The declaration or the data cannot be trained on; the problem's path says which.
-        UserCodeFailed: The user's function or class raised, with its own traceback.
+        Invalid: The declaration or the data cannot be trained on; the path says which.
+        UserCodeFailed: The user's function or class raised.
         Unavailable: Out of memory.
     """
     log, progress = log or Unlogged(), progress or Silent()
     aim = read_target(train, table, target, base=base)
     metric = primary_metric(train.metric, aim.task, aim.classes)
     data = Training.of(table, inputs, aim, transformer)
-    name, given = train.algorithm, dict(train.params)
-    tried: tuple[Tried, ...] = ()
-    if name == "auto":
-        chosen = auto.choose(train, data, metric, base=base, log=log, progress=progress)
-        name, given, tried = chosen.algorithm, chosen.params, chosen.tried
-    algorithm = resolve(name, aim.task, base=base)
-    if train.tune is not None:
-        found = tune.search(train, algorithm, data, metric, log=log, progress=progress, state=state)
-        given, tried = found.params, found.tried
+    algorithm, given, tried = _settled(train, data, metric, base, log=log, progress=progress, state=state)
+    name = algorithm.name
     progress.step("fit", 0, 1, name)
     with quietly() as notes:
         model = fit_one(algorithm, given, data, seed=train.seed, log=log)
-    log.params({"algorithm": name, **model.params})
     progress.step("fit", 1, 1, name)
+    log.params({"algorithm": name, **model.params})
     return Fitted(
         pipeline=Pipeline([("features", model.features), ("model", model.estimator)]),
         algorithm=name,
@@ -106,3 +100,27 @@ def fit(
         tried=tried,
         notes=tuple(notes),
     )
+
+
+def _settled(
+    train: Train,
+    data: Training,
+    metric: str,
+    base: Path,
+    *,
+    log: RunLog,
+    progress: Progress,
+    state: Path | None,
+) -> tuple[Algorithm, dict[str, Any], tuple[Tried, ...]]:
+    """Which algorithm with which parameters, after ``auto`` and ``tune`` had their say."""
+    name, given = train.algorithm, dict(train.params)
+    tried: tuple[Tried, ...] = ()
+    if name == "auto":
+        chosen = auto.choose(train, data, metric, base=base, log=log, progress=progress)
+        name, given, tried = chosen.algorithm, chosen.params, chosen.tried
+    algorithm = resolve(name, data.task, base=base)
+    if train.tune:
+        tuned = replace(train, params=given)
+        found = tune.search(tuned, algorithm, data, metric, log=log, progress=progress, state=state)
+        given, tried = found.params, (*tried, *found.tried)
+    return algorithm, given, tried

@@ -194,7 +194,7 @@ def test_labels(home: Path) -> None:
 
 def test_doctor_finds_what_is_missing(home: Path) -> None:
     assert told("doctor")["ok"] is True
-    assert "✓ packages" in run("doctor").output
+    assert "✓ store" in run("doctor").output
     keep = open_keep(home)
     with keep.db.read() as conn:
         package = models.version(conn, "m", 1).package
@@ -202,7 +202,7 @@ def test_doctor_finds_what_is_missing(home: Path) -> None:
     keep.close()
     found = told("doctor", code=5)
     faults = {check["name"]: check["faults"] for check in found["checks"]}
-    assert "m@1" in faults["packages"][0]
+    assert "m@1" in faults["store"][0]
     assert run("doctor").exit_code == 5
 
 

@@ -44,7 +44,7 @@ def table(
     from rich.table import Table
 
     numbers = set(right)
-    shown = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
         shown.add_column(escape(name), justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:

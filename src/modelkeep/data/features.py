@@ -20,7 +20,8 @@ from sklearn.pipeline import Pipeline
 
 from modelkeep.core.errors import Invalid
 from modelkeep.data.columns import Kind, kinds, resolve
-from modelkeep.data.fitters import FITTERS, Fitter, State, TfidfFitter
+from modelkeep.data.encoders import FITTERS, TfidfFitter
+from modelkeep.data.fitters import Fitter, State
 from modelkeep.data.frames import plain, to_frame
 from modelkeep.formats.steps import DATE_PARTS, Numbers, Strings
 from modelkeep.spec.steps import DateParts, FeatureStep, Function, Tfidf

@@ -1,0 +1,67 @@
+"""A hash of rows that is the same on every machine, in every release, and whatever the table's other rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from modelkeep.spec.filters import quote_identifier as quote
+
+UInts = npt.NDArray[np.uint64]
+
+
+def ask(query: str, **tables: pa.Table) -> pa.Table:
+    """Run SQL over these tables, in a DuckDB that sees nothing else and downloads nothing.
+
+    Times with a zone are given in UTC without one: the zone's arithmetic is an extension of DuckDB.
+
+    Raises:
+        duckdb.Error: The query does not fit the tables.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "python_enable_replacements": "false",
+        "autoload_known_extensions": "false",
+    }
+    with duckdb.connect(config=config) as db:
+        for name, table in tables.items():
+            db.register(name, _without_zones(table))
+        return db.sql(query).to_arrow_table()
+
+
+def row_hashes(table: pa.Table, columns: Sequence[str], salt: str) -> UInts:
+    """MD5 (RFC 1321) of the salt and the canonical text of the columns; the last 8 bytes as a big-endian number.
+
+    The text of a whole number is the same whether its column holds integers or floats, so a row keeps its hash
+    when a missing value elsewhere turns the column to floats. Shape (rows,).
+    """
+    chosen = table.select(list(dict.fromkeys(columns)))
+    names = [f"c{index}" for index in range(chosen.num_columns)]
+    texts = [_text(name, field.type) for name, field in zip(names, chosen.schema, strict=True)]
+    # Unit separators keep ('a', 'bc') and ('ab', 'c') apart; a missing value is not the empty string.
+    joined = " || chr(31) || ".join(f"coalesce({text}, chr(0))" for text in texts)
+    made = ask(f"SELECT md5_number_lower('{salt}' || {joined}) AS h FROM rows", rows=chosen.rename_columns(names))
+    hashed: UInts = made.column("h").to_numpy().byteswap()
+    return hashed
+
+
+def _text(name: str, kind: pa.DataType) -> str:
+    column = quote(name)
+    if pa.types.is_floating(kind):
+        whole = f"{column} = floor({column}) AND abs({column}) < 9007199254740992"
+        return f"CASE WHEN {whole} THEN {column}::BIGINT::VARCHAR ELSE printf('%.17g', {column}) END"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return f"epoch_us({column}::TIMESTAMP)::VARCHAR"
+    return f"{column}::VARCHAR"
+
+
+def _without_zones(table: pa.Table) -> pa.Table:
+    fields = [
+        pa.field(f.name, pa.timestamp(f.type.unit)) if pa.types.is_timestamp(f.type) and f.type.tz else f
+        for f in table.schema
+    ]
+    wanted = pa.schema(fields)
+    return table if wanted.equals(table.schema) else table.cast(wanted)

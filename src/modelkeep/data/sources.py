@@ -1,0 +1,203 @@
+"""Sources: tables somewhere else, in partitions with cheap fingerprints.
+
+Files by path, folder, glob or object-store URL; a SQL query; a Python function.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import obstore
+import pyarrow as pa
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import from_url
+
+from modelkeep.core.errors import Invalid, NotFound, Unavailable
+from modelkeep.data.origins import FunctionOrigin, SqlOrigin
+from modelkeep.data.readers import READERS, File, pieces, schema
+from modelkeep.spec.declaration import Data, Origin
+from modelkeep.spec.steps import Cast
+
+_WILD = re.compile(r"[*?\[]")
+
+
+class TableSource(Protocol):
+    """The ``Source`` port, with whole pieces instead of batches: what snapshots read.
+
+    Promises: pieces fit in memory and come in a stable order; their types may widen from piece to piece.
+    """
+
+    def fingerprint(self) -> Mapping[str, str]: ...
+
+    def schema(self) -> pa.Schema: ...
+
+    def read(self, partition: str) -> Iterator[pa.RecordBatch]: ...
+
+    def pieces(self, partition: str) -> Iterator[pa.Table]: ...
+
+
+def open_source(data: Data, base: Path) -> TableSource:
+    """The source that ``data.source`` declares; nothing is read yet.
+
+    Args:
+        base: The declaration's folder: relative paths start there.
+
+    Raises:
+        Invalid: The address makes no sense.
+    """
+    if isinstance(data.source, Origin):
+        origin = data.source
+        if bool(origin.function) == bool(origin.url):
+            raise Invalid("give either a url with a query, or a function", path="data.source")
+        if origin.function:
+            return FunctionOrigin(origin, base)
+        return SqlOrigin(origin, base)
+    as_text = {name for step in data.clean if isinstance(step, Cast) for name in step.columns}
+    if not data.source:
+        raise Invalid("no source is declared", path="data.source", hint="name a file, folder, glob or URL")
+    if "://" in data.source and not data.source.startswith("file://"):
+        return RemoteFiles(data.source, as_text)
+    return LocalFiles(data.source.removeprefix("file://"), base, as_text)
+
+
+class _Files:
+    """Files of known kinds; each is one partition, named as found."""
+
+    def __init__(self, as_text: Collection[str]) -> None:
+        self._as_text = frozenset(as_text)
+
+    def file(self, partition: str) -> File:
+        raise NotImplementedError
+
+    def fingerprint(self) -> Mapping[str, str]:
+        raise NotImplementedError
+
+    def schema(self) -> pa.Schema:
+        """Of the first file. Raises ``Invalid``."""
+        return schema(self.file(next(iter(self.fingerprint()))))
+
+    def pieces(self, partition: str) -> Iterator[pa.Table]:
+        """The rows of one file. Raises ``Invalid`` naming file and line."""
+        return pieces(self.file(partition), self._as_text)
+
+    def read(self, partition: str) -> Iterator[pa.RecordBatch]:
+        """The rows of one file. Raises ``Invalid`` naming file and line."""
+        for piece in self.pieces(partition):
+            yield from piece.to_batches()
+
+
+class LocalFiles(_Files):
+    """A file, a folder (searched through) or a glob on this machine."""
+
+    def __init__(self, address: str, base: Path, as_text: Collection[str] = ()) -> None:
+        super().__init__(as_text)
+        self._address = address
+        self._base = base
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Size and time of change by path, relative to the declaration's folder where it is inside.
+
+        Raises:
+            NotFound: There is no such file.
+        """
+        return {name: _stamp(path) for name, path in self._found().items()}
+
+    def file(self, partition: str) -> File:
+        """The file of a partition."""
+        path = self._base / partition
+        return File(partition, path.suffix.lower(), path=path)
+
+    def _found(self) -> dict[str, Path]:
+        whole = self._base / self._address
+        if whole.is_file():
+            paths = [whole]
+        elif whole.is_dir():
+            paths = [path for path in whole.rglob("*") if path.suffix.lower() in READERS and path.is_file()]
+        else:
+            start = Path(self._address).anchor  # a glob may be absolute
+            pattern = self._address.removeprefix(start)
+            paths = [path for path in (Path(start) if start else self._base).glob(pattern) if path.is_file()]
+        visible = [path for path in sorted(paths) if not path.name.startswith((".", "_"))]
+        if not visible:
+            what = "matches" if _WILD.search(self._address) else "in" if whole.is_dir() else "at"
+            raise NotFound(
+                f"data.source: no data file {what} {self._address!r} (looked in {self._base})",
+                hint=f"check the path; files end in {', '.join(READERS)}",
+            )
+        return {self._name(path): path for path in visible}
+
+    def _name(self, path: Path) -> str:
+        try:
+            return path.relative_to(self._base).as_posix()
+        except ValueError:
+            return path.as_posix()
+
+
+class RemoteFiles(_Files):
+    """A file, a folder or a glob in an object store, or one file by HTTP; credentials from the environment."""
+
+    def __init__(self, address: str, as_text: Collection[str] = ()) -> None:
+        super().__init__(as_text)
+        scheme, _, rest = address.partition("://")
+        host, _, self._path = rest.partition("/")
+        self._root = f"{scheme}://{host}"
+        self._listed = scheme not in ("http", "https")
+
+    @cached_property
+    def _store(self) -> obstore.store.ObjectStore:
+        try:
+            return from_url(self._root)
+        except (BaseError, ValueError) as error:
+            raise Invalid(f"{self._root}: {error}", path="data.source") from error
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Size and version of each object, by its URL.
+
+        Raises:
+            NotFound: There is no such object.
+            Unavailable: The store does not answer.
+        """
+        wild = _WILD.search(self._path)
+        prefix = self._path[: wild.start()].rpartition("/")[0] if wild else self._path.rstrip("/")
+        try:
+            if not wild and Path(self._path).suffix.lower() in READERS:
+                found = [obstore.head(self._store, self._path)]
+            elif self._listed:
+                found = [item for batch in obstore.list(self._store, prefix or None) for item in batch]
+            else:
+                raise Invalid("a web address must name one file", path="data.source")
+        except (FileNotFoundError, NotFoundError):
+            found = []
+        except BaseError as error:
+            raise Unavailable(f"data.source: {self._root} does not answer: {error}") from error
+        made = {}
+        for item in sorted(found, key=lambda item: item["path"]):
+            path = item["path"]
+            if Path(path).suffix.lower() in READERS and (not wild or fnmatch.fnmatchcase(path, self._path)):
+                made[f"{self._root}/{path}"] = (
+                    f"{item['size']}-{item['e_tag'] or item['last_modified'].isoformat()}"
+                )
+        if not made:
+            raise NotFound(f"data.source: no data file at {self._root}/{self._path}")
+        return made
+
+    def file(self, partition: str) -> File:
+        """The object of a partition, fetched."""
+        path = partition.removeprefix(f"{self._root}/")
+        try:
+            content = obstore.get(self._store, path).bytes()
+        except (FileNotFoundError, NotFoundError):
+            raise NotFound(f"data.source: {partition} is gone") from None
+        except BaseError as error:
+            raise Unavailable(f"data.source: {partition} cannot be read: {error}") from error
+        return File(partition, Path(path).suffix.lower(), content=pa.py_buffer(content))
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"

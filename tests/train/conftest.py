@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Two processes whose OpenMP threads spin for the same cores are many times slower than two of one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

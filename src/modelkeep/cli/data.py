@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from modelkeep.cli.common import declared, example, file_option, json_option, mo
 from modelkeep.cli.output import moment, print_json, say, short, table, text
 from modelkeep.cli.progress import watching
 from modelkeep.core.errors import NotFound
+
+if TYPE_CHECKING:
+    from modelkeep.data.diffs import SnapshotDiff
 
 
 @click.group(epilog=example("modelkeep data list", "modelkeep data show flights", "modelkeep data quarantine"))
@@ -127,23 +130,51 @@ def append(files: tuple[Path, ...], file: Path, as_json: bool) -> None:
 @file_option
 @json_option
 def diff(before: str, after: str, file: Path, as_json: bool) -> None:
-    """Compare two snapshots: rows, schema, drift per column."""
-    from modelkeep.cli.snapshots import compare, find
+    """Compare two snapshots: rows (by the declared key), schema, drift per column."""
+    from modelkeep.cli.snapshots import find
+    from modelkeep.data.snapshots import Snapshots
 
+    keys = declared(file).keys if file.is_file() else ()
     with opened(file) as keep:
         with keep.db.read() as conn:
             old, new = find(conn, before), find(conn, after)
-        found = compare(keep, old.digest, new.digest)
+        store = Snapshots(keep.db, keep.blobs)
+        one, two = store.get(old.digest), store.get(new.digest)
+        shared = set(one.schema.names) & set(two.schema.names)
+        found = store.diff(one, two, keys if set(keys) <= shared else ())
     if as_json:
-        print_json({"before": old.digest, "after": new.digest, "difference": found})
-        return
-    say(f"[bold]{short(old.digest)} → {short(new.digest)}[/]: {old.rows:,} → {new.rows:,} rows")
-    print_difference(found)
+        print_json(found)
+    else:
+        _print_difference(found)
 
 
-def print_difference(found: Any) -> None:
-    """A snapshot difference for people."""
-    say(text(found))
+def _print_difference(found: SnapshotDiff) -> None:
+    say(f"[bold]{short(found.before)} → {short(found.after)}[/]: {found.rows[0]:,} → {found.rows[1]:,} rows")
+    for sign, colour, what, rows in (
+        ("+", "green", "added", found.rows_added),
+        ("-", "red", "removed", found.rows_removed),
+        ("~", "yellow", "changed", found.rows_changed or 0),
+    ):
+        if rows:
+            say(f"  [{colour}]{sign} {rows:,} rows {what}[/]")
+        for row in found.examples.get(what, ()) if rows else ():
+            say(f"      [dim]{text(', '.join(f'{name}={value}' for name, value in row.items()))}[/]")
+    for name, kind in found.columns_added.items():
+        say(f"  [green]+ column {text(name)} {kind}[/]")
+    for name, kind in found.columns_removed.items():
+        say(f"  [red]- column {text(name)} {kind}[/]")
+    for name, (was, now) in found.columns_changed.items():
+        say(f"  [yellow]~ column {text(name)} {was} → {now}[/]")
+    moved = [item for item in found.drift if item.changed]
+    if moved:
+        table(
+            ("column", "distance", "p"),
+            ((item.column, item.distance, item.p) for item in moved),
+            title="distributions that moved",
+            right=("distance", "p"),
+        )
+    elif found.drift:
+        say("no distribution moved beyond chance")
 
 
 @data.command(

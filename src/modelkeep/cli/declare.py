@@ -14,7 +14,7 @@ from modelkeep.core.errors import Conflict, Unavailable
 @click.command(
     epilog=example(
         "modelkeep init flights.csv",
-        "modelkeep init data/2013/*.parquet --file flights/modelkeep.yaml",
+        "modelkeep init 'data/2013/*.parquet' --file flights/modelkeep.yaml",
         "modelkeep init flights.csv --force          # write over modelkeep.yaml",
     )
 )
@@ -30,7 +30,9 @@ def init(datafile: Path, file: Path, force: bool, as_json: bool) -> None:
     file = file / DEFAULT_FILE if file.is_dir() else file
     if file.exists() and not force:
         raise Conflict(f"{file} is there already", hint="write over it with --force, or name another with --file")
-    written = declare(datafile)
+    # The source is named as the declaration's folder sees it.
+    elsewhere = file.parent.resolve() != Path.cwd() and ":" not in str(datafile)
+    written = declare(datafile.absolute() if elsewhere else datafile)
     declaration = load_text(written, str(file))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modelkeep.core.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from modelkeep.lifecycle.keep import Keep
     from modelkeep.registry.snapshots import Record
 
 
@@ -34,11 +33,3 @@ def find(conn: Connection, ref: str) -> Record:
         known = ", ".join(names) or "none"
         raise NotFound(f"there is no snapshot {ref!r}; expected a digest or one of the names: {known}")
     return found[0]
-
-
-def compare(keep: Keep, before: str, after: str) -> Any:
-    """Rows, columns and drift between two snapshots, by their digests."""
-    from modelkeep.data.snapshots import Snapshots
-
-    store = Snapshots(keep.db, keep.blobs)
-    return store.diff(store.get(before), store.get(after))

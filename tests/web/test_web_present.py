@@ -28,6 +28,8 @@ def test_number(value: object, text: str) -> None:
 def test_told_puts_what_was_written_for_people_first() -> None:
     assert present.told({"because": "drift", "step": "canary 10% 1d", "job": 3}) == "drift: canary 10% 1d"
     assert present.told({"job": 3, "before": None, "digest": "ab" * 32}) == "job 3, digest abababababab"
+    refused = {"because": "applied", "gates": ["..."], "failed": ["rmse <= 65", "r2 >= 0.3"]}
+    assert present.told(refused) == "applied: failed rmse <= 65, r2 >= 0.3"
     assert present.told(None) == ""
 
 

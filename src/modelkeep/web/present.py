@@ -73,6 +73,9 @@ def told(data: Any) -> str:
     if not isinstance(data, Mapping):
         return "" if data is None else plain(data)
     said = [str(data[name]) for name in _FIRST if isinstance(data.get(name), str) and data[name]]
+    failed = data.get("failed")
+    if failed and isinstance(failed, list | tuple):
+        said.append("failed " + ", ".join(map(plain, failed)))
     if said:
         return ": ".join(said)
     return ", ".join(f"{name} {_brief(value)}" for name, value in data.items() if value not in (None, "", [], {}))

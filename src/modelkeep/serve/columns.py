@@ -7,6 +7,7 @@ batch is checked at once by the signature's ``Checker``, and plain numbers take 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Inputs:
         types: Theirs, as in ``formats.signature.Type``.
         index: Position by name.
         required: Names that every request must give.
+        plain: Whether all are numbers.
+        memo: Room for doors to keep what depends only on the inputs.
     """
 
     def __init__(self, signature: Signature) -> None:
@@ -61,12 +64,13 @@ class Inputs:
         self.types = tuple(field.type for field in signature.inputs)
         self.index = {name: place for place, name in enumerate(self.names)}
         self.required = tuple(field.name for field in signature.inputs if field.required)
+        self.memo: dict[str, Any] = {}
         self._checkers: dict[Literal["refuse", "ignore"], Checker] = {
             "refuse": Checker(signature),
             "ignore": Checker(signature, unknown="ignore"),
         }
         self._checker = self._checkers["refuse"]
-        self._plain = set(self.types) <= {"float64", "int64"}
+        self.plain = set(self.types) <= {"float64", "int64"}
         self._whole = [place for place, kind in enumerate(self.types) if kind == "int64"]
 
     def stack(self, parts: Sequence[Rows]) -> Blocks:
@@ -75,7 +79,7 @@ class Inputs:
         Raises:
             Invalid: At paths like ``inputs.distance[3]``, where 3 is the row in the batch; see ``by_row``.
         """
-        if self._plain and all(part.cells is not None for part in parts):
+        if self.plain and all(part.cells is not None for part in parts):
             made = self._numbers(parts)
             if made is not None:
                 return made
@@ -96,7 +100,7 @@ class Inputs:
             if matrix.dtype.kind not in "iu":
                 return None
             matrix = matrix.astype(np.float64)
-        if not np.isfinite(matrix).all():
+        if not math.isfinite(matrix.sum()):  # one NaN or infinity shows in the sum; an overflow only costs time
             return None
         matrix = matrix.reshape(-1, len(self.names))
         if self._whole:

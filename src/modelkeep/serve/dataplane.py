@@ -210,11 +210,24 @@ class DataPlane:
 
     # what the worker asks
 
-    def apply(self, wanted: Sequence[Wanted], packages: Packages, generation: int = 0) -> None:
+    def apply(
+        self,
+        wanted: Sequence[Wanted],
+        packages: Packages,
+        generation: int = 0,
+        *,
+        loaded: Callable[[Sequence[Wanted]], None] | None = None,
+    ) -> None:
         """Serve what is wanted. Call from any thread but the loop's; returns once the swap is done.
 
         An endpoint whose answering versions cannot all be loaded goes on as it was, with the reason in ``faults``;
         a shadow that cannot be loaded is left out.
+
+        Args:
+            wanted: Every endpoint; those not named end.
+            packages: Where versions come from.
+            generation: Of the wanted state.
+            loaded: Told what is about to be served, before the first request can be answered by it.
         """
         made: dict[str, Endpoint] = {}
         faults: dict[str, str] = {}
@@ -227,6 +240,8 @@ class DataPlane:
                 log.error("endpoint %s stays as it was: %s", one.endpoint, error)
                 if before is not None:
                     made[one.endpoint] = before
+        if loaded is not None:
+            loaded([endpoint.wanted for endpoint in made.values()])
         done: Future[None] = Future()
         self._loop.call_soon_threadsafe(self._swap, made, faults, generation, done)
         done.result()

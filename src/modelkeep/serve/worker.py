@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from sqlalchemy import make_url
 from modelkeep.core.clock import Clock
 from modelkeep.core.errors import Unavailable
 from modelkeep.registry import endpoints
+from modelkeep.registry.endpoints import Wanted
 from modelkeep.serve import state
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import HotRoutes, protocol
@@ -105,15 +106,16 @@ class Follower:
 
     def _run(self) -> None:
         known = state.load(self._kept)
-        wait = 0.0
+        wait, said = 0.0, False
         while not self._stop.wait(wait):
             try:
                 wait = self._follow()
                 self._health.database = True
             except Exception as error:
                 # whatever keeps the registry from being read, what is loaded goes on being served
-                if self._health.database or self._applied is None:
+                if self._health.database or not said:
                     log.warning("the registry cannot be read, serving the last known state: %s", error)
+                said = True
                 self._health.database = False
                 wait = RETRY
                 if known is not None and self._applied is None:
@@ -133,14 +135,15 @@ class Follower:
                 return POLL
             found = state.State(generation, tuple(endpoints.wanted(conn)))
         self._apply(found)
-        served = tuple(endpoint.wanted for endpoint in self._plane.endpoints.values())
-        state.save(self._kept, state.State(generation, served))
         # what could not be loaded is tried again: the store may be back, the package mended
         self._applied = None if self._plane.faults else generation
         return RETRY if self._plane.faults else POLL
 
     def _apply(self, wanted: state.State) -> None:
-        self._plane.apply(wanted.wanted, self._packages, wanted.generation)
+        def keep(served: Sequence[Wanted]) -> None:
+            state.save(self._kept, state.State(wanted.generation, tuple(served)))
+
+        self._plane.apply(wanted.wanted, self._packages, wanted.generation, loaded=keep)
         self._health.faults = dict(self._plane.faults)
         # models live long: keep the collector from walking them again and again
         gc.collect()

@@ -111,6 +111,9 @@ def rows(inputs: Inputs, tensors: list[Tensor], *, ignore_unknown: bool = False)
         tensor = tensors[0]
         if len(tensor.shape) == 2 and tensor.name not in inputs.index:
             return _matrix(inputs, tensor)
+    single = _single(inputs, tensors)
+    if single is not None:
+        return single
     problems: list[Problem] = []
     index, kinds = inputs.index, inputs.types
     count = tensors[0].shape[0] if tensors and tensors[0].shape else 0
@@ -141,6 +144,38 @@ def rows(inputs: Inputs, tensors: list[Tensor], *, ignore_unknown: bool = False)
 
 
 _ONE: Final = [1]
+_GAP: Final = object()
+
+
+def _single(inputs: Inputs, tensors: list[Tensor]) -> Rows | None:
+    """One row in which every input is given once as it should be; None sends all else the long way."""
+    places = _places(inputs)
+    cells: list[Any] = [_GAP] * len(inputs.names)
+    if len(tensors) != len(cells):
+        return None
+    for tensor in tensors:
+        place = places.get((tensor.name, tensor.datatype))
+        if place is None or tensor.shape != _ONE or len(tensor.data) != 1:
+            return None
+        at, accepted = place
+        value = tensor.data[0]
+        if accepted is not None and type(value) not in accepted:
+            return None
+        cells[at] = value
+    return None if _GAP in cells else Rows(1, cells=cells)  # a gap: some other input came twice
+
+
+def _places(inputs: Inputs) -> dict[tuple[str, str], tuple[int, frozenset[type] | None]]:
+    """Position and accepted values by name and datatype; made once per version."""
+    found: dict[tuple[str, str], tuple[int, frozenset[type] | None]] | None = inputs.memo.get("oip")
+    if found is None:
+        found = inputs.memo["oip"] = {
+            (name, datatype): (at, _VALUES[datatype])
+            for at, (name, kind) in enumerate(zip(inputs.names, inputs.types, strict=True))
+            for datatype in _FITTING[kind]
+            if datatype not in _BOUNDS
+        }
+    return found
 
 
 def _column(place: int, tensor: Tensor, count: int, problems: list[Problem]) -> list[Any]:
@@ -168,6 +203,14 @@ def _short(place: int, found: int, size: int, problems: list[Problem]) -> list[A
 def _matrix(inputs: Inputs, tensor: Tensor) -> Rows:
     """All inputs in one tensor of shape [n, inputs]."""
     count, width = tensor.shape
+    if (
+        inputs.plain
+        and tensor.datatype in _FLOATS
+        and width == len(inputs.names)
+        and len(tensor.data) == count * width > 0
+        and type(tensor.data[0]) is not list
+    ):
+        return Rows(count, cells=tensor.data)
     problems: list[Problem] = []
     if width != len(inputs.names) or count < 1:
         shape = f"and its shape {shorten(tensor.shape)} is not [n, {len(inputs.names)}] of all inputs"
@@ -218,15 +261,23 @@ def _problem(place: int, field: str, message: str) -> Problem:
 class _Frame:
     """What every answer of one version has in common."""
 
-    __slots__ = ("head", "single")
+    __slots__ = ("head", "names", "pieces")
 
     def __init__(self, lane: Lane) -> None:
         about = {"model_name": lane.channel.endpoint, "model_version": str(lane.channel.version)}
-        self.head = _encode(about)[:-1]
-        self.single: list[tuple[str, bytes]] = []
-        for output in lane.loaded.signature.outputs:
-            tensor = {"name": output.name, "datatype": DATATYPE_OF[output.type], "shape": [1, *output.shape]}
-            self.single.append((output.name, _encode(tensor)[:-1] + b',"data":['))
+        self.head = _encode(about)[:-1] + b',"id":'
+        self.names = [output.name for output in lane.loaded.signature.outputs]
+        tensors = [_opening(lane, place, 1) for place in range(len(self.names))]
+        # what stands before each output's values in an answer of one row
+        self.pieces = [
+            (b',"outputs":[' if place == 0 else b"]},") + opening for place, opening in enumerate(tensors)
+        ]
+
+
+def _opening(lane: Lane, place: int, count: int) -> bytes:
+    output = lane.loaded.signature.outputs[place]
+    tensor = {"name": output.name, "datatype": DATATYPE_OF[output.type], "shape": [count, *output.shape]}
+    return _encode(tensor)[:-1] + b',"data":['
 
 
 def answer(call: Call, batch: Batch, wanted: list[Requested] | None = None) -> bytes:
@@ -235,26 +286,22 @@ def answer(call: Call, batch: Batch, wanted: list[Requested] | None = None) -> b
     frame: _Frame | None = lane.memo.get("oip")
     if frame is None:
         frame = lane.memo["oip"] = _Frame(lane)
-    texts: dict[str, list[bytes]] | None = batch.rendered.get("oip")
+    texts: list[list[bytes]] | None = batch.rendered.get("oip")
     if texts is None:
-        texts = batch.rendered["oip"] = {name: _texts(column) for name, column in batch.outputs.items()}
+        texts = batch.rendered["oip"] = [_texts(batch.outputs[name]) for name in frame.names]
     start, count = call.start, call.rows.count
-    parts = [frame.head, b',"id":', _encode(call.id), b',"outputs":[']
-    first = True
-    for place, (name, text) in enumerate(frame.single):
-        if wanted is not None and all(one.name != name for one in wanted):
-            continue
-        if not first:
-            parts.append(b",")
-        first = False
-        if count == 1:
-            parts += (text, texts[name][start], b"]}")
-        else:
-            output = lane.loaded.signature.outputs[place]
-            tensor = {"name": name, "datatype": DATATYPE_OF[output.type], "shape": [count, *output.shape]}
-            data = b",".join(texts[name][start : start + count])
-            parts += (_encode(tensor)[:-1], b',"data":[', data, b"]}")
-    parts.append(b"]}")
+    parts = [frame.head, _encode(call.id)]
+    if count == 1 and wanted is None:
+        for piece, text in zip(frame.pieces, texts, strict=True):
+            parts += (piece, text[start])
+        parts.append(b"]}]}")
+        return b"".join(parts)
+    tensors = [
+        _opening(lane, place, count) + b",".join(text[start : start + count]) + b"]}"
+        for place, (name, text) in enumerate(zip(frame.names, texts, strict=True))
+        if wanted is None or any(one.name == name for one in wanted)
+    ]
+    parts += (b',"outputs":[', b",".join(tensors), b"]}")
     return b"".join(parts)
 
 

@@ -1,0 +1,128 @@
+"""``modelkeep data`` over real files and real snapshots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from pyarrow import csv, feather, parquet
+
+from modelkeep.app.wiring import open_keep
+from modelkeep.cli.main import cli
+from modelkeep.lifecycle.tables import keep_table
+from modelkeep.store import stages
+
+
+def told(*words: str, code: int = 0) -> Any:
+    found = CliRunner().invoke(cli, [*words, "--json"])
+    assert found.exit_code == code, found.output
+    return json.loads(found.stdout)
+
+
+def run(*words: str) -> str:
+    found = CliRunner().invoke(cli, list(words))
+    assert found.exit_code == 0, found.output
+    return found.output
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MODELKEEP_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "modelkeep.yaml").write_text("model: m\ndata: {source: rows/*.csv, target: y, key: id}\n")
+    (tmp_path / "rows").mkdir()
+    write(tmp_path / "rows" / "1.csv", range(100))
+    return tmp_path
+
+
+def write(path: Path, ids: range) -> None:
+    rows = [f"{i},{i % 7}.5,{'ab'[i % 2]},{i % 2}" for i in ids]
+    path.write_text("\n".join(["id,x,c,y", *rows]) + "\n")
+
+
+def test_append_takes_only_what_is_new(folder: Path) -> None:
+    first = told("data", "append")
+    assert (first["rows"], first["new_rows"]) == (100, 100)
+    assert told("data", "append") == {"digest": first["digest"], "rows": 100, "new_rows": 0}
+    assert "nothing new" in run("data", "append")
+    write(folder / "rows" / "2.csv", range(100, 130))
+    assert told("data", "append")["new_rows"] == 30
+    write(folder / "elsewhere.csv", range(200, 205))
+    assert told("data", "append", "elsewhere.csv")["new_rows"] == 5
+    assert [item["rows"] for item in told("data", "list")["snapshots"]] == [100, 130, 135]
+    assert told("data", "append", "absent.csv", code=3)["error"]["kind"] == "not_found"
+    assert "135" in run("data", "list", "m")
+
+
+def test_show_by_name_and_by_digest(folder: Path) -> None:
+    digest = told("data", "append")["digest"]
+    found = told("data", "show", digest[:8])
+    assert found["profile"]["columns"]["x"]["max"] == 6.5
+    assert found == told("data", "show") == told("data", "show", "m")
+    assert "100 rows" in run("data", "show")
+    assert told("data", "show", "ffffffff", code=3)["error"]["kind"] == "not_found"
+
+
+def test_export_in_every_format(folder: Path) -> None:
+    told("data", "append")
+    for name in ("rows.parquet", "rows.csv", "rows.arrow", "rows.jsonl"):
+        assert told("data", "export", "m", name) == {"file": name, "rows": 100}
+    whole = parquet.read_table("rows.parquet")
+    assert whole.column_names == ["id", "x", "c", "y"]
+    assert feather.read_table("rows.arrow").equals(whole)
+    assert csv.read_csv("rows.csv").to_pylist() == whole.to_pylist()
+    lines = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    assert lines == whole.to_pylist()
+    told("data", "export", "m", "two.csv", "--columns", "id, c")
+    assert csv.read_csv("two.csv").column_names == ["id", "c"]
+    assert "does not say the format" in told("data", "export", "m", "rows.xls", code=2)["error"]["message"]
+    assert told("data", "export", "m", "no.csv", "--columns", "idd", code=2)["error"]["kind"] == "invalid"
+    assert told("data", "export", "m", "absent/rows.csv", code=4)["error"]["kind"] == "unavailable"
+    assert {path.name for path in folder.glob("*.new")} == set()
+
+
+def test_diff_by_key(folder: Path) -> None:
+    first = told("data", "append")["digest"]
+    write(folder / "rows" / "2.csv", range(100, 130))
+    second = told("data", "append")["digest"]
+    found = told("data", "diff", first[:10], "m")
+    assert (found["before"], found["after"]) == (first, second)
+    assert (found["rows"], found["rows_added"], found["rows_removed"], found["rows_changed"]) == (
+        [100, 130],
+        30,
+        0,
+        0,
+    )
+    assert "+ 30 rows added" in run("data", "diff", first[:10], second)
+
+
+def test_init_writes_a_declaration_that_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MODELKEEP_HOME", raising=False)
+    write(tmp_path / "rows.csv", range(200))
+    assert told("init", "rows.csv")["file"] == "modelkeep.yaml"
+    assert {stage["action"] for stage in told("plan")["stages"]} == {"run"}
+    assert told("init", "rows.csv", code=1)["error"]["kind"] == "conflict"
+    assert told("init", "rows.csv", "--force")["model"]
+    told("init", "rows.csv", "--file", "models/other.yaml")
+    assert {stage["action"] for stage in told("plan", "--file", "models/other.yaml")["stages"]} == {"run"}
+    assert told("init", "absent.csv", "--force", code=3)["error"]["kind"] == "not_found"
+    (tmp_path / "empty.csv").write_text("")
+    assert told("init", "empty.csv", "--force", code=2)["error"]["kind"] == "invalid"
+
+
+def test_quarantine(folder: Path) -> None:
+    assert told("data", "quarantine", code=3)["error"]["hint"] == "run 'modelkeep apply' first"
+    keep = open_keep(folder)
+    rows = pa.table({"id": [7, 9], "reason": ["x is missing", "c was never seen"]})
+    result = {"quarantine": keep_table(keep.blobs, rows)}
+    keep.db.write(lambda conn: stages.remember(conn, "k", "prepare", "m", result, 1.0))
+    keep.close()
+    found = told("data", "quarantine", "--out", "failing.csv")
+    assert (found["rows"], found["sample"][1]["reason"]) == (2, "c was never seen")
+    assert csv.read_csv("failing.csv").num_rows == 2
+    assert "x is missing" in run("data", "quarantine", "m")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from modelkeep.formats.signature import Field, Signature
 
 MOST_SLICES = 12
@@ -99,7 +101,11 @@ def _seen(field: Field) -> str:
     if field.categories is not None:
         shown = ", ".join(field.categories[:8])
         return f"{shown}, ... ({len(field.categories)})" if len(field.categories) > 8 else shown
-    return "" if field.min is None or field.max is None else f"{field.min:g} to {field.max:g}"
+    if field.min is None or field.max is None:
+        return ""
+    if field.type == "timestamp":
+        return " to ".join(str(np.datetime64(int(end), "us")) for end in (field.min, field.max))
+    return f"{field.min:g} to {field.max:g}"
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

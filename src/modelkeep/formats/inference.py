@@ -1,4 +1,4 @@
-"""The signature of a model from the rows it was trained on."""
+"""The fields of a signature from the rows a model was trained on."""
 
 from __future__ import annotations
 
@@ -8,28 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modelkeep.core.errors import Invalid, Problem
-from modelkeep.formats.signature import Field, Label, Signature, Task, Type, outputs_of
+from modelkeep.formats.signature import Field, Type
 
 MAX_CATEGORIES = 50
 """Most distinct values of a column that are kept as its categories."""
 
 
-def infer(
-    table: pa.Table,
-    inputs: Sequence[str],
-    task: Task,
-    classes: Sequence[Label] | None = (),
-    *,
-    strict: Sequence[str] = (),
-) -> Signature:
-    """The signature of a model trained on these rows.
-
-    Args:
-        table: The training rows.
-        inputs: The model's inputs, in order.
-        task: What it predicts.
-        classes: Sorted labels.
-        strict: Inputs whose unseen categories must be refused.
+def infer_fields(table: pa.Table, inputs: Sequence[str], strict: Sequence[str] = ()) -> tuple[Field, ...]:
+    """A field for each input, with what the rows hold.
 
     Raises:
         Invalid: A column is of a type no model takes; lists all of them.
@@ -43,9 +29,7 @@ def infer(
     ]
     if problems:
         raise Invalid(problems)
-    fields = tuple(_field(name, table.column(name), name in strict) for name in inputs)
-    labels = tuple(classes or ())
-    return Signature(inputs=fields, outputs=outputs_of(task, labels), task=task, classes=labels)
+    return tuple(_field(name, table.column(name), name in strict) for name in inputs)
 
 
 def _type(kind: pa.DataType) -> Type | None:

@@ -11,12 +11,18 @@ import pyarrow as pa
 
 from modelkeep.formats import card as cards
 from modelkeep.formats import environment, mlflow_files, plots, skops_io
+from modelkeep.formats import manifest as manifests
 from modelkeep.formats.agreement import compare
 from modelkeep.formats.manifest import FORMAT, MANIFEST, ONNX, SIGNATURE, SKOPS, Manifest, RuntimeName, entry
 from modelkeep.formats.onnx.export import export
 from modelkeep.formats.onnx.graph import Exported, Unconvertible
+from modelkeep.formats.runtimes import signature as read_signature
 from modelkeep.formats.signature import Signature, outputs_of
 from modelkeep.formats.sklearn_runtime import columns_of
+
+CARD = "README.md"
+EVALUATION = "evaluation.json"
+ENVIRONMENT = "environment.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,8 @@ def build(
     signature: Signature,
     sample: pa.Table,
     *,
-    card: Mapping[str, Any] | None = None,
-    evaluation: Mapping[str, Any] | None = None,
-    gates: Sequence[Mapping[str, Any]] = (),
     trust: Sequence[str] = (),
+    extra: Mapping[str, bytes] | None = None,
 ) -> Package:
     """Write a fitted pipeline down, as ONNX where that gives the same answers.
 
@@ -50,16 +54,13 @@ def build(
         pipeline: Fitted scikit-learn Pipeline of a DataFrame with the signature's inputs.
         signature: From ``signature.infer``; its outputs are set by what the pipeline gives.
         sample: Rows on which ONNX and the original must agree; at most 2,000 are used.
-        card: Facts for the model card: ``model``, ``description`` and whatever else should be listed.
-        evaluation: JSON types, as ``msgspec.to_builtins(train.evaluate.Evaluation)``.
-        gates: JSON types, as ``msgspec.to_builtins(train.gates.GateResult)``.
         trust: Names of the user's types and functions that may run on loading.
+        extra: More files to keep in the package.
 
     Raises:
         Refused: The pipeline holds types or functions that are not trusted (named exactly), or that cannot be
             kept without pickle.
     """
-    evaluation = dict(evaluation or {})
     original = skops_io.dumps(pipeline)
     types = skops_io.named_types(original)
     own = [name for name in (*types, *skops_io.functions(pipeline)) if not skops_io.known(name)]
@@ -70,23 +71,11 @@ def build(
     exported, note = _convert(pipeline, signature, sample)
     runtime: RuntimeName = "onnx" if exported else "sklearn"
     requirements = environment.requirements(name.partition(".")[0] for name in own)
-    pictures = {f"plots/{name}": svg.encode() for name, svg in plots.of_evaluation(evaluation).items()}
-    text = cards.write(
-        signature,
-        facts=card or {},
-        evaluation=evaluation,
-        gates=gates,
-        plots=list(pictures),
-        runtime=runtime,
-        note=note,
-    )
     files = {
+        **(extra or {}),
         SKOPS: original,
         SIGNATURE: _json(signature),
-        "evaluation.json": _json({**evaluation, **({"gates": list(gates)} if gates else {})}),
-        "environment.txt": environment.lock().encode(),
-        "README.md": text.encode(),
-        **pictures,
+        ENVIRONMENT: environment.lock().encode(),
         **mlflow_files.files(signature, runtime=runtime, requirements=requirements, skops_types=types),
     }
     if exported:
@@ -96,13 +85,44 @@ def build(
         runtime=runtime,
         note=note,
         task=signature.task,
-        files={name: entry(files[name]) for name in sorted(files)},
+        files={},
         numbers=exported.numbers if exported else (),
         strings=exported.strings if exported else (),
         trust=tuple(sorted(own)),
     )
-    files[MANIFEST] = _json(manifest)
-    return Package(dict(sorted(files.items())), runtime, note)
+    return _sealed(files, manifest)
+
+
+def describe(
+    package: Package,
+    *,
+    card: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    gates: Sequence[Mapping[str, Any]] = (),
+) -> Package:
+    """The package with its model card, its evaluation and their plots.
+
+    Args:
+        package: As built; its gates could only be decided once it was there to be timed.
+        card: Facts for the model card: ``model``, ``description`` and whatever else should be listed.
+        evaluation: JSON types, as ``msgspec.to_builtins(train.evaluate.Evaluation)``.
+        gates: JSON types, as ``msgspec.to_builtins(train.gates.GateResult)``.
+    """
+    evaluation = dict(evaluation or {})
+    pictures = {f"plots/{name}": svg.encode() for name, svg in plots.of_evaluation(evaluation).items()}
+    text = cards.write(
+        read_signature(package.files),
+        facts=card or {},
+        evaluation=evaluation,
+        gates=gates,
+        plots=list(pictures),
+        runtime=package.runtime,
+        note=package.note,
+    )
+    told = {**evaluation, **({"gates": list(gates)} if gates else {})}
+    files = {**package.files, **pictures, CARD: text.encode(), EVALUATION: _json(told)}
+    del files[MANIFEST]
+    return _sealed(files, manifests.read(package.files))
 
 
 def _convert(pipeline: Any, signature: Signature, sample: pa.Table) -> tuple[Exported | None, str]:
@@ -115,6 +135,13 @@ def _convert(pipeline: Any, signature: Signature, sample: pa.Table) -> tuple[Exp
     if agreement.disagree:
         return None, f"served by scikit-learn: {agreement}"
     return exported, ""
+
+
+def _sealed(files: Mapping[str, bytes], manifest: Manifest) -> Package:
+    listed = {name: entry(files[name]) for name in sorted(files)}
+    manifest = msgspec.structs.replace(manifest, files=listed)
+    sealed = dict(sorted({**files, MANIFEST: _json(manifest)}.items()))
+    return Package(sealed, manifest.runtime, manifest.note)
 
 
 def _json(value: Any) -> bytes:

@@ -83,8 +83,9 @@ def frame_of(batch: Batch) -> pd.DataFrame:
 
 
 def columns_of(table: pa.Table, signature: Signature) -> dict[str, Any]:
-    """The inputs of a table as arrays, in the form ``formats.batch`` describes."""
-    return {field.name: _column(table.column(field.name), field.type) for field in signature.inputs}
+    """The inputs that a table has, as arrays in the form ``formats.batch`` describes."""
+    there = set(table.column_names)
+    return {f.name: _column(table.column(f.name), f.type) for f in signature.inputs if f.name in there}
 
 
 def _column(column: pa.ChunkedArray, kind: str) -> Any:

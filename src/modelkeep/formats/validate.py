@@ -173,6 +173,8 @@ def _missing(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print really long ones
+        return f"an integer of {value.bit_length()} bits"
     text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from modelkeep.formats.onnx.graph import Graph, Unconvertible
+from modelkeep.formats.onnx.graph import FLOAT, ML, Graph, Unconvertible
 from modelkeep.formats.onnx.scores import Scores
+
+_OLD_TREES = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
 
 
 def convert(graph: Graph, model: Any, x: str, width: int, why: str) -> Scores:
     """Convert one estimator with skl2onnx and copy its nodes into the graph.
+
+    In float32, the only precision in which all of its converters work; whether that is enough, the comparison
+    with the original decides.
 
     Args:
         graph: The graph.
@@ -25,7 +30,7 @@ def convert(graph: Graph, model: Any, x: str, width: int, why: str) -> Scores:
     if not type(model).__module__.startswith("sklearn."):
         raise Unconvertible(why)
     from skl2onnx import convert_sklearn
-    from skl2onnx.common.data_types import DoubleTensorType
+    from skl2onnx.common.data_types import FloatTensorType
 
     classifier = hasattr(model, "classes_") and hasattr(model, "predict_proba")
     try:
@@ -33,14 +38,16 @@ def convert(graph: Graph, model: Any, x: str, width: int, why: str) -> Scores:
             warnings.simplefilter("ignore")
             made = convert_sklearn(
                 model,
-                initial_types=[("X", DoubleTensorType([None, width]))],
+                initial_types=[("X", FloatTensorType([None, width]))],
                 options={id(model): {"zipmap": False}} if classifier else None,
                 target_opset={"": 19, "ai.onnx.ml": 3},
             ).graph
     except Exception as error:  # any converter of theirs may raise anything
         text = str(error).strip().split("\n", 1)[0]
         raise Unconvertible(f"{why}; skl2onnx: {type(error).__name__}: {text}") from None
-    last = _copy(graph, made, x)
+    if any(node.op_type in _OLD_TREES for node in made.node):
+        graph.domains[ML] = 4  # the last version with their kind of trees; feature steps need no later one
+    last = _copy(graph, made, graph.op("Cast", x, to=FLOAT))
     if classifier:
         return Scores(probability=graph.double(last[-1]))
     if hasattr(model, "classes_"):

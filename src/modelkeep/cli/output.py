@@ -20,10 +20,14 @@ def console() -> Console:
     return Console(highlight=False, file=sys.stdout, width=None if sys.stdout.isatty() else 160)
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output; structs and dataclasses as objects, NaN as null."""
-    text = msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2)
-    sys.stdout.write(text.decode() + "\n")
+def print_json(value: Any, *, one_line: bool = False) -> None:
+    """One JSON document on standard output; structs and dataclasses as objects, NaN as null.
+
+    Args:
+        one_line: For a command that keeps running, whose reader must know where the document ends.
+    """
+    document = msgspec.json.encode(value, enc_hook=_plain)
+    sys.stdout.write((document if one_line else msgspec.json.format(document, indent=2)).decode() + "\n")
     sys.stdout.flush()
 
 

@@ -56,7 +56,7 @@ def up(
 
     def ready(addresses: Addresses) -> None:
         if as_json:
-            print_json({"control": addresses.control, "serving": addresses.serving})
+            print_json({"control": addresses.control, "serving": addresses.serving}, one_line=True)
             return
         say(f"[green]up[/]  control  [bold]{addresses.control}[/]")
         if addresses.serving:
@@ -78,6 +78,6 @@ def up(
 @json_option
 def demo(end: bool, as_json: bool) -> None:
     """Watch a model live through a year of real flights: trained, served, drifting, renewed, proved, promoted."""
-    from modelkeep.app import demo as playing
+    from modelkeep.app.demo.run import run as play
 
-    playing.run(end=end, as_json=as_json)
+    play(end=end, as_json=as_json)

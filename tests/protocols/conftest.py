@@ -39,3 +39,8 @@ def server(
     home.serve("prices", (2, home.keep(price_model), 1.0, "stable"), unknown_fields="ignore")
     with worker(home) as found:
         yield found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")

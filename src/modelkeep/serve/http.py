@@ -11,6 +11,7 @@ twice. Anything else - another head, a body in pieces, pipelining - goes through
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from uvicorn.server import ServerState
 
 Handler = Callable[["Sink", bytes, "str | None"], None]
 """Takes one request: where to write the answer, the body, the ``x-modelkeep-key`` header or None."""
+
+log = logging.getLogger(__name__)
 
 GRACE = 0.25
 _MAX_HEADS = 4096
@@ -100,7 +103,7 @@ class LeanProtocol(HttpToolsProtocol):
                 handler = self.routes.find(known[0])
                 if handler is not None and not self.transport.is_closing():
                     self._open(known[2])
-                    handler(self, data[at:], None)
+                    self._handle(handler, data[at:], None)
                     return
             self._whole = data
         else:
@@ -108,9 +111,7 @@ class LeanProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
-            message = "Invalid HTTP request received."
-            self.logger.warning(message)
-            self.send_400_response(message)
+            self.send_400_response("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
 
@@ -182,7 +183,16 @@ class LeanProtocol(HttpToolsProtocol):
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._remember(body)
-        handler(self, body, self._key)
+        self._handle(handler, body, self._key)
+
+    def _handle(self, handler: Handler, body: bytes, key: str | None) -> None:
+        """Call a handler; one that raises has a fault of ours, which must not pass for the client's."""
+        try:
+            handler(self, body, key)
+        except Exception:
+            log.exception("a hot handler failed")
+            if not self._exchange.response_complete:
+                self.write(500, b'{"error":"this is our fault; see the log of the serving process"}')
 
     def _remember(self, body: bytes) -> None:
         """Keep the head of a message that came whole and alone, so that the same bytes need no parser."""

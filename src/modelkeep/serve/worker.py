@@ -32,7 +32,7 @@ from modelkeep.serve import state
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import HotRoutes, protocol
 from modelkeep.serve.packages import LocalPackages
-from modelkeep.serve.spool import Spool
+from modelkeep.serve.spool import EVERY, Spool
 from modelkeep.store.blobs import open_blobs
 from modelkeep.store.database import Database
 
@@ -160,6 +160,7 @@ def run_worker(
     clock: Clock,
     doors: Callable[[DataPlane, Health], Doors],
     drain: int = DRAIN,
+    capture_every: float = EVERY,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain for at most ``drain`` seconds. Blocks.
 
@@ -168,13 +169,19 @@ def run_worker(
             ``serve/address-<pid>.json`` and printed.
         port: 0 picks a free one.
         doors: Makes the protocols over the data plane.
+        capture_every: Seconds between files of captured rows.
 
     Raises:
         Unavailable: The address is taken.
     """
     listener = _listen(host, port)
     gc.set_threshold(50_000, 20, 50)
-    uvloop.run(_serve(home, database_url, blobs_url, listener=listener, clock=clock, doors=doors, drain=drain))
+    spool = Spool(home / "capture", clock, every=capture_every)
+    uvloop.run(
+        _serve(
+            home, database_url, blobs_url, listener=listener, clock=clock, doors=doors, drain=drain, spool=spool
+        )
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -201,8 +208,8 @@ async def _serve(
     clock: Clock,
     doors: Callable[[DataPlane, Health], Doors],
     drain: int,
+    spool: Spool,
 ) -> None:
-    spool = Spool(home / "capture", clock)
     plane = DataPlane(asyncio.get_running_loop(), clock, spool)
     health = Health()
     made = doors(plane, health)

@@ -316,7 +316,7 @@ def _door(endpoint: Endpoint, params: dict[str, Any] | None) -> _Labels:
     method = params.get("predict_method", "predict")
     problems = [Problem(f"params.{name}", "is no parameter") for name in params if name != "predict_method"]
     outputs = [field.name for field in endpoint.lead.loaded.signature.outputs]
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         problems.append(Problem("params.predict_method", f"{shorten(method)} is not one of {', '.join(_METHODS)}"))
     elif method == "predict_proba" and "probability" not in outputs:
         problems.append(Problem("params.predict_method", "this model gives no probabilities"))

@@ -22,10 +22,11 @@ from modelkeep.serve.columns import Array, Inputs, Rows, shorten
 
 _NONE: Final = type(None)
 _BOUNDS: Final[dict[str, tuple[int, int]]] = {
-    **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32)},
+    **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
     **{f"UINT{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
 }
-_INTEGERS: Final = ("INT64", *_BOUNDS)  # INT64 is what columns are made of: stacking finds what does not fit
+_INT64: Final = _BOUNDS["INT64"]
+_INTEGERS: Final = tuple(_BOUNDS)
 _FLOATS: Final = ("FP16", "FP32", "FP64")
 DATATYPES: Final = ("BOOL", *_INTEGERS, *_FLOATS, "BYTES")
 DATATYPE_OF: Final[dict[Type, str]] = {
@@ -159,7 +160,9 @@ def _single(inputs: Inputs, tensors: list[Tensor]) -> Rows | None:
             return None
         at, accepted = place
         value = tensor.data[0]
-        if accepted is not None and type(value) not in accepted:
+        if accepted is not None and (
+            type(value) not in accepted or (type(value) is int and not _INT64[0] <= value <= _INT64[1])
+        ):
             return None
         cells[at] = value
     return None if _GAP in cells else Rows(1, cells=cells)  # a gap: some other input came twice
@@ -173,7 +176,7 @@ def _places(inputs: Inputs) -> dict[tuple[str, str], tuple[int, frozenset[type] 
             (name, datatype): (at, _VALUES[datatype])
             for at, (name, kind) in enumerate(zip(inputs.names, inputs.types, strict=True))
             for datatype in _FITTING[kind]
-            if datatype not in _BOUNDS
+            if datatype not in _BOUNDS or datatype == "INT64"
         }
     return found
 
@@ -231,8 +234,17 @@ def _check(place: int, tensor: Tensor, kind: Type, data: list[Any], problems: li
         return
     if accepted is _NO:
         problems.append(_unfit(place, tensor.datatype, kind))
-    elif not accepted.issuperset(map(type, data)) or tensor.datatype in _BOUNDS:
+    elif not accepted.issuperset(map(type, data)) or not _within(tensor.datatype, data):
         problems += _strangers(place, tensor, data, accepted)
+
+
+def _within(datatype: str, data: list[Any]) -> bool:
+    """Whether integers (and nulls) fit their datatype."""
+    bounds = _BOUNDS.get(datatype)
+    if bounds is None:
+        return True
+    values = [value for value in data if value is not None] if None in data else data
+    return not values or (bounds[0] <= min(values) and max(values) <= bounds[1])
 
 
 def _strangers(place: int, tensor: Tensor, data: Iterable[Any], accepted: frozenset[type]) -> list[Problem]:

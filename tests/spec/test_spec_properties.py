@@ -24,7 +24,7 @@ drift new_rows cron * */5 1-3 mon shadow canary 5% 10m per windows error_rate tr
 WORDS = st.lists(st.sampled_from(LINES.split()), max_size=20).map(" ".join)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(DECLARATIONS)
 def test_yaml_and_python_load_to_equal_objects(declaration: Declaration) -> None:
     check(declaration)
@@ -37,7 +37,7 @@ def test_yaml_and_python_load_to_equal_objects(declaration: Declaration) -> None
     assert of_value(to_builtins(loaded)) == of_value(builtins)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.text() | WORDS)
 @pytest.mark.parametrize(
     "parse", [parse_gate, parse_condition, parse_trigger, parse_rollout, parse_filter, seconds, rate, load_text]
@@ -50,7 +50,7 @@ def test_any_text_parses_or_is_invalid(parse: object, text: str) -> None:
         assert all(problem.message for problem in error.problems)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.data(), DECLARATIONS)
 def test_a_damaged_declaration_is_refused_or_read_never_more(
     data: st.DataObject, declaration: Declaration

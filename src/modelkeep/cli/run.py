@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,8 @@ def up(
         sys.stdout.flush()
 
     stop_on_terminate()
-    run(settings(base, blobs=blobs), base, options, ready)
+    with contextlib.suppress(KeyboardInterrupt):  # being told to stop is how this ends well
+        run(settings(base, blobs=blobs), base, options, ready)
 
 
 @click.command(

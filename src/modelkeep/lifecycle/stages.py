@@ -22,7 +22,7 @@ from modelkeep.spec.declaration import Declaration, Origin
 from modelkeep.spec.names import ALGORITHMS
 from modelkeep.spec.steps import Function
 
-NAMES = ("snapshot", "prepare", "train", "evaluate", "gate", "package", "register", "rollout")
+NAMES = ("snapshot", "prepare", "train", "evaluate", "package", "gate", "register", "rollout")
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "snapshot": ("data.source", "data.partition"),

@@ -63,14 +63,15 @@ class Chain(Struct, frozen=True):
     faults: list[str]
 
 
-def routes(keep: Keep, loop_status: Callable[[], dict[str, Any]]) -> list[Route]:
+def routes(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str = "") -> list[Route]:
     """The routes of the control server's own API.
 
     Args:
         keep: The home they speak for.
         loop_status: What the loop says of itself.
+        serving: Address of the serving process; empty without one.
     """
-    operations = [*_looking(keep, loop_status), *_acting(keep)]
+    operations = [*_looking(keep, loop_status, serving), *_acting(keep)]
     document = openapi(operations)
 
     async def describe(_: Request) -> Response:
@@ -86,13 +87,19 @@ def routes(keep: Keep, loop_status: Callable[[], dict[str, Any]]) -> list[Route]
     return [*fixed, *(operation.route() for operation in operations)]
 
 
-def _looking(keep: Keep, loop_status: Callable[[], dict[str, Any]]) -> list[Operation]:
+def _looking(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str) -> list[Operation]:
     def status(_: Call) -> dict[str, Any]:
         with keep.db.read() as conn:
             served = endpoints.wanted(conn)
             taken = sum(captures.total_rows(conn, wanted.endpoint) for wanted in served)
             busy = [job for job in jobs.listing(conn) if job.state in ("queued", "running")]
-        return {"now": keep.clock.now(), "captured_rows": taken, "jobs": len(busy), "loop": loop_status()}
+        return {
+            "now": keep.clock.now(),
+            "captured_rows": taken,
+            "jobs": len(busy),
+            "loop": loop_status(),
+            "serving": serving,
+        }
 
     def all_models(_: Call) -> dict[str, list[Version]]:
         with keep.db.read() as conn:

@@ -1,0 +1,45 @@
+"""The serving process, as a program: ``python -m modelkeep.app.serving --home ... --port ...``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from modelkeep.app.children import die_with_parent
+from modelkeep.core import clock
+from modelkeep.core.errors import ModelkeepError
+from modelkeep.protocols.serving import ServingDoors
+from modelkeep.serve.worker import run_worker
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(description="Serve what the registry wants served.")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--database", required=True)
+    parser.add_argument("--blobs", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--capture-every", type=float, default=1.0, help="seconds between files of captured rows")
+    given = parser.parse_args(arguments)
+    die_with_parent()
+    try:
+        run_worker(
+            given.home,
+            given.database,
+            given.blobs,
+            host=given.host,
+            port=given.port,
+            clock=clock.from_environment(),
+            doors=ServingDoors,
+            capture_every=given.capture_every,
+        )
+    except ModelkeepError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

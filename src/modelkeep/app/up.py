@@ -1,0 +1,184 @@
+"""``modelkeep up``: the control server, the loop, a serving process, and jobs, until told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from modelkeep.app import children, control
+from modelkeep.app.settings import Settings
+from modelkeep.app.wiring import connect
+from modelkeep.core.clock import FileClock
+from modelkeep.core.errors import Refused, Unavailable
+from modelkeep.lifecycle import locks
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.loop import Loop
+from modelkeep.store.jobs import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run and where.
+
+    Attributes:
+        host: Address to bind; only loopback until there is authentication.
+        port: Control server; 0 picks a free one.
+        serve_port: Serving over HTTP; 0 picks a free one.
+        serve: Whether to start a serving process.
+        loop: Whether to watch and renew.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 5000
+    serve_port: int = 8080
+    serve: bool = True
+    loop: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where things answer."""
+
+    control: str
+    serving: str
+
+
+def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses], None]) -> None:
+    """Run until SIGTERM or SIGINT; then stop taking requests, let those under way end, and stop.
+
+    Args:
+        ready: Told the addresses once everything answers.
+
+    Raises:
+        Refused: The address is not a loopback address.
+        Conflict: Another ``up`` runs on this home.
+        Unavailable: A port is taken.
+    """
+    _loopback_only(options.host)
+    keep = connect(where, base)
+    with contextlib.closing(keep), locks.held(where.home, "up", doing="running modelkeep up on this home"):
+        _Running(keep, where, options, ready).run()
+
+
+class _Running:
+    """The processes and threads of one ``up``."""
+
+    def __init__(self, keep: Keep, where: Settings, options: Options, ready: Callable[[Addresses], None]) -> None:
+        self.keep = keep
+        self.where = where
+        self.options = options
+        self.ready = ready
+        self.loop = Loop(keep, self._start_job)
+        self.sockets = [_bind(options.host, options.port, "--port")]
+        self.serve_port = options.serve_port
+        if options.serve:
+            probe = _bind(options.host, options.serve_port, "--serve-port")
+            self.serve_port = probe.getsockname()[1]
+            probe.close()
+
+    def run(self) -> None:
+        port = self.sockets[0].getsockname()[1]
+        host = self.options.host
+        serving = f"http://{host}:{self.serve_port}" if self.options.serve else ""
+        addresses = Addresses(control=f"http://{host}:{port}", serving=serving)
+        self._write_addresses(addresses)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                control.application(self.keep, self.loop.status, addresses.serving),
+                log_level="warning",
+                timeout_graceful_shutdown=5,
+                lifespan="off",
+            )
+        )
+        kept = self._start_serving() if self.options.serve else None
+        stopping = threading.Event()
+        watcher = threading.Thread(target=self.loop.run, args=(stopping,), name="loop", daemon=True)
+        if self.options.loop:
+            watcher.start()
+        threading.Thread(target=self._tell, args=(server, addresses), daemon=True).start()
+        try:
+            server.run(sockets=self.sockets)
+        finally:
+            stopping.set()
+            if kept is not None:
+                kept.stop()
+            self.loop.stop_jobs()
+            if watcher.is_alive():
+                watcher.join(10)
+
+    def _tell(self, server: uvicorn.Server, addresses: Addresses) -> None:
+        pause = threading.Event()
+        while not server.started and not server.should_exit:
+            pause.wait(0.02)
+        if server.started:
+            self.ready(addresses)
+
+    def _start_serving(self) -> children.Kept:
+        arguments = [
+            "--home",
+            str(self.where.home),
+            "--database",
+            self.where.database,
+            "--blobs",
+            self.where.blobs,
+            "--host",
+            self.options.host,
+            "--port",
+            str(self.serve_port),
+        ]
+        if isinstance(self.keep.clock, FileClock):  # played time runs fast: what was captured must not lag behind
+            arguments += ["--capture-every", "0.03"]
+        return children.Kept("modelkeep.app.serving", arguments)
+
+    def _start_job(self, job: Job) -> children.Child:
+        base = job.payload.get("base") or str(self.keep.base)
+        arguments = [str(self.where.home), str(job.id), self.where.database, self.where.blobs, base]
+        return children.start("modelkeep.app.job", arguments, self.where.home / "logs" / f"job-{job.id}.log")
+
+    def _write_addresses(self, addresses: Addresses) -> None:
+        told = {"pid": os.getpid(), "control": addresses.control, "serving": addresses.serving}
+        path = self.where.home / "up.json"
+        fresh = path.with_suffix(".next")
+        fresh.write_text(json.dumps(told))
+        fresh.replace(path)
+
+
+def stop_on_terminate() -> None:
+    """Let SIGTERM stop this process the way Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def _loopback_only(host: str) -> None:
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    if host == "localhost":
+        return
+    raise Refused(
+        f"--host {host}: other machines could reach it, and there is no authentication yet",
+        hint="bind 127.0.0.1 and put an authenticating proxy in front",
+    )
+
+
+def _bind(host: str, port: int, option: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise Unavailable(
+            f"{option} {port} on {host}: {error.strerror}", hint=f"choose another, or {option} 0 for a free one"
+        ) from error
+    return bound

@@ -1,0 +1,283 @@
+"""``apply``: make it so. Snapshot, prepare, train, evaluate, package, gate, register, roll out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from modelkeep.core import digests
+from modelkeep.core.ports import Progress, Silent
+from modelkeep.data.snapshots import Snapshot, Snapshots
+from modelkeep.lifecycle import code, deployment, locks, rollout, stages
+from modelkeep.lifecycle.judging import Judged, gate, judge
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.making import Making
+from modelkeep.lifecycle.packaging import Packaged, latencies, pack
+from modelkeep.lifecycle.progress import Stage, Teller
+from modelkeep.registry import endpoints, events, models, runs
+from modelkeep.registry.lineage import Lineage
+from modelkeep.registry.models import Version
+from modelkeep.spec import loading
+from modelkeep.spec.declaration import Declaration
+from modelkeep.spec.expressions import parse_rollout
+from modelkeep.store import stages as cache
+from modelkeep.train.gates import GateResult
+
+
+class Made(Struct, frozen=True, kw_only=True):
+    """What the register stage remembers.
+
+    Attributes:
+        version: The version; None when its gates refused it.
+        gates: How each gate was decided.
+        metrics: By name.
+        run_id: The run that trained it.
+    """
+
+    version: int | None
+    gates: tuple[GateResult, ...]
+    metrics: dict[str, float | None]
+    run_id: str
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """What an apply did.
+
+    Attributes:
+        model: Registered name.
+        version: The version the declaration stands for; None when its gates refused it.
+        champion: Whether it has all traffic.
+        passed: Whether every gate passed.
+        stages: What ran and what was reused.
+        gates: How each gate was decided.
+        metrics: Of the evaluation, by name.
+        run_id: The run that trained it.
+        note: How it stands, as a sentence.
+    """
+
+    model: str
+    version: int | None
+    champion: bool
+    passed: bool
+    stages: tuple[Stage, ...]
+    gates: tuple[GateResult, ...]
+    metrics: dict[str, float | None]
+    run_id: str
+    note: str
+
+
+def apply(
+    keep: Keep,
+    declaration: Declaration,
+    progress: Progress | None = None,
+    *,
+    because: str = "applied",
+    actor: str = "apply",
+) -> Applied:
+    """Make what the declaration says true. Repeating it changes nothing; after a kill it goes on where it stopped.
+
+    Args:
+        progress: Who watches.
+        because: Why, for the history.
+        actor: Who, for the history.
+
+    Raises:
+        Invalid: The declaration or the data cannot be used; every problem is named.
+        Refused: Too many rows failed the checks, or the model may not be kept.
+        Conflict: The same model is being applied by another process.
+        Unavailable: The disk is full, or a source is away.
+    """
+    teller = Teller(progress or Silent())
+    with locks.held(keep.home, f"apply-{declaration.model}", doing=f"applying {declaration.model}"):
+        snapshot = _snapshot(keep, declaration, teller)
+        keys = stages.keys(declaration, snapshot.digest, keep.base)
+        with keep.db.read() as conn:
+            known = cache.recall(conn, keys.version)
+        if known is None:
+            made = _make(keep, declaration, Making(keep, declaration, snapshot, keys, teller, because), actor)
+        else:
+            made = msgspec.convert(known, Made, strict=False)
+            for name in stages.NAMES[1:-1]:
+                teller.reuse(name, _made_before(made))
+        champion, note = _roll_out(keep, declaration, made, teller, because)
+    return Applied(
+        model=declaration.model,
+        version=made.version,
+        champion=champion,
+        passed=made.version is not None,
+        stages=tuple(teller.stages),
+        gates=made.gates,
+        metrics=made.metrics,
+        run_id=made.run_id,
+        note=note,
+    )
+
+
+def _snapshot(keep: Keep, declaration: Declaration, teller: Teller) -> Snapshot:
+    store = Snapshots(keep.db, keep.blobs)
+    model, now = declaration.model, keep.clock.now()
+    before = store.latest(model)
+    with teller.stage("snapshot", "look at the source"):
+        taken = store.take(declaration.data, model, keep.base, now, teller.progress)
+    if before is not None and before.digest == taken.digest:
+        teller.stages.pop()
+        teller.reuse("snapshot", f"the source is unchanged: {taken.rows} rows, {taken.digest[:12]}")
+    return taken
+
+
+def _make(keep: Keep, declaration: Declaration, making: Making, actor: str) -> Made:
+    with keep.db.read() as conn:
+        number = models.alias(conn, declaration.model, "champion")
+        champion = models.version(conn, declaration.model, number) if number is not None else None
+    keys, teller, trained = making.keys, making.teller, making.trained
+    # The champion is part of the key: a later champion must be compared with anew.
+    compared = digests.of_value([keys.evaluate, champion.package if champion else ""])
+    judged = making.stage(
+        "evaluate",
+        compared,
+        Judged,
+        lambda: judge(
+            keep,
+            declaration,
+            table=making.test_table,
+            inputs=making.prepared.inputs,
+            pipeline=making.pipeline,
+            task=trained.task,
+            classes=trained.classes,
+            metric=trained.metric,
+            champion=champion,
+        ),
+    )
+    with teller.stage("package", "make what will be served"):
+        packaged = pack(keep, declaration, making, judged)
+    with teller.stage("gate", f"{len(declaration.gates)} gates"):
+        operational = latencies(packaged, making)
+        decided = gate(declaration, judged, operational)
+    with teller.stage("register", "keep the version and its lineage"):
+        return _register(keep, declaration, making, judged, packaged, decided, champion, actor)
+
+
+def _register(
+    keep: Keep,
+    declaration: Declaration,
+    making: Making,
+    judged: Judged,
+    packaged: Packaged,
+    decided: tuple[GateResult, ...],
+    champion: Version | None,
+    actor: str,
+) -> Made:
+    trained, now = making.trained, keep.clock.now()
+    metrics = {name: interval.value for name, interval in judged.evaluation.metrics.items()}
+    passed = all(result.passed for result in decided)
+    said = loading.to_builtins(declaration)
+    lineage = Lineage(
+        snapshot=making.snapshot.digest,
+        declaration=digests.of_value(said),
+        declaration_text=loading.dump(declaration),
+        code=code.here(keep.base, keep.blobs),
+        environment=packaged.environment,
+        params=trained.params,
+        seed=declaration.train.seed,
+        parent=champion.version if champion else None,
+        extra={"key": making.keys.version, "train": making.prepared.train, "test": making.prepared.test},
+    )
+    evidence: dict[str, Any] = {
+        "evaluation": msgspec.to_builtins(judged.evaluation),
+        "comparison": msgspec.to_builtins(judged.comparison),
+        "gates": msgspec.to_builtins(decided),
+        "metrics": metrics,
+        "tried": trained.tried,
+    }
+    package = packaged.keep(keep.blobs, judged, decided) if passed else ""
+
+    def register(conn: Connection) -> Made:
+        number = None
+        if passed:
+            version = models.register(
+                conn,
+                declaration.model,
+                run_id=trained.run_id,
+                package=package,
+                lineage=lineage,
+                evaluation=evidence,
+                runtime=packaged.runtime,
+                note=packaged.note,
+                now=now,
+            )
+            number = version.version
+        made = Made(version=number, gates=decided, metrics=metrics, run_id=trained.run_id)
+        failed = [result.gate for result in decided if not result.passed]
+        told = {"because": making.because, "gates": [result.evidence for result in decided], "failed": failed}
+        subject = f"{declaration.model}@{number}" if number else declaration.model
+        kind = "version.registered" if passed else "version.refused"
+        events.append(conn, kind, subject, told | {"metrics": metrics}, now=now, actor=actor)
+        _finish_run(conn, trained.run_id, judged, passed, now)
+        if passed:  # a refused one is judged again when the champion has changed
+            cache.remember(conn, making.keys.version, "version", declaration.model, msgspec.to_builtins(made), now)
+        return made
+
+    return keep.db.write(register)
+
+
+def _finish_run(conn: Connection, run_id: str, judged: Judged, passed: bool, now: float) -> None:
+    stamp = int(now * 1000)
+    points = [
+        (name, interval.value, stamp, 0)
+        for name, interval in judged.evaluation.metrics.items()
+        if interval.value is not None
+    ]
+    runs.log(conn, run_id, metrics=points, tags={"modelkeep.gates": "passed" if passed else "refused"})
+    runs.end(conn, run_id, "FINISHED", now)
+
+
+def _roll_out(keep: Keep, declaration: Declaration, made: Made, teller: Teller, because: str) -> tuple[bool, str]:
+    model, number, now = declaration.model, made.version, keep.clock.now()
+    if number is None:
+        failed = sum(not result.passed for result in made.gates)
+        return False, f"refused: {failed} of {len(made.gates)} gates did not pass"
+    said = loading.to_builtins(declaration)
+    settings = deployment.settings(declaration, keep.base)
+    steps = [parse_rollout(text) for text in declaration.deploy.rollout]
+    key = digests.of_value(["declaration", model])
+
+    def move(conn: Connection) -> deployment.Settled:
+        before = cache.recall(conn, key)
+        remembered = msgspec.to_builtins(made)
+        asked = deployment.settled(conn, declaration, remembered, keep.base, changed=before != said)
+        found = endpoints.get(conn, declaration.endpoint)
+        if asked.because:
+            version = models.version(conn, model, number)
+            if found is not None and any(route.version == number for route in found.routes):
+                endpoints.put(conn, msgspec.structs.replace(found, settings=settings))
+            else:
+                rollout.begin(
+                    conn,
+                    version,
+                    endpoint=declaration.endpoint,
+                    settings=settings,
+                    steps=steps,
+                    now=now,
+                    because=because,
+                )
+        if before != said:
+            cache.remember(conn, key, "declaration", model, said, now)
+        return asked
+
+    asked = keep.db.write(move)
+    if asked.because:
+        with teller.stage("rollout", asked.because):
+            pass
+    else:
+        teller.reuse("rollout", asked.state)
+    with keep.db.read() as conn:
+        after = deployment.settled(conn, declaration, msgspec.to_builtins(made), keep.base, changed=False)
+        champion = models.alias(conn, model, "champion") == number
+    return champion, after.state
+
+
+def _made_before(made: Made) -> str:
+    return f"version {made.version} was made from exactly this"

@@ -1,0 +1,159 @@
+"""The loop of ``modelkeep up``: take in what was served, find, decide, act. One tick does all of it once.
+
+Each act is one durable transaction and can be repeated, so a kill between any two leaves nothing half done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from msgspec import Struct
+
+from modelkeep.core.errors import ModelkeepError
+from modelkeep.data.snapshots import Snapshots
+from modelkeep.lifecycle import facts, renewals, rollout
+from modelkeep.lifecycle.decide import Abort, Advance, Decision, Policy, Promote, Renew, decide, policy
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.renewals import Renewals, Start
+from modelkeep.lifecycle.watching import Watch
+from modelkeep.registry import endpoints, events
+from modelkeep.registry.endpoints import Wanted
+from modelkeep.spec import loading
+from modelkeep.spec.declaration import Declaration
+
+log = logging.getLogger(__name__)
+
+EVERY = 0.1
+"""Seconds between ticks when there is nothing to wait for."""
+
+
+class Status(Struct):
+    """What the loop says of itself.
+
+    Attributes:
+        seen: Time of the last whole tick.
+        ticks: How many there were.
+        busy: Whether a renewal runs or waits.
+        fault: What went wrong in the last tick; empty when nothing did.
+    """
+
+    seen: float = 0.0
+    ticks: int = 0
+    busy: bool = False
+    fault: str = ""
+
+
+class Loop:
+    """Watches every endpoint of a home.
+
+    Args:
+        keep: The home.
+        start: Starts the process of a renewal.
+    """
+
+    def __init__(self, keep: Keep, start: Start) -> None:
+        self.keep = keep
+        self.renewals = Renewals(keep, start)
+        self.watch = Watch(keep)
+        self._status = Status()
+        self._declarations: dict[int, Declaration] = {}
+        self._waiting: dict[str, str] = {}
+
+    def status(self) -> dict[str, Any]:
+        """What the loop says of itself, JSON types."""
+        now = self._status
+        return {
+            "seen": now.seen,
+            "ticks": now.ticks,
+            "busy": now.busy,
+            "fault": now.fault,
+            "waiting": self._waiting,
+        }
+
+    def run(self, stopping: threading.Event) -> None:
+        """Tick until told to stop. A fault is told and the next tick tries again."""
+        while not stopping.is_set():
+            try:
+                self.tick()
+            except ModelkeepError as error:
+                self._fault(str(error))
+            except Exception as error:
+                log.exception("the loop's tick failed")
+                self._fault(f"{type(error).__name__}: {error}")
+            stopping.wait(EVERY)
+
+    def tick(self) -> None:
+        """Everything once, at the clock's time now."""
+        now = self.keep.clock.now()
+        with self.keep.db.read() as conn:
+            served = endpoints.wanted(conn)
+        self.watch.take_in()
+        for wanted in served:
+            if "declaration" in wanted.settings:
+                self._look_after(wanted, now)
+        self.renewals.tend()
+        self._status = Status(seen=now, ticks=self._status.ticks + 1, busy=self.renewals.busy())
+
+    def stop_jobs(self) -> None:
+        """End what runs; it is taken up again at the next start."""
+        self.renewals.stop()
+
+    def _look_after(self, wanted: Wanted, now: float) -> None:
+        declaration = self._declaration(wanted)
+        rules = policy(declaration)
+        if any(True for _ in rules.triggers):
+            self._see_new_rows(declaration, now)
+        underway = self.watch.underway(wanted, declaration)
+        with self.keep.db.read() as conn:
+            known = facts.gather(conn, wanted, now=now, rollout=underway)
+        for decision in decide(rules, known):
+            self._act(wanted, declaration, rules, decision, now)
+
+    def _see_new_rows(self, declaration: Declaration, now: float) -> None:
+        """Take a snapshot when the source changed, so that what is new can be counted."""
+        model, base = declaration.model, self.keep.base
+        store = Snapshots(self.keep.db, self.keep.blobs)
+        if not store.changed(declaration.data, model, base):
+            return
+        before = store.latest(model)
+        taken = store.take(declaration.data, model, base, now)
+        grown = taken.rows - (before.rows if before else 0)
+        text = f"{taken.rows} rows, {grown:+} since the last"
+        self.keep.db.write(
+            lambda conn: events.append(
+                conn, "data.snapshot", model, {"digest": taken.digest, "text": text}, now=now
+            )
+        )
+
+    def _act(
+        self, wanted: Wanted, declaration: Declaration, rules: Policy, decision: Decision, now: float
+    ) -> None:
+        name, because = wanted.endpoint, decision.because
+        write = self.keep.db.write
+        match decision:
+            case Renew():
+                write(lambda conn: renewals.ask(conn, declaration, now=now, because=because))
+            case Advance(version=version, step=step):
+                write(
+                    lambda conn: rollout.advance(
+                        conn, name, version=version, step=step, steps=rules.steps, now=now, because=because
+                    )
+                )
+            case Promote(version=version):
+                write(lambda conn: rollout.promote(conn, name, version=version, now=now, because=because))
+            case Abort(version=version):
+                write(lambda conn: rollout.abort(conn, name, version=version, now=now, because=because))
+            case _:
+                self._waiting[name] = because
+                return
+        self._waiting.pop(name, None)
+
+    def _declaration(self, wanted: Wanted) -> Declaration:
+        if wanted.generation not in self._declarations:
+            self._declarations[wanted.generation] = loading.from_builtins(wanted.settings["declaration"])
+        return self._declarations[wanted.generation]
+
+    def _fault(self, text: str) -> None:
+        self._status = Status(seen=self._status.seen, ticks=self._status.ticks, busy=self._status.busy, fault=text)

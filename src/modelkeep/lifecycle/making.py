@@ -1,0 +1,254 @@
+"""Making one version: each stage's result is computed once, or recalled because it was computed before.
+
+A result is remembered only after everything it refers to is durable. So a kill at any moment loses at most the
+stage that was running, and running again ends in the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from modelkeep.data.prepare import prepare
+from modelkeep.data.snapshots import Snapshot, Snapshots
+from modelkeep.formats import skops_io
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.progress import Teller
+from modelkeep.lifecycle.runlog import RegistryLog
+from modelkeep.lifecycle.stages import Keys
+from modelkeep.lifecycle.tables import keep_table, open_table
+from modelkeep.registry import runs
+from modelkeep.spec.declaration import Declaration
+from modelkeep.store import stages as cache
+from modelkeep.train.fit import Fitted, fit
+
+S = TypeVar("S", bound=Struct)
+
+
+class Prepared(Struct, frozen=True, kw_only=True):
+    """What the prepare stage remembers.
+
+    Attributes:
+        train: Digest of the training rows.
+        test: Digest of the frozen rows for evaluation.
+        quarantine: Digest of the rows set aside with the reason; empty when none were.
+        quarantined: How many.
+        inputs: Input columns, in order.
+        transformer: Digest of the fitted feature steps.
+        reports: What each cleaning step did.
+        rows: Training and test rows.
+    """
+
+    train: str
+    test: str
+    quarantine: str
+    quarantined: int
+    inputs: tuple[str, ...]
+    transformer: str
+    reports: tuple[dict[str, Any], ...]
+    rows: tuple[int, int]
+
+
+class Trained(Struct, frozen=True, kw_only=True):
+    """What the train stage remembers.
+
+    Attributes:
+        pipeline: Digest of the fitted pipeline.
+        run_id: The run that trained it.
+        algorithm: Short name or import path; what ``auto`` chose.
+        params: As fitted.
+        task: ``classification``, ``regression`` or ``anomaly``.
+        classes: Sorted labels.
+        metric: The metric looked at first.
+        tried: What tuning or ``auto`` tried.
+        notes: Warnings.
+    """
+
+    pipeline: str
+    run_id: str
+    algorithm: str
+    params: dict[str, Any]
+    task: str
+    classes: tuple[bool | int | str, ...] | None
+    metric: str
+    tried: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Making:
+    """One version on its way.
+
+    Args:
+        keep: The home.
+        declaration: What is asked for.
+        snapshot: The rows.
+        keys: The stages' keys.
+        teller: Told what runs and what is reused.
+        because: Why, for the runs' tags.
+    """
+
+    def __init__(
+        self, keep: Keep, declaration: Declaration, snapshot: Snapshot, keys: Keys, teller: Teller, because: str
+    ) -> None:
+        self.keep = keep
+        self.declaration = declaration
+        self.snapshot = snapshot
+        self.keys = keys
+        self.teller = teller
+        self.because = because
+        self._tables: dict[str, pa.Table] = {}
+        self._transformer: Any = None
+        self._pipeline: Any = None
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The prepare stage."""
+        return self.stage("prepare", self.keys.prepare, Prepared, self._prepare)
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The train stage."""
+        prepared = self.prepared
+        return self.stage("train", self.keys.train, Trained, lambda: self._train(prepared))
+
+    @property
+    def train_table(self) -> pa.Table:
+        """The training rows."""
+        return self._table("train", self.prepared.train)
+
+    @property
+    def test_table(self) -> pa.Table:
+        """The frozen rows for evaluation: the same for every version made from this preparation."""
+        return self._table("test", self.prepared.test)
+
+    @property
+    def pipeline(self) -> Any:
+        """The fitted scikit-learn pipeline."""
+        if self._pipeline is None:
+            self._pipeline = self._revived(self.trained.pipeline)
+        return self._pipeline
+
+    @property
+    def tuning_folder(self) -> Path:
+        """Where a killed search finds its finished trials again."""
+        return self.keep.home / "tuning" / self.keys.train
+
+    def stage(self, name: str, key: str, kind: type[S], work: Callable[[], S]) -> S:
+        """A stage's result: recalled, or computed and then remembered."""
+        with self.keep.db.read() as conn:
+            known = cache.recall(conn, key)
+        if known is not None:
+            self.teller.reuse(name, "done already, from exactly this")
+            return msgspec.convert(known, kind, strict=False)
+        with self.teller.stage(name, self.because):
+            result = work()
+            row = msgspec.to_builtins(result)
+            now = self.keep.clock.now()
+            self.keep.db.write(lambda conn: cache.remember(conn, key, name, self.declaration.model, row, now))
+        return result
+
+    def _prepare(self) -> Prepared:
+        snapshots = Snapshots(self.keep.db, self.keep.blobs)
+        checks = snapshots.checks(self.snapshot, self.declaration.data)
+        table = snapshots.scan(self.snapshot)
+        done = prepare(
+            self.declaration, table, checks, self.teller.progress, base=self.keep.base, now=self.keep.clock.now()
+        )
+        blobs = self.keep.blobs
+        self._tables = {"train": done.train, "test": done.test}
+        self._transformer = done.features.to_sklearn()
+        return Prepared(
+            train=keep_table(blobs, done.train),
+            test=keep_table(blobs, done.test),
+            quarantine=keep_table(blobs, done.quarantine) if done.quarantine.num_rows else "",
+            quarantined=done.quarantine.num_rows,
+            inputs=tuple(done.inputs),
+            transformer=blobs.put(skops_io.dumps(self._transformer)),
+            reports=tuple(msgspec.to_builtins(report) for report in done.reports),
+            rows=(done.train.num_rows, done.test.num_rows),
+        )
+
+    def _train(self, prepared: Prepared) -> Trained:
+        declaration, keep = self.declaration, self.keep
+        log = self._run()
+        if self._transformer is None:
+            self._transformer = self._revived(prepared.transformer)
+        try:
+            fitted = fit(
+                declaration.train,
+                self.train_table,
+                declaration.data.target,
+                prepared.inputs,
+                self._transformer,
+                base=keep.base,
+                log=log,
+                progress=self.teller.progress,
+                state=self.tuning_folder if declaration.train.tune else None,
+            )
+        except BaseException:
+            log.end("FAILED")
+            raise
+        self._pipeline = fitted.pipeline
+        log.flush()
+        return _remembered(fitted, log.run_id, keep.blobs.put(skops_io.dumps(fitted.pipeline)))
+
+    def _run(self) -> RegistryLog:
+        """The run of this training. One that a kill left open under the same key is closed first."""
+        keep, model, key = self.keep, self.declaration.model, self.keys.train
+        now = keep.clock.now()
+        tags = {
+            "modelkeep.key": key,
+            "modelkeep.snapshot": self.snapshot.digest,
+            "modelkeep.because": self.because,
+        }
+
+        def begin(conn: Connection) -> int:
+            experiment = runs.experiment(conn, model, now)
+            for run in runs.recent(conn, experiment):
+                if run.status == "RUNNING":
+                    runs.end(conn, run.run_id, "KILLED", now)
+            return experiment
+
+        experiment = keep.db.write(begin)
+        return RegistryLog(keep.db, keep.clock, experiment, f"{model}-{key[:8]}", tags=tags)
+
+    def _table(self, name: str, digest: str) -> pa.Table:
+        if name not in self._tables:
+            self._tables[name] = open_table(self.keep.blobs, digest)
+        return self._tables[name]
+
+    def _revived(self, digest: str) -> Any:
+        with self.keep.blobs.open(digest) as stream:
+            data = stream.read()
+        # The bytes are this home's own, by digest: what they name was run here when they were written.
+        return skops_io.loads(data, trusted=(*skops_io.untrusted(data), *self.declaration.trust))
+
+
+def _remembered(fitted: Fitted, run_id: str, pipeline: str) -> Trained:
+    return Trained(
+        pipeline=pipeline,
+        run_id=run_id,
+        algorithm=fitted.algorithm,
+        params=plain(fitted.params),
+        task=fitted.task,
+        classes=fitted.classes,
+        metric=fitted.metric,
+        tried=tuple(msgspec.to_builtins(attempt) for attempt in fitted.tried),
+        notes=fitted.notes,
+    )
+
+
+def plain(value: Any) -> Any:
+    """Parameters as JSON types: what has no such type becomes its text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

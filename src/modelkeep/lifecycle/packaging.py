@@ -1,0 +1,105 @@
+"""Packaging: what will be served, checked against the original, timed, and described."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from modelkeep.core.ports import BlobStore
+from modelkeep.formats import package, runtimes
+from modelkeep.formats.package import Package
+from modelkeep.formats.signature import Signature, infer
+from modelkeep.lifecycle.judging import Judged, columns_of
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.making import Making
+from modelkeep.spec.declaration import Declaration
+from modelkeep.spec.steps import Encode
+from modelkeep.store.blobs import put_tree
+from modelkeep.train.gates import GateResult
+
+SAMPLE = 2000
+"""Rows on which the packaged model and the original must agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """A package that is not yet kept.
+
+    Attributes:
+        built: Its files.
+        signature: What it takes and gives.
+        facts: For the model card.
+        environment: Digest of the environment lock.
+    """
+
+    built: Package
+    signature: Signature
+    facts: dict[str, Any]
+    environment: str
+
+    @property
+    def runtime(self) -> str:
+        """What will run it."""
+        return self.built.runtime
+
+    @property
+    def note(self) -> str:
+        """Why it is not ONNX, if it is not."""
+        return self.built.note
+
+    def keep(self, blobs: BlobStore, judged: Judged, decided: Sequence[GateResult]) -> str:
+        """Write the model card and keep the package; returns its digest."""
+        described = package.describe(
+            self.built,
+            card=self.facts,
+            evaluation=msgspec.to_builtins(judged.evaluation),
+            gates=msgspec.to_builtins(list(decided)),
+        )
+        return put_tree(blobs, described.files)
+
+
+def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -> Packaged:
+    """Build the package.
+
+    Raises:
+        Refused: The model holds code that is not trusted.
+    """
+    trained, prepared = making.trained, making.prepared
+    strict = [
+        name
+        for step in declaration.features
+        if isinstance(step, Encode) and step.unseen == "error"
+        for name in ([step.columns] if isinstance(step.columns, str) else step.columns)
+    ]
+    table = making.train_table
+    said = infer(table, prepared.inputs, trained.task, trained.classes, strict=strict)  # type: ignore[arg-type]
+    built = package.build(
+        making.pipeline,
+        said,
+        making.test_table.slice(0, SAMPLE),
+        trust=declaration.trust,
+    )
+    facts = {
+        "model": declaration.model,
+        "description": declaration.description,
+        "algorithm": trained.algorithm,
+        "parameters": trained.params,
+        "snapshot": making.snapshot.digest,
+        "training rows": prepared.rows[0],
+        "test rows": prepared.rows[1],
+        "rows set aside by checks": prepared.quarantined,
+    }
+    lock = keep.blobs.put(built.files["environment.txt"])
+    return Packaged(built=built, signature=runtimes.signature(built.files), facts=facts, environment=lock)
+
+
+def latencies(packaged: Packaged, making: Making) -> dict[str, float]:
+    """Time of single predictions by the packaged model, as gates name it."""
+    names = [field.name for field in packaged.signature.inputs]
+    rows = columns_of(making.test_table.slice(0, SAMPLE), names)
+    model = runtimes.load(packaged.built.files, trusted=making.declaration.trust)
+    taken = runtimes.latency(model, packaged.signature, rows, budget=0.5)
+    return {f"latency_ms.{name}": value for name, value in taken.items() if name.startswith("p")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from msgspec import Struct
+from scipy import stats
 
 from modelkeep.data.hashing import ask
 from modelkeep.data.types import conform, unify
@@ -127,16 +128,32 @@ def compare_profiles(before: Sequence[Profile], after: Sequence[Profile]) -> tup
         if name not in now.columns or not (cells := _cells(column)):
             continue
         windows = [_counts(part.columns[name], cells) for part in before if name in part.columns]
-        reference = tests.spread(windows, ordered=column.ordered)
-        if len(windows) < 2:
-            reference = replace(reference, windows=float("inf"))
-        found.append((name, tests.compare(_counts(now.columns[name], cells), reference)))
+        counts = _counts(now.columns[name], cells)
+        if len(windows) > 1:
+            test = tests.compare(counts, tests.spread(windows, ordered=column.ordered))
+        elif windows:
+            test = _independent(windows[0], counts, ordered=column.ordered)
+        else:
+            continue
+        found.append((name, test))
     moved = tests.benjamini_hochberg([test.p for _, test in found], FALSE_SHARE)
     made = [
         ColumnDrift(column=name, p=test.p, distance=test.distance, changed=changed)
         for (name, test), changed in zip(found, moved, strict=True)
     ]
     return tuple(sorted(made, key=lambda drift: -drift.distance))
+
+
+def _independent(before: Sequence[float], after: Sequence[float], *, ordered: bool) -> tests.Test:
+    """Pearson's chi-square test that two independent samples have one distribution."""
+    table = np.array([before, after], dtype=np.float64)
+    table = table[:, table.sum(axis=0) > 0]
+    if table.shape[1] < 2 or not table.sum(axis=1).all():
+        return tests.NOTHING
+    away = np.diff(table / table.sum(axis=1, keepdims=True), axis=0)[0]
+    distance = np.abs(np.cumsum(away)).max() if ordered else np.abs(away).sum() / 2
+    found = stats.chi2_contingency(table)
+    return tests.Test(float(found.statistic), float(found.pvalue), float(distance))
 
 
 def _cells(column: Column) -> list[Any]:

@@ -68,7 +68,7 @@ class SqlOrigin:
                         text(self._query)
                     )
                     names = list(stream.keys())
-                    for batch in stream.partitions():
+                    for batch in stream.partitions(FETCH):
                         rows += len(batch)
                         yield canonical(_columns(names, batch), _fault)
             finally:

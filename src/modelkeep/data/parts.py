@@ -134,6 +134,8 @@ def _write(pieces: Pieces, schema: pa.Schema | None) -> Draft:
         with ThreadPoolExecutor(1) as beside:
             for piece in pieces:
                 for bucket, table in enumerate(piece):
+                    if not table.num_rows and len(piece) > 1:
+                        continue
                     if schema is None:
                         schema = table.schema
                     writer = writer or _writer(file, schema)
@@ -150,6 +152,8 @@ def _write(pieces: Pieces, schema: pa.Schema | None) -> Draft:
             if pending is not None:
                 profiled = profile.merge(profiled, pending.result())
     except BaseException:
+        if writer is not None:
+            writer.close()
         file.close()
         raise
     return Draft(file, rows, file.tell(), schema, tuple(buckets), profiled)

@@ -24,6 +24,7 @@ PIECE_ROWS = 1_000_000
 PIECE_BYTES = 256 << 20
 """Bytes of a text file held in memory at once."""
 
+_ICONV = "convert the file, for example: iconv -f latin1 -t utf-8"
 _NUMBERS = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
@@ -160,6 +161,8 @@ def _header(file: File, block: pa.Buffer, as_text: Collection[str]) -> Layout:
             convert_options=pacsv.ConvertOptions(default_column_type=pa.string()),
         )
     except pa.ArrowInvalid as error:
+        if "UTF8" in str(error):
+            raise file.fault("the header is not UTF-8", 1, _ICONV) from error
         raise file.fault(f"the header cannot be read: {error}", 1) from error
     names = [str(column[0].as_py()) for column in read.columns]
     seen: set[str] = set()
@@ -218,7 +221,7 @@ def _checked(file: File, table: pa.Table, block: pa.Buffer, first_line: int, lay
             raise file.fault(
                 f"column {name!r} is not UTF-8",
                 _line_of_bad_byte(block, first_line),
-                "convert the file, for example: iconv -f latin1 -t utf-8",
+                _ICONV,
             )
         if not pa.types.is_string(column.type) or name in layout.as_text or column.null_count == len(column):
             continue
@@ -269,7 +272,9 @@ def _line_of_bad_byte(block: pa.Buffer, first_line: int) -> int:
 
 def _block_size(block: pa.Buffer) -> int:
     """Large enough that no row, however wide, spans three blocks, which the parsers refuse."""
-    longest = max((len(line) for line in block.slice(0, 1 << 22).to_pybytes().split(b"\n")), default=0)
+    longest = max(
+        (len(line) for line in block.slice(0, min(block.size, 1 << 22)).to_pybytes().split(b"\n")), default=0
+    )
     return max(1 << 20, 4 * longest)
 
 

@@ -34,7 +34,7 @@ def test_no_request_is_lost_while_versions_are_swapped(home: Home, first: Made, 
         port = int(found.url.rsplit(":", 1)[1])
         bodies = [json.dumps(tensor(first, [row])).encode() for row in range(100)]
         load = Load(port, "/v2/models/tumours/infer", bodies, keep=True)
-        thread = threading.Thread(target=lambda: asyncio.run(load.run(4.0, 16)))
+        thread = threading.Thread(target=lambda: asyncio.run(load.run(2.5, 16)))
         thread.start()
         swaps = 0
         while thread.is_alive() and load.going:
@@ -44,7 +44,7 @@ def test_no_request_is_lost_while_versions_are_swapped(home: Home, first: Made, 
             swaps += 1
         thread.join()
         assert load.failed == []
-        assert swaps >= 4
+        assert swaps >= 3
         assert len(load.latencies) > 500
         seen = set()
         for place, body in load.keep or ():

@@ -249,3 +249,19 @@ def test_functions(tmp_path: Path) -> None:
         with pytest.raises(kind) as caught:
             rows_of(Origin(function=f"own_source:{name}"), tmp_path)
         assert said in str(caught.value)
+
+
+def test_postgresql_streams_its_types(postgres_url: str, tmp_path: Path) -> None:
+    url = postgres_url.replace("postgresql+psycopg://", "postgresql://")
+    query = (
+        "select i as id, i::numeric(10, 2) / 4 as price, case when i > 2 then 'a' || i end as name, "
+        "timestamptz '2024-01-01 00:00+02' as at, md5('x')::uuid as u from generate_series(1, 5) i order by i"
+    )
+    table = rows_of(Origin(url=url, query=query), tmp_path)
+    assert table.column("price").to_pylist()[:2] == [0.25, 0.5]
+    assert table.column("name").to_pylist()[:3] == [None, None, "a3"]
+    assert str(table.schema.field("at").type) == "timestamp[us, tz=UTC]"
+    with pytest.raises(Invalid, match="does not exist"):
+        rows_of(Origin(url=url, query="select * from nowhere"), tmp_path)
+    with pytest.raises(Unavailable):
+        rows_of(Origin(url="postgresql://nobody@127.0.0.1:1/x", query="select 1"), tmp_path)

@@ -13,7 +13,7 @@ help: ## show what can be made
 $(READY): requirements-dev.lock pyproject.toml
 	@test -x $(PY) || python3 -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
-	@.venv/bin/uv pip sync --quiet --python $(PY) requirements-dev.lock
+	@.venv/bin/uv pip sync --quiet --compile-bytecode --python $(PY) requirements-dev.lock
 	@.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $(READY)
 

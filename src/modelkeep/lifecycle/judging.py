@@ -14,9 +14,12 @@ from modelkeep.core.ports import Model
 from modelkeep.formats import runtimes
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.packages import files_of
+from modelkeep.monitor import heldout
+from modelkeep.monitor.heldout import HeldOut
 from modelkeep.registry.models import Version
 from modelkeep.spec.declaration import Declaration
 from modelkeep.spec.expressions import parse_gate
+from modelkeep.spec.units import seconds
 from modelkeep.stats.outputs import Outputs
 from modelkeep.train import gates
 from modelkeep.train.compare import Comparison, compare
@@ -34,12 +37,14 @@ class Judged(Struct, frozen=True, kw_only=True):
         comparison: With the champion; None when there is none, or it cannot answer these rows.
         champion: The version compared with.
         note: Why there is no comparison although there is a champion.
+        held_out: How the live metric varies between windows of these rows: what served windows are held against.
     """
 
     evaluation: Evaluation
     comparison: Comparison | None = None
     champion: int | None = None
     note: str = ""
+    held_out: HeldOut | None = None
 
 
 def judge(
@@ -68,12 +73,13 @@ def judge(
     known = truth(table, target, task) if target else None
     said = outputs(pipeline, table, inputs, task, classes)
     evaluation = evaluate(known, said, task, table, slices, metric=metric, seed=declaration.train.seed)
+    held_out = _held_out(declaration, table, known, said, evaluation.metric)
     if champion is None or known is None:
-        return Judged(evaluation=evaluation)
+        return Judged(evaluation=evaluation, held_out=held_out)
     try:
         before = champion_outputs(keep, champion, table, declaration.trust)
     except Refused as error:
-        return Judged(evaluation=evaluation, champion=champion.version, note=error.message)
+        return Judged(evaluation=evaluation, champion=champion.version, note=error.message, held_out=held_out)
     comparison = compare(
         known,
         before,
@@ -84,7 +90,7 @@ def judge(
         slices=slices,
         seed=declaration.train.seed,
     )
-    return Judged(evaluation=evaluation, comparison=comparison, champion=champion.version)
+    return Judged(evaluation=evaluation, comparison=comparison, champion=champion.version, held_out=held_out)
 
 
 def gate(declaration: Declaration, judged: Judged, operational: Mapping[str, float]) -> tuple[GateResult, ...]:
@@ -140,3 +146,18 @@ def columns_of(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
             column = column.cast(column.type.value_type)
         found[name] = column.to_numpy(zero_copy_only=False)
     return found
+
+
+def _held_out(declaration: Declaration, table: pa.Table, known: Any, said: Outputs, metric: str) -> HeldOut | None:
+    """The live metric on the frozen rows, window by window."""
+    watched = declaration.monitor.metric or metric
+    if known is None or not watched:
+        return None
+    time = declaration.data.time
+    at = None
+    if time and time in table.column_names:
+        micros = table.column(time).cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+        at = micros.to_numpy(zero_copy_only=False) / 1e6
+    return heldout.measure(
+        watched, known, said, at, seconds(declaration.monitor.window), seed=declaration.train.seed
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import pyarrow as pa
@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from modelkeep.data.prepare import prepare
 from modelkeep.data.snapshots import Snapshot, Snapshots
 from modelkeep.formats import skops_io
+from modelkeep.formats.signature import Task
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.progress import Teller
 from modelkeep.lifecycle.runlog import RegistryLog
@@ -75,7 +76,7 @@ class Trained(Struct, frozen=True, kw_only=True):
     run_id: str
     algorithm: str
     params: dict[str, Any]
-    task: str
+    task: Task
     classes: tuple[bool | int | str, ...] | None
     metric: str
     tried: tuple[dict[str, Any], ...] = ()
@@ -212,7 +213,7 @@ class Making:
         def begin(conn: Connection) -> int:
             experiment = runs.experiment(conn, model, now)
             for run in runs.recent(conn, experiment):
-                if run.status == "RUNNING":
+                if run.status == "RUNNING" and ("modelkeep.key" in run.tags or run.parent):
                     runs.end(conn, run.run_id, "KILLED", now)
             return experiment
 
@@ -237,7 +238,7 @@ def _remembered(fitted: Fitted, run_id: str, pipeline: str) -> Trained:
         run_id=run_id,
         algorithm=fitted.algorithm,
         params=plain(fitted.params),
-        task=fitted.task,
+        task=cast(Task, fitted.task),
         classes=fitted.classes,
         metric=fitted.metric,
         tried=tuple(msgspec.to_builtins(attempt) for attempt in fitted.tried),

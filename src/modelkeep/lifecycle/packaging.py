@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 
 from modelkeep.core.ports import BlobStore
+from modelkeep.data import columns
 from modelkeep.formats import package, runtimes
 from modelkeep.formats.package import Package
 from modelkeep.formats.signature import Signature, infer
 from modelkeep.lifecycle.judging import Judged, columns_of
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.making import Making
+from modelkeep.monitor import reference
 from modelkeep.spec.declaration import Declaration
 from modelkeep.spec.steps import Encode
+from modelkeep.spec.units import seconds
 from modelkeep.store.blobs import put_tree
 from modelkeep.train.gates import GateResult
 
@@ -68,19 +72,25 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
         Refused: The model holds code that is not trusted.
     """
     trained, prepared = making.trained, making.prepared
-    strict = [
-        name
-        for step in declaration.features
-        if isinstance(step, Encode) and step.unseen == "error"
-        for name in ([step.columns] if isinstance(step.columns, str) else step.columns)
-    ]
     table = making.train_table
-    said = infer(table, prepared.inputs, trained.task, trained.classes, strict=strict)  # type: ignore[arg-type]
+    said = infer(
+        table,
+        prepared.inputs,
+        trained.task,
+        trained.classes,
+        strict=_strict(declaration, table.select(prepared.inputs)),
+    )
+    watched = [name for name in prepared.inputs if name not in declaration.monitor.drift.exclude]
     built = package.build(
         making.pipeline,
         said,
         making.test_table.slice(0, SAMPLE),
         trust=declaration.trust,
+        extra={
+            reference.FILE: reference.build(
+                table, declaration.data.time, watched, seconds(declaration.monitor.window), judged.held_out
+            )
+        },
     )
     facts = {
         "model": declaration.model,
@@ -94,6 +104,17 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
     }
     lock = keep.blobs.put(built.files["environment.txt"])
     return Packaged(built=built, signature=runtimes.signature(built.files), facts=facts, environment=lock)
+
+
+def _strict(declaration: Declaration, inputs: pa.Table) -> list[str]:
+    """Inputs whose unseen categories are refused."""
+    known = columns.kinds(inputs)
+    return [
+        name
+        for index, step in enumerate(declaration.features)
+        if isinstance(step, Encode) and step.unseen == "error"
+        for name in columns.resolve(step.columns, known, f"features[{index}].encode.columns")
+    ]
 
 
 def latencies(packaged: Packaged, making: Making) -> dict[str, float]:

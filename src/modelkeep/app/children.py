@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PARENT = "MODELKEEP_PARENT"
 
 
 def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
     """Ask the kernel to send this process a signal when its parent dies, even by kill -9 (Linux; else nothing)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(how), 0, 0, 0)
-        if os.getppid() == 1:  # the parent was gone before the kernel was asked
+        # The parent may have been gone before the kernel was asked. It may be process 1: so it is in a container.
+        if os.environ.get(_PARENT, str(os.getppid())) != str(os.getppid()):
             os.kill(os.getpid(), how)
 
 
@@ -30,11 +32,12 @@ Child = subprocess.Popen[bytes]
 def start(module: str, arguments: Sequence[str], log: Path | None = None) -> Child:
     """Start ``python -m module arguments``, its output appended to ``log`` or going where this process's does."""
     command = [sys.executable, "-m", module, *arguments]
+    env = {**os.environ, _PARENT: str(os.getpid())}
     if log is None:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env)
 
 
 class Kept:

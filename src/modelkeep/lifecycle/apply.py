@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -9,11 +10,14 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from modelkeep.core import digests
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.core.ports import Progress, Silent
 from modelkeep.data.snapshots import Snapshot, Snapshots
 from modelkeep.lifecycle import code, deployment, locks, rollout, stages
+from modelkeep.lifecycle import made as made_of
 from modelkeep.lifecycle.judging import Judged, gate, judge
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.made import Made
 from modelkeep.lifecycle.making import Making
 from modelkeep.lifecycle.packaging import Packaged, latencies, pack
 from modelkeep.lifecycle.progress import Stage, Teller
@@ -23,24 +27,7 @@ from modelkeep.registry.models import Version
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
 from modelkeep.spec.expressions import parse_rollout
-from modelkeep.store import stages as cache
 from modelkeep.train.gates import GateResult
-
-
-class Made(Struct, frozen=True, kw_only=True):
-    """What the register stage remembers.
-
-    Attributes:
-        version: The version; None when its gates refused it.
-        gates: How each gate was decided.
-        metrics: By name.
-        run_id: The run that trained it.
-    """
-
-    version: int | None
-    gates: tuple[GateResult, ...]
-    metrics: dict[str, float | None]
-    run_id: str
 
 
 class Applied(Struct, frozen=True, kw_only=True):
@@ -95,18 +82,19 @@ def apply(
         snapshot = _snapshot(keep, declaration, teller)
         keys = stages.keys(declaration, snapshot.digest, keep.base)
         with keep.db.read() as conn:
-            known = cache.recall(conn, keys.version)
-        if known is None:
-            made = _make(keep, declaration, Making(keep, declaration, snapshot, keys, teller, because), actor)
+            champion = made_of.champion(conn, declaration.model)
+            made = made_of.recall(conn, keys, champion)
+        if made is None:
+            making = Making(keep, declaration, snapshot, keys, teller, because)
+            made = _make(keep, declaration, making, champion, actor)
         else:
-            made = msgspec.convert(known, Made, strict=False)
             for name in stages.NAMES[1:-1]:
-                teller.reuse(name, _made_before(made))
-        champion, note = _roll_out(keep, declaration, made, teller, because)
+                teller.reuse(name, made.said)
+        crowned, note = _roll_out(keep, declaration, made, teller, because)
     return Applied(
         model=declaration.model,
         version=made.version,
-        champion=champion,
+        champion=crowned,
         passed=made.version is not None,
         stages=tuple(teller.stages),
         gates=made.gates,
@@ -128,16 +116,22 @@ def _snapshot(keep: Keep, declaration: Declaration, teller: Teller) -> Snapshot:
     return taken
 
 
-def _make(keep: Keep, declaration: Declaration, making: Making, actor: str) -> Made:
-    with keep.db.read() as conn:
-        number = models.alias(conn, declaration.model, "champion")
-        champion = models.version(conn, declaration.model, number) if number is not None else None
-    keys, teller, trained = making.keys, making.teller, making.trained
-    # The champion is part of the key: a later champion must be compared with anew.
-    compared = digests.of_value([keys.evaluate, champion.package if champion else ""])
+def _make(keep: Keep, declaration: Declaration, making: Making, champion: Version | None, actor: str) -> Made:
+    trained = making.trained
+    try:
+        return _prove(keep, declaration, making, champion, actor)
+    except BaseException:
+        now = keep.clock.now()
+        with contextlib.suppress(ModelkeepError):  # on a full disk the next apply closes it
+            keep.db.write(lambda conn: runs.end(conn, trained.run_id, "FAILED", now))
+        raise
+
+
+def _prove(keep: Keep, declaration: Declaration, making: Making, champion: Version | None, actor: str) -> Made:
+    teller, trained = making.teller, making.trained
     judged = making.stage(
         "evaluate",
-        compared,
+        made_of.compared(making.keys, champion),
         Judged,
         lambda: judge(
             keep,
@@ -216,8 +210,7 @@ def _register(
         kind = "version.registered" if passed else "version.refused"
         events.append(conn, kind, subject, told | {"metrics": metrics}, now=now, actor=actor)
         _finish_run(conn, trained.run_id, judged, passed, now)
-        if passed:  # a refused one is judged again when the champion has changed
-            cache.remember(conn, making.keys.version, "version", declaration.model, msgspec.to_builtins(made), now)
+        made_of.remember(conn, making.keys, champion, declaration.model, made, now)
         return made
 
     return keep.db.write(register)
@@ -237,21 +230,20 @@ def _finish_run(conn: Connection, run_id: str, judged: Judged, passed: bool, now
 def _roll_out(keep: Keep, declaration: Declaration, made: Made, teller: Teller, because: str) -> tuple[bool, str]:
     model, number, now = declaration.model, made.version, keep.clock.now()
     if number is None:
-        failed = sum(not result.passed for result in made.gates)
-        return False, f"refused: {failed} of {len(made.gates)} gates did not pass"
-    said = loading.to_builtins(declaration)
+        return False, made.said
     settings = deployment.settings(declaration, keep.base)
     steps = [parse_rollout(text) for text in declaration.deploy.rollout]
-    key = digests.of_value(["declaration", model])
 
     def move(conn: Connection) -> deployment.Settled:
-        before = cache.recall(conn, key)
-        remembered = msgspec.to_builtins(made)
-        asked = deployment.settled(conn, declaration, remembered, keep.base, changed=before != said)
+        asked = deployment.settled(conn, declaration, number, keep.base)
         found = endpoints.get(conn, declaration.endpoint)
         if asked.because:
             version = models.version(conn, model, number)
             if found is not None and any(route.version == number for route in found.routes):
+                if found.rollout is not None and found.rollout.version != number:
+                    other = found.rollout.version
+                    rollout.abort(conn, found.endpoint, version=other, now=now, because=asked.because)
+                    found = endpoints.get(conn, found.endpoint) or found
                 endpoints.put(conn, msgspec.structs.replace(found, settings=settings))
             else:
                 rollout.begin(
@@ -263,8 +255,7 @@ def _roll_out(keep: Keep, declaration: Declaration, made: Made, teller: Teller, 
                     now=now,
                     because=because,
                 )
-        if before != said:
-            cache.remember(conn, key, "declaration", model, said, now)
+        deployment.applied(conn, declaration, number, now)
         return asked
 
     asked = keep.db.write(move)
@@ -274,10 +265,6 @@ def _roll_out(keep: Keep, declaration: Declaration, made: Made, teller: Teller, 
     else:
         teller.reuse("rollout", asked.state)
     with keep.db.read() as conn:
-        after = deployment.settled(conn, declaration, msgspec.to_builtins(made), keep.base, changed=False)
+        after = deployment.settled(conn, declaration, number, keep.base)
         champion = models.alias(conn, model, "champion") == number
     return champion, after.state
-
-
-def _made_before(made: Made) -> str:
-    return f"version {made.version} was made from exactly this"

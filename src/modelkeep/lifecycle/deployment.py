@@ -8,9 +8,11 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection
 
+from modelkeep.core import digests
 from modelkeep.registry import endpoints
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
+from modelkeep.store import stages as cache
 
 
 class Settled(Struct, frozen=True):
@@ -36,30 +38,47 @@ def settings(declaration: Declaration, base: Path) -> dict[str, Any]:
     }
 
 
-def settled(
-    conn: Connection, declaration: Declaration, made: dict[str, Any] | None, base: Path, *, changed: bool
-) -> Settled:
+def applied(conn: Connection, declaration: Declaration, number: int, now: float) -> None:
+    """Remember what was applied last: the declaration and its version. Repeating it writes nothing."""
+    record = {"declaration": loading.to_builtins(declaration), "version": number}
+    key = _key(declaration.model)
+    if cache.recall(conn, key) != record:
+        cache.remember(conn, key, "applied", declaration.model, record, now)
+
+
+def last_applied(conn: Connection, model: str) -> dict[str, Any] | None:
+    """The ``declaration`` applied last as builtins, and its ``version``; None before the first."""
+    return cache.recall(conn, _key(model))
+
+
+def settled(conn: Connection, declaration: Declaration, number: int | None, base: Path) -> Settled:
     """Compare the endpoint with what the declaration and its version ask for.
 
-    A version that was rolled back or aborted stays so until the declaration changes.
+    A version that was rolled back or aborted stays so until the declaration or the data changes.
 
     Args:
-        made: What the register stage remembered of the version; None when there is none yet.
-        changed: Whether the declaration differs from the one applied last.
+        number: The version that the declaration and the data stand for; None when there is none yet.
     """
-    if made is None:
+    if number is None:
         return Settled("a new version is registered", "")
-    number = int(made["version"])
     found = endpoints.get(conn, declaration.endpoint)
     if found is None or not found.routes:
         return Settled(f"version {number} is not served yet", "")
     if found.settings != settings(declaration, base):
         return Settled("the settings of the endpoint change", "")
-    if found.rollout is not None:
-        return Settled("", f"version {found.rollout.version} is on its way, at step {found.rollout.step + 1}")
+    underway = found.rollout.version if found.rollout else None
+    if underway == number:
+        return Settled("", f"version {number} is on its way, at step {found.rollout.step + 1}")  # type: ignore[union-attr]
     champion = next((route.version for route in found.routes if route.mode == "stable"), None)
-    if champion == number:
+    if champion == number and underway is None:
         return Settled("", f"version {number} is the champion")
-    if changed:
-        return Settled(f"version {number} takes over from version {champion}", "")
-    return Settled("", f"version {champion} is the champion; version {number} had its rollout")
+    record = {"declaration": loading.to_builtins(declaration), "version": number}
+    if last_applied(conn, declaration.model) == record:
+        return Settled("", f"version {champion} is the champion; version {number} had its rollout")
+    if champion == number:
+        return Settled(f"version {number} stays, the rollout of version {underway} ends", "")
+    return Settled(f"version {number} takes over from version {champion}", "")
+
+
+def _key(model: str) -> str:
+    return digests.of_value(["applied", model])

@@ -6,6 +6,7 @@ stage that was running, and running again ends in the same state.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow as pa
 from msgspec import Struct
 from sqlalchemy import Connection
 
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.data.prepare import prepare
 from modelkeep.data.snapshots import Snapshot, Snapshots
 from modelkeep.formats import skops_io
@@ -194,7 +196,8 @@ class Making:
                 state=self.tuning_folder if declaration.train.tune else None,
             )
         except BaseException:
-            log.end("FAILED")
+            with contextlib.suppress(ModelkeepError):  # on a full disk the next apply closes it
+                log.end("FAILED")
             raise
         self._pipeline = fitted.pipeline
         log.flush()

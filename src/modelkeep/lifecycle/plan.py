@@ -6,9 +6,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from modelkeep.data.snapshots import Snapshots
+from modelkeep.data import changes as source
 from modelkeep.lifecycle import deployment, stages
+from modelkeep.lifecycle import made as made_of
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.made import Made
 from modelkeep.lifecycle.progress import Stage
 from modelkeep.registry import snapshots
 from modelkeep.spec import loading
@@ -37,21 +39,26 @@ def plan(keep: Keep, declaration: Declaration) -> Plan:
     model = declaration.model
     with keep.db.read() as conn:
         newest = snapshots.latest(conn, model)
-        before = cache.latest(conn, model, "declaration")
-    changes = stages.differences(before[1] if before else None, loading.to_builtins(declaration))
-    waiting = Snapshots(keep.db, keep.blobs).changed(declaration.data, model, keep.base)
+        before = deployment.last_applied(conn, model)
+    changes = stages.differences(before["declaration"] if before else None, loading.to_builtins(declaration))
+    waiting = source.changed(keep.db, declaration.data, model, keep.base)
     if newest is None or waiting:
         because = _new(waiting) if newest is not None else "there is no snapshot yet"
         return Plan(model, (Stage("snapshot", "run", because), *_all_run(changes)))
     first = Stage("snapshot", "reuse", f"the source is unchanged: {newest.rows} rows, {newest.digest[:12]}")
     keys = stages.keys(declaration, newest.digest, keep.base)
     with keep.db.read() as conn:
-        known: dict[str, dict[str, Any] | None] = {
-            name: cache.recall(conn, getattr(keys, name)) for name in ("prepare", "train", "evaluate", "version")
+        champion = made_of.champion(conn, model)
+        made = made_of.recall(conn, keys, champion)
+        done = {
+            "prepare": cache.recall(conn, keys.prepare) is not None,
+            "train": cache.recall(conn, keys.train) is not None,
+            "evaluate": cache.recall(conn, made_of.compared(keys, champion)) is not None,
         }
-        made = known["version"]
-        rest = [_stage(name, changes, known, made) for name in stages.NAMES[1:-1]]
-        settled = deployment.settled(conn, declaration, made, keep.base, changed=bool(changes))
+        rest = [_stage(name, changes, done, made) for name in stages.NAMES[1:-1]]
+        if made is not None and made.version is None:
+            return Plan(model, (first, *rest, Stage("rollout", "reuse", "there is no new version")))
+        settled = deployment.settled(conn, declaration, made.version if made else None, keep.base)
     rollout = Stage("rollout", "run" if settled.because else "reuse", settled.because or settled.state)
     return Plan(model, (first, *rest, rollout))
 
@@ -61,25 +68,10 @@ def _new(partitions: list[str]) -> str:
     return f"new or changed: {shown}" + (f" and {len(partitions) - 3} more" if len(partitions) > 3 else "")
 
 
-_KEY_OF = {
-    "prepare": "prepare",
-    "train": "train",
-    "evaluate": "evaluate",
-    "gate": "evaluate",
-    "package": "version",
-    "register": "version",
-}
-
-
-def _stage(
-    name: str,
-    changes: dict[str, tuple[Any, Any]],
-    known: dict[str, dict[str, Any] | None],
-    made: dict[str, Any] | None,
-) -> Stage:
+def _stage(name: str, changes: dict[str, tuple[Any, Any]], done: dict[str, bool], made: Made | None) -> Stage:
     if made is not None:
-        return Stage(name, "reuse", f"version {made['version']} was made from exactly this")
-    if known[_KEY_OF[name]] is not None:
+        return Stage(name, "reuse", made.said)
+    if done.get(name, False):
         return Stage(name, "reuse", "done already, from exactly this")
     told = stages.touched(changes, name)
     if told:

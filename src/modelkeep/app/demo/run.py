@@ -142,7 +142,7 @@ def _story(base: Path, all_months: Path, where: dict[str, str], view: View) -> S
         alone = runtimes.load(files)
         inputs = tuple(field.name for field in runtimes.signature(files).inputs)
     control, serving = (Http(int(where[name].rpartition(":")[2])) for name in ("control", "serving"))
-    control.wait_until_ready("/health")
+    control.wait_until_ready("/api/modelkeep/status")
     serving.wait_until_ready("/v2/models/flights/ready")
     return Story(
         folder=base,

@@ -13,9 +13,14 @@ from modelkeep.store.database import Database
 
 
 @pytest.fixture
-def snapshots(tmp_path: Path) -> Iterator[Snapshots]:
+def db(tmp_path: Path) -> Iterator[Database]:
     home = tmp_path / "home"
     home.mkdir()
-    db = Database.open(f"sqlite:///{home}/modelkeep.db")
-    yield Snapshots(db, open_blobs(str(home / "blobs")))
-    db.close()
+    opened = Database.open(f"sqlite:///{home}/modelkeep.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def snapshots(db: Database, tmp_path: Path) -> Snapshots:
+    return Snapshots(db, open_blobs(str(tmp_path / "home" / "blobs")))

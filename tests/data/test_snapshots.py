@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from modelkeep.core.errors import Conflict, Invalid, NotFound
 from modelkeep.data import readers, sources
+from modelkeep.data.changes import changed
 from modelkeep.data.snapshots import Snapshots
 from modelkeep.spec.declaration import Data, Partition
+from modelkeep.store.database import Database
 
 DATA = Data(source="d")
 
@@ -29,15 +31,15 @@ def day(folder: Path, number: int, rows: int = 50, **more) -> Path:
     return path
 
 
-def test_unchanged_content_is_the_same_snapshot(snapshots: Snapshots, tmp_path: Path) -> None:
+def test_unchanged_content_is_the_same_snapshot(snapshots: Snapshots, db: Database, tmp_path: Path) -> None:
     path = day(tmp_path, 1)
     first = snapshots.take(DATA, "m", tmp_path, 1.0)
     assert (first.rows, first.parent, first.name) == (50, None, "m")
     os.utime(path, ns=(7, 7))
-    assert snapshots.changed(DATA, "m", tmp_path) == ["d/1.parquet"]
+    assert changed(db, DATA, "m", tmp_path) == ["d/1.parquet"]
     again = snapshots.take(DATA, "m", tmp_path, 2.0)
     assert again.digest == first.digest
-    assert snapshots.changed(DATA, "m", tmp_path) == []
+    assert changed(db, DATA, "m", tmp_path) == []
     assert len(snapshots.named("m")) == 1
     elsewhere = snapshots.take(DATA, "other", tmp_path, 3.0)
     assert elsewhere.digest == first.digest
@@ -106,14 +108,14 @@ def test_pieces_of_one_file_widen(snapshots: Snapshots, tmp_path: Path, monkeypa
     assert len(taken.parts) == 1
 
 
-def test_append_adds_rows_that_stay(snapshots: Snapshots, tmp_path: Path) -> None:
+def test_append_adds_rows_that_stay(snapshots: Snapshots, db: Database, tmp_path: Path) -> None:
     day(tmp_path, 1)
     snapshots.take(DATA, "m", tmp_path, 1.0)
     extra = day(tmp_path, 9).rename(tmp_path / "late.parquet")
     appended = snapshots.append("m", extra, 2.0)
     assert appended.rows == 100
     day(tmp_path, 2)
-    assert snapshots.changed(DATA, "m", tmp_path) == ["d/2.parquet"]
+    assert changed(db, DATA, "m", tmp_path) == ["d/2.parquet"]
     assert snapshots.take(DATA, "m", tmp_path, 3.0).rows == 150
     with pytest.raises(Conflict):
         snapshots.append("m", extra, 4.0)

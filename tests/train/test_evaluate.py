@@ -15,7 +15,8 @@ from modelkeep.spec.expressions import parse_gate
 from modelkeep.stats.outputs import Outputs
 from modelkeep.train.compare import Comparison, compare
 from modelkeep.train.evaluate import Evaluation, evaluate
-from modelkeep.train.gates import GateResult, check, compared_metrics, slice_columns
+from modelkeep.train.gates import check, compared_metrics, slice_columns
+from modelkeep.train.results import GateResult
 from modelkeep.train.slices import groups
 
 CLASSES = np.array([False, True])

@@ -21,6 +21,7 @@ from modelkeep.core.errors import Conflict, Damaged, Invalid, NotFound
 from modelkeep.core.ports import BlobStore, Progress, Silent
 from modelkeep.data import parts as parts_of
 from modelkeep.data.buckets import Buckets
+from modelkeep.data.changes import APPENDED
 from modelkeep.data.checks import Expected, infer
 from modelkeep.data.columns import unknown_column
 from modelkeep.data.diffs import SnapshotDiff, compare_profiles, compare_rows, compare_schemas
@@ -33,9 +34,6 @@ from modelkeep.spec.declaration import Data
 from modelkeep.stats import profile
 from modelkeep.stats.profile import Profile
 from modelkeep.store.database import Database
-
-APPENDED = "appended"
-"""Fingerprint of parts that were appended by hand: they belong to no partition of the source and stay."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -177,21 +175,6 @@ class Snapshots:
         with self._db.read() as conn:
             record = registry.latest(conn, name)
         return None if record is None else self._load(record)
-
-    def changed(self, data: Data, name: str, base: Path) -> list[str]:
-        """Partitions that ``take`` would read or drop; empty when nothing changed. Reads no rows.
-
-        Raises:
-            NotFound: There is no such file.
-        """
-        prints = open_source(data, base).fingerprint()
-        with self._db.read() as conn:
-            record = registry.latest(conn, name)
-        known = {} if record is None else record.fingerprints
-        gone = [name for name, part in known.items() if name not in prints and part.fingerprint != APPENDED]
-        return [
-            name for name, stamp in prints.items() if name not in known or known[name].fingerprint != stamp
-        ] + gone
 
     def profile(self, snapshot: Snapshot) -> Profile:
         """Statistics of all rows. Raises ``Damaged``."""

@@ -18,7 +18,6 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import from_url
 
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
-from modelkeep.data.origins import FunctionOrigin, SqlOrigin
 from modelkeep.data.readers import READERS, File, pieces, schema
 from modelkeep.spec.declaration import Data, Origin
 from modelkeep.spec.steps import Cast
@@ -51,6 +50,8 @@ def open_source(data: Data, base: Path) -> TableSource:
         Invalid: The address makes no sense.
     """
     if isinstance(data.source, Origin):
+        from modelkeep.data.origins import FunctionOrigin, SqlOrigin  # pandas: not where files are only looked at
+
         origin = data.source
         if bool(origin.function) == bool(origin.url):
             raise Invalid("give either a url with a query, or a function", path="data.source")

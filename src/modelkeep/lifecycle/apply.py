@@ -27,7 +27,7 @@ from modelkeep.registry.models import Version
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
 from modelkeep.spec.expressions import parse_rollout
-from modelkeep.train.gates import GateResult
+from modelkeep.train.results import GateResult
 
 
 class Applied(Struct, frozen=True, kw_only=True):

@@ -24,8 +24,8 @@ from modelkeep.stats.outputs import Outputs
 from modelkeep.train import gates
 from modelkeep.train.compare import Comparison, compare
 from modelkeep.train.evaluate import Evaluation, evaluate
-from modelkeep.train.gates import GateResult
 from modelkeep.train.predict import outputs
+from modelkeep.train.results import GateResult
 from modelkeep.train.task import truth
 
 

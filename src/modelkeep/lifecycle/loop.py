@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.data.changes import changed
 from modelkeep.data.snapshots import Snapshots
 from modelkeep.lifecycle import facts, renewals, rollout
 from modelkeep.lifecycle.decide import Abort, Advance, Decision, Policy, Promote, Renew, decide, policy
@@ -114,9 +115,9 @@ class Loop:
     def _see_new_rows(self, declaration: Declaration, now: float) -> None:
         """Take a snapshot when the source changed, so that what is new can be counted."""
         model, base = declaration.model, self.keep.base
-        store = Snapshots(self.keep.db, self.keep.blobs)
-        if not store.changed(declaration.data, model, base):
+        if not changed(self.keep.db, declaration.data, model, base):
             return
+        store = Snapshots(self.keep.db, self.keep.blobs)
         before = store.latest(model)
         taken = store.take(declaration.data, model, base, now)
         grown = taken.rows - (before.rows if before else 0)

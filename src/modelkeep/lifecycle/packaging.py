@@ -22,7 +22,7 @@ from modelkeep.spec.declaration import Declaration
 from modelkeep.spec.steps import Encode
 from modelkeep.spec.units import seconds
 from modelkeep.store.blobs import put_tree
-from modelkeep.train.gates import GateResult
+from modelkeep.train.results import GateResult
 
 SAMPLE = 2000
 """Rows on which the packaged model and the original must agree."""

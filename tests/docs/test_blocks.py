@@ -1,0 +1,231 @@
+"""Every code block in the README and the docs runs, loads, or says why it does not.
+
+Before each block that is not plain output (`text`, `svg`) stands a comment:
+
+    run                   bash or Python: runs in the page's folder, after the blocks before it
+    run: fails            the same, and must end with an exit code other than 0
+    run: background       bash: stays up until the page ends
+    norun: WHY            does not run
+    file: NAME            is written to the page's folder
+    declaration           YAML: loads as a declaration
+    declaration: NAME     the same, and is written to the page's folder
+    part                  YAML: loads as a declaration together with a model and a source
+
+A page starts in a folder with the examples of this project; a how-to guide, in one with the diabetes data and a
+declaration that has been applied. The READMEs of the examples run in ``tests/examples``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from modelkeep.spec.loading import load_text
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+SIGNATURES = {ROOT / "docs" / "architecture.md"}  # its Python blocks say what rooms offer each other
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
+        *(
+            page
+            for page in (ROOT / "docs").rglob("*.md")
+            if page not in SIGNATURES and page.parent.name != "reference"
+        ),
+        *EXAMPLES.glob("*/README.md"),
+    ]
+)
+BLOCK = re.compile(
+    r"^(?:<!--\s*(?P<mark>.*?)\s*-->\n)?```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S
+)
+OUTPUT = {"text", "svg", ""}
+BASE = {"model": "model: m\n", "data": "data: {source: rows.csv, target: y, key: id}\n"}
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    mark: str
+    language: str
+    text: str
+
+    @property
+    def kind(self) -> str:
+        return self.mark.partition(":")[0]
+
+    @property
+    def detail(self) -> str:
+        return self.mark.partition(":")[2].strip()
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page, text.count("\n", 0, found.start()) + 1, found["mark"] or "", found["language"], found["text"])
+        for found in BLOCK.finditer(text)
+    ]
+
+
+@dataclass
+class Reader:
+    """Somebody who does what the page says, in a folder of their own."""
+
+    folder: Path
+    ports: dict[str, int] = field(default_factory=dict)
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def environment(self) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MODELKEEP_")}
+        return own | {"PATH": f"{Path(sys.executable).parent}:{own['PATH']}", "COLUMNS": "120"}
+
+    def run(self, block: Block) -> None:
+        command = ["bash", "-euo", "pipefail", "-c", self.ported(block.text)]
+        if block.language == "python":
+            command = [sys.executable, "-c", block.text]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        said = f"{block} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert (done.returncode != 0) == (block.detail == "fails"), said
+        assert "Traceback" not in done.stderr, said
+
+    def start(self, block: Block) -> None:
+        """Run `modelkeep up` on ports that are free here, and wait until it answers."""
+        assert block.text.strip() == "modelkeep up", f"{block}: only `modelkeep up` runs in the background"
+        self.ports = dict(zip(("5000", "8080", "8081"), free_ports(3), strict=True))
+        options = zip(("--port", "--serve-port", "--grpc-port"), map(str, self.ports.values()), strict=True)
+        command = ["modelkeep", "up", *(word for pair in options for word in pair)]
+        with (self.folder / "up.txt").open("wb") as log:
+            child = subprocess.Popen(command, cwd=self.folder, env=self.environment(), stdout=log, stderr=log)
+        self.running.append(child)
+        for port, path in (("5000", "/health"), ("8080", "/v2/health/ready")):
+            self.wait(child, f"http://localhost:{self.ports[port]}{path}")
+
+    def wait(self, child: subprocess.Popen[bytes], address: str) -> None:
+        end = time.monotonic() + 40
+        while True:
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                return
+            except OSError:
+                log = (self.folder / "up.txt").read_text(errors="replace")
+                assert child.poll() is None and time.monotonic() < end, f"{address} does not answer\n{log[-3000:]}"
+                time.sleep(0.1)
+
+    def ported(self, text: str) -> str:
+        for told, used in self.ports.items():
+            text = text.replace(f"localhost:{told}", f"localhost:{used}")
+        return text
+
+    def leave(self) -> None:
+        for child in self.running:
+            child.send_signal(signal.SIGTERM)
+        for child in self.running:
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                raise
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    found = Reader(tmp_path)
+    yield found
+    found.leave()
+
+
+@pytest.fixture(scope="session")
+def applied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a how-to guide begins."""
+    folder = tmp_path_factory.mktemp("applied")
+    source = (EXAMPLES / "regression" / "modelkeep.yaml").read_text().replace("data/diabetes.csv", "diabetes.csv")
+    (folder / "modelkeep.yaml").write_text(re.sub(r"  tune:\n(    .*\n)+", "", source))
+    script = EXAMPLES / "regression" / "prepare.py"
+    reader = Reader(folder)
+    for command in ([sys.executable, str(script), "--folder", str(folder)], ["modelkeep", "apply"]):
+        subprocess.run(command, cwd=folder, env=reader.environment(), check=True, capture_output=True)
+    return folder
+
+
+def completed(text: str) -> str:
+    """The part with what else a declaration needs."""
+    return text + "".join(line for key, line in BASE.items() if not re.search(rf"^{key}:", text, re.M))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_is_marked(page: Path) -> None:
+    known = {"run", "norun", "file", "declaration", "part"}
+    wrong = [f"{b}: {b.mark!r}" for b in blocks(page) if b.language not in OUTPUT and b.kind not in known]
+    wrong += [f"{b}: norun without a reason" for b in blocks(page) if b.kind == "norun" and not b.detail]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b for page in PAGES for b in blocks(page) if b.kind in ("declaration", "part")],
+    ids=str,
+)
+def test_a_declaration_loads(block: Block) -> None:
+    assert block.language == "yaml"
+    load_text(completed(block.text) if block.kind == "part" else block.text, str(block))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if not page.is_relative_to(EXAMPLES) and any(b.kind == "run" for b in blocks(page))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_a_page_does_what_it_says(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
+    if page.parent.name == "how-to":
+        shutil.copytree(request.getfixturevalue("applied"), reader.folder, dirs_exist_ok=True)
+    (reader.folder / "examples").symlink_to(EXAMPLES)
+    for block in blocks(page):
+        if block.kind == "run" and block.detail == "background":
+            reader.start(block)
+        elif block.kind == "run":
+            reader.run(block)
+        elif block.detail and block.kind in ("file", "declaration"):
+            (reader.folder / block.detail).write_text(block.text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if re.match(r"[a-z]+:", target) or "reference/" in target:  # the reference is made by `make docs`
+            continue
+        assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"

@@ -186,7 +186,7 @@ def texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _windows(table: pa.Table, time_column: str, seconds: float) -> tuple[float, Ints]:
-    """Length of a reference window, and the number of each row's window, from 0; -1 for rows without a time."""
+    """Length of a reference window, and the number of each row's window, from 0; -1 for rows of none."""
     rows = table.num_rows
     if not time_column or time_column not in table.column_names or rows == 0:
         return 0.0, np.random.default_rng(0).integers(0, FEWEST_WINDOWS, rows)
@@ -198,8 +198,13 @@ def _windows(table: pa.Table, time_column: str, seconds: float) -> tuple[float, 
     first, last = at[timed].min(), at[timed].max()
     length = min(seconds, max((last - first) / FEWEST_WINDOWS, 1e-6))
     number = np.floor(at / length).astype(np.int64)
+    found, place, sizes = np.unique(number[timed], return_inverse=True, return_counts=True)
+    # A first or last window that the table covers only in part holds, say, evenings only: not an honest window.
+    partly = np.zeros(len(found), dtype=bool)
+    partly[[0, -1]] = sizes[[0, -1]] < np.median(sizes) / 2
+    kept = np.where(partly, -1, np.cumsum(~partly) - 1)
     codes = np.full(rows, -1, dtype=np.int64)
-    codes[timed] = np.unique(number[timed], return_inverse=True)[1]
+    codes[timed] = kept[place]
     return float(length), codes
 
 

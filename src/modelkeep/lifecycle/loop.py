@@ -104,6 +104,7 @@ class Loop:
     def _look_after(self, wanted: Wanted, now: float) -> None:
         declaration = self._declaration(wanted)
         rules = policy(declaration)
+        self.watch.close_windows(wanted, declaration, now)
         if any(True for _ in rules.triggers):
             self._see_new_rows(declaration, now)
         underway = self.watch.underway(wanted, declaration)

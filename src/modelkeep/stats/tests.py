@@ -21,6 +21,10 @@ with nu = (tr V)^2 / tr V^2 (Satterthwaite 1946). Where the reference windows sc
 d counts what B windows tell about V, at most (B - 1) nu, and at most 12 for the part of V that is the windows' own
 (d grows as that part shrinks), because few windows, and windows with tails heavier than a Gaussian's, err upwards.
 
+Measured at a chosen 0.001 with 10 / 30 / 100 reference windows of 500 rows: independent rows 0.0003 / 0.0010 /
+0.0014, Gaussian day effects 0.0014 / 0.0002 / 0.0000 (ordered cells). The limit: day effects as heavy-tailed as
+Student's t with 3 degrees of freedom give 0.012 / 0.007 / 0.004, for such days are rarely in a short reference.
+
 **Many columns.** Simes' test (1986) bounds the chance of any alarm in a window by the chosen rate; the procedure
 of Benjamini and Hochberg (1995) names the columns. Both hold for independent and positively dependent columns
 (Benjamini and Yekutieli 2001).

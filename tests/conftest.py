@@ -10,7 +10,9 @@ from uuid import uuid4
 
 import pytest
 
+from forks import Forks
 from modelkeep.store.database import Database
+from small import Project
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,25 @@ def postgres() -> Iterator[str]:
                 conn.execute("CREATE DATABASE template")
                 Database.open(url.format("template")).close()
         yield url
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts commands as real processes, without the seconds of importing."""
+    found = Forks(tmp_path_factory.mktemp("forks"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A small declared table and an empty home."""
+    for name in ("MODELKEEP_HOME", "MODELKEEP_DATABASE", "MODELKEEP_BLOBS", "MODELKEEP_CLOCK"):
+        monkeypatch.delenv(name, raising=False)
+    found = Project(tmp_path / "project")
+    found.write()
+    found.declare()
+    return found
 
 
 @pytest.fixture

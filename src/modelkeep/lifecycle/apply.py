@@ -74,11 +74,13 @@ def apply(
     Raises:
         Invalid: The declaration or the data cannot be used; every problem is named.
         Refused: Too many rows failed the checks, or the model may not be kept.
-        Conflict: The same model is being applied by another process.
+        Conflict: The same model is being applied by another process, or its endpoint serves another model.
         Unavailable: The disk is full, or a source is away.
     """
     teller = Teller(progress or Silent())
     with locks.held(keep.home, f"apply-{declaration.model}", doing=f"applying {declaration.model}"):
+        with keep.db.read() as conn:
+            deployment.own(conn, declaration)  # before the work, not after it
         snapshot = _snapshot(keep, declaration, teller)
         keys = stages.keys(declaration, snapshot.digest, keep.base)
         with keep.db.read() as conn:
@@ -236,7 +238,7 @@ def _roll_out(keep: Keep, declaration: Declaration, made: Made, teller: Teller, 
 
     def move(conn: Connection) -> deployment.Settled:
         asked = deployment.settled(conn, declaration, number, keep.base)
-        found = endpoints.get(conn, declaration.endpoint)
+        found = deployment.own(conn, declaration)
         if asked.because:
             version = models.version(conn, model, number)
             if found is not None and any(route.version == number for route in found.routes):

@@ -9,7 +9,9 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from modelkeep.core import digests
+from modelkeep.core.errors import Conflict
 from modelkeep.registry import endpoints
+from modelkeep.registry.endpoints import Wanted
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
 from modelkeep.store import stages as cache
@@ -38,6 +40,21 @@ def settings(declaration: Declaration, base: Path) -> dict[str, Any]:
     }
 
 
+def own(conn: Connection, declaration: Declaration) -> Wanted | None:
+    """The declaration's endpoint as it stands; None before the first version.
+
+    Raises:
+        Conflict: The endpoint serves another model.
+    """
+    found = endpoints.get(conn, declaration.endpoint)
+    if found is not None and found.model != declaration.model:
+        raise Conflict(
+            f"endpoint {declaration.endpoint!r} belongs to model {found.model!r}",
+            hint="give this model another name under deploy.endpoint",
+        )
+    return found
+
+
 def applied(conn: Connection, declaration: Declaration, number: int, now: float) -> None:
     """Remember what was applied last: the declaration and its version. Repeating it writes nothing."""
     record = {"declaration": loading.to_builtins(declaration), "version": number}
@@ -58,10 +75,13 @@ def settled(conn: Connection, declaration: Declaration, number: int | None, base
 
     Args:
         number: The version that the declaration and the data stand for; None when there is none yet.
+
+    Raises:
+        Conflict: The endpoint serves another model.
     """
+    found = own(conn, declaration)
     if number is None:
         return Settled("a new version is registered", "")
-    found = endpoints.get(conn, declaration.endpoint)
     if found is None or not found.routes:
         return Settled(f"version {number} is not served yet", "")
     if found.settings != settings(declaration, base):

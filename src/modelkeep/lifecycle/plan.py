@@ -34,10 +34,12 @@ def plan(keep: Keep, declaration: Declaration) -> Plan:
     """What ``apply`` would do for this declaration.
 
     Raises:
-        Invalid: The source is not there or cannot be read.
+        NotFound: The source is not there.
+        Conflict: The endpoint serves another model.
     """
     model = declaration.model
     with keep.db.read() as conn:
+        deployment.own(conn, declaration)
         newest = snapshots.latest(conn, model)
         before = deployment.last_applied(conn, model)
     changes = stages.differences(before["declaration"] if before else None, loading.to_builtins(declaration))

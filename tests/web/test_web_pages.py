@@ -42,6 +42,14 @@ def test_overview_says_what_is_live(client: TestClient) -> None:
     assert "minute_of_day and origin differ from training" in text
 
 
+def test_an_estimate_is_shown_as_one(client: TestClient) -> None:
+    found = re.search(r'id="live-1"[^>]*data-figure="([^"]*)"', client.get("/models/flights").text)
+    assert found is not None
+    traces = msgspec.json.decode(html.unescape(found[1]))["data"]
+    rows = {trace["name"]: len(trace["x"]) for trace in traces}
+    assert rows == {"v1": 29, "v2": 26, "estimated, no labels yet": 3}
+
+
 def test_a_version_is_found_by_alias_and_says_where_it_came_from(client: TestClient) -> None:
     text = client.get("/models/flights/champion").text
     assert text == client.get("/models/flights/2").text

@@ -27,7 +27,10 @@ from starlette.staticfiles import StaticFiles
 
 from modelkeep import __version__
 from modelkeep.core.errors import ModelkeepError, NotFound
-from modelkeep.web import evidence, figures, present, views
+from modelkeep.web.evidence import CURVES, confusion, curves, drifted, slices
+from modelkeep.web.figures import Point, curve, drift, over_time, over_versions, residuals
+from modelkeep.web.present import FILTERS
+from modelkeep.web.views import data, history, model, overview, stamp, version
 
 Read = Callable[[], AbstractContextManager[Connection]]
 Gather = Callable[[Connection, Request], dict[str, Any]]
@@ -65,10 +68,10 @@ def routes(read: Read) -> list[BaseRoute]:
         read: Opens a read transaction.
     """
     return [
-        _page(read, "/", "overview.html", lambda conn, _: views.overview(conn)),
+        _page(read, "/", "overview.html", lambda conn, _: overview(conn)),
         _page(read, "/models/{name}", "model.html", _model),
         _page(read, "/models/{name}/{ref}", "version.html", _version),
-        _page(read, "/data", "data.html", lambda conn, _: views.data(conn)),
+        _page(read, "/data", "data.html", lambda conn, _: data(conn)),
         _page(read, "/events", "events.html", _events),
         Route("/pages/stream", _stream(read), methods=["GET"]),
         Route("/static/plotly.js", _plotly, methods=["GET"]),
@@ -96,44 +99,46 @@ def _page(read: Read, path: str, template: str, gather: Gather) -> Route:
 
 
 def _model(conn: Connection, request: Request) -> dict[str, Any]:
-    found = views.model(conn, request.path_params["name"])
+    found = model(conn, request.path_params["name"])
     points = [
-        figures.Point(row.version.version, row.metric.value, row.metric.low, row.metric.high)
+        Point(row.version.version, row.metric.value, row.metric.low, row.metric.high)
         for row in reversed(found["rows"])
         if row.metric is not None
     ]
-    marks = [mark for finding in found["findings"] for mark in evidence.drifted(finding)]
+    marks = [mark for finding in found["findings"] for mark in drifted(finding)]
     drawn = {
-        "live": [figures.over_time(s.live, name=s.metric, reference=s.reference) for s in found["served"]],
-        "versions": figures.over_versions(points, name=found["metric"]) if points else None,
-        "drift": figures.drift(marks) if marks else None,
+        "live": [
+            over_time([*s.live, *s.estimated], name=s.metric, reference=s.reference) for s in found["served"]
+        ],
+        "versions": over_versions(points, name=found["metric"]) if points else None,
+        "drift": drift(marks) if marks else None,
     }
     return {**found, "figures": drawn}
 
 
 def _version(conn: Connection, request: Request) -> dict[str, Any]:
-    found = views.version(conn, request.path_params["name"], request.path_params["ref"])
+    found = version(conn, request.path_params["name"], request.path_params["ref"])
     said = found["evaluation"]
     drawn = [
-        (name, title, figures.curve(lines, x=x, y=y, diagonal=diagonal, marks=name == "calibration"))
-        for name, title, x, y, diagonal in evidence.CURVES
-        if (lines := evidence.curves(said, name))
+        (name, title, curve(lines, x=x, y=y, diagonal=diagonal, marks=name == "calibration"))
+        for name, title, x, y, diagonal in CURVES
+        if (lines := curves(said, name))
     ]
     left = said.get("residuals")
     if isinstance(left, dict) and all(left.get(name) for name in ("predicted", "q05", "q50", "q95")):
-        drawn.append(("residuals", "Residuals", figures.residuals(left)))
+        drawn.append(("residuals", "Residuals", residuals(left)))
     return {
         **found,
         "figures": {"curves": drawn},
-        "confusion": evidence.confusion(said),
-        "slices": evidence.slices(said, found["main"]),
+        "confusion": confusion(said),
+        "slices": slices(said, found["main"]),
     }
 
 
 def _events(conn: Connection, request: Request) -> dict[str, Any]:
     asked = request.query_params
     page = asked.get("page", "1")
-    return views.history(
+    return history(
         conn,
         subject=asked.get("subject", "").strip(),
         kind=asked.get("kind", "").strip(),
@@ -146,7 +151,7 @@ def _stream(read: Read) -> Callable[[Request], Any]:
 
     def look() -> str:
         with read() as conn:
-            return views.stamp(conn)
+            return stamp(conn)
 
     async def changes() -> AsyncIterator[str]:
         known = await run_in_threadpool(look)
@@ -188,6 +193,6 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= present.FILTERS | {"json": lambda value: msgspec.json.encode(value).decode()}
+    made.filters |= FILTERS | {"json": lambda value: msgspec.json.encode(value).decode()}
     made.globals |= {"release": __version__, "plotly": release_of("plotly")}
     return made

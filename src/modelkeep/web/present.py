@@ -18,6 +18,8 @@ def number(value: Any, digits: int = 4) -> str:
         return f"{value:,}"
     if not math.isfinite(value):
         return "–" if math.isnan(value) else ("∞" if value > 0 else "−∞")
+    if 1000 <= abs(value) < 10_000:
+        return f"{value:,.1f}"
     if value and (abs(value) >= 10_000 or abs(value) < 0.001):
         return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.2e}"
     return f"{value:.{digits - 1}f}" if abs(value) < 10 else f"{value:.{max(digits - 2, 1)}f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,9 +17,10 @@ from modelkeep.registry.models import Version
 from modelkeep.registry.snapshots import Record
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
-from modelkeep.web import present
+from modelkeep.stats.metrics import METRICS
 from modelkeep.web.evidence import Measured, against_champion, gates, measured, of_version
 from modelkeep.web.figures import Point
+from modelkeep.web.present import spark as line
 
 WINDOWS = 400
 FINDINGS = 200
@@ -36,7 +37,8 @@ class Served:
         since: When it became so, seconds since 1970; None when the history does not say.
         step: The rollout's step as declared, such as ``canary 10% 1d``; empty outside a rollout.
         metric: Name of the live metric; empty before labels arrived.
-        live: The live metric of the answering versions, oldest first.
+        live: The live metric of the answering versions from labels, oldest first.
+        estimated: The same metric expected from the stated probabilities, for windows without labels yet.
         reference: The champion's value of that metric when it was evaluated.
         rows: Predictions in the newest window.
     """
@@ -47,6 +49,7 @@ class Served:
     step: str = ""
     metric: str = ""
     live: tuple[Point, ...] = ()
+    estimated: tuple[Point, ...] = ()
     reference: float | None = None
     rows: int = 0
     findings: tuple[Finding, ...] = ()
@@ -59,7 +62,7 @@ class Served:
     @property
     def spark(self) -> dict[str, Any] | None:
         """The last sixty values of the live metric as a small line."""
-        return present.spark([point.value for point in self.live[-60:]], self.reference)
+        return line([point.value for point in self.live[-60:]], self.reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,9 @@ def _served(conn: Connection, wanted: Wanted) -> Served:
     windows = findings.windows(conn, wanted.endpoint, limit=WINDOWS)
     answered = [window for window in windows if window.mode != "shadow"]
     versions = models.versions(conn, wanted.model)
-    metric = _live_metric(answered, main_metric(_declaration(versions), ()))
+    declaration = _declaration(versions)
+    asked = declaration.monitor.metric if declaration else ""
+    metric = _live_metric(answered, asked or main_metric(declaration, ()))
     past = events.history(conn, wanted.model, newest_first=True, limit=200)
     kept = models.evaluation(conn, wanted.model, champion) if champion else {}
     evaluated = measured(of_version(kept)).get(metric)
@@ -191,6 +196,7 @@ def _served(conn: Connection, wanted: Wanted) -> Served:
         step=_step(past) if wanted.rollout else "",
         metric=metric,
         live=tuple(_points(answered, metric)),
+        estimated=tuple(_estimates(answered, metric)),
         reference=evaluated.value if evaluated else None,
         rows=answered[-1].rows if answered else 0,
         findings=tuple(findings.findings(conn, wanted.model, limit=3)),
@@ -198,7 +204,7 @@ def _served(conn: Connection, wanted: Wanted) -> Served:
 
 
 def _live_metric(windows: Sequence[Window], wanted: str) -> str:
-    names = [name for window in windows for name in measured({"metrics": window.metrics})]
+    names = [name for window in windows for name in measured({"metrics": window.metrics}) if name in METRICS]
     return wanted if wanted in names or not names else names[0]
 
 
@@ -208,6 +214,15 @@ def _points(windows: Sequence[Window], metric: str) -> Iterable[Point]:
         if found is not None:
             group = f"v{window.version}" + ("" if window.mode == "stable" else f" {window.mode}")
             yield Point(at=window.end, value=found.value, low=found.low, high=found.high, group=group)
+
+
+def _estimates(windows: Sequence[Window], metric: str) -> Iterable[Point]:
+    for window in windows:
+        found = measured({"metrics": window.metrics})
+        expected = found.get(f"{metric}_estimated")
+        if expected is not None and metric not in found and window.mode == "stable":
+            point = Point(at=window.end, value=expected.value, low=expected.low, high=expected.high)
+            yield replace(point, group="estimated, no labels yet")
 
 
 def _since(past: Sequence[Event], name: str) -> float | None:

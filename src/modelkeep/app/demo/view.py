@@ -37,6 +37,7 @@ class View:
         self._history: deque[Text] = deque(maxlen=14)
         self._months: list[Month] = []
         self._now = ""
+        self._findings: set[tuple[str, str]] = set()
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> View:
@@ -54,13 +55,21 @@ class View:
 
     def event(self, event: dict[str, Any]) -> None:
         """One line of the history, if a watcher would care."""
-        if event["kind"] not in _TOLD:
+        if event["kind"] not in _TOLD or self._again(event):
             return
         style, word = _TOLD[event["kind"]]
         at = datetime.fromtimestamp(event["at"], UTC)
         data = event["data"]
         detail = " ".join(str(data[name]) for name in ("step", "because", "text", "note") if data.get(name))
         self._add(Text.assemble((f"{at:%d %b} ", "dim"), (f"{word} ", style), f"{event['subject']} {detail}"))
+
+    def _again(self, event: dict[str, Any]) -> bool:
+        """Whether this finding about this version was told before: one is news, thirty are noise."""
+        if not event["kind"].startswith("finding."):
+            return False
+        known = (event["kind"], event["subject"]) in self._findings
+        self._findings.add((event["kind"], event["subject"]))
+        return known
 
     def day(self, now: float) -> None:
         """The played time moved on."""

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, insert, select, text
 from modelkeep.core.errors import Conflict, Damaged, Invalid, ModelkeepError, Unavailable
 from modelkeep.store import migrations
 from modelkeep.store.database import Database
-from modelkeep.store.tables import counters, metadata
+from modelkeep.store.logged_tables import metadata
+from modelkeep.store.tables import counters
 
 
 def put(name: str, value: int = 1):
@@ -49,12 +50,24 @@ def test_migrations_make_exactly_the_tables(db: Database) -> None:
     assert db.write(differences) == []
 
 
-def test_frozen_statements_are_those_of_the_tables() -> None:
-    from modelkeep.store.migrations.freeze import statements
+def test_a_database_of_the_first_schema_is_upgraded_with_its_rows(url: str) -> None:
+    from sqlalchemy import create_engine, inspect
 
-    folder = Path(migrations.__file__).parent / "versions"
-    for dialect in ("sqlite", "postgresql"):
-        assert (folder / f"r0001_{dialect}.sql").read_text() == statements(dialect)
+    engine = create_engine(url)
+    with engine.begin() as conn:
+        if url.startswith("postgresql"):  # the template it was made from is up to date
+            conn.execute(text("DROP SCHEMA public CASCADE"))
+            conn.execute(text("CREATE SCHEMA public"))
+        migrations.upgrade(conn, "0001")
+        assert "logged_models" not in inspect(conn).get_table_names()
+        conn.execute(text("INSERT INTO models (id, name, created_ms, updated_ms) VALUES (5, 'm', 1, 2)"))
+        conn.execute(text("INSERT INTO versions (model, version, created_ms, updated_ms) VALUES (5, 1, 3, 4)"))
+    engine.dispose()
+    db = Database.open(url)
+    with db.read() as conn:
+        assert conn.execute(text("SELECT version, model_id, created_ms FROM versions")).all() == [(1, "", 3)]
+        assert conn.execute(text("SELECT count(*) FROM logged_models")).scalar() == 0
+    db.close()
 
 
 def test_head_is_the_newest_revision() -> None:

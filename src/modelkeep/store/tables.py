@@ -9,8 +9,6 @@ The experiment, run, metric, param, tag and registered-model tables carry every 
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -18,7 +16,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     SmallInteger,
     Table,
     Text,
@@ -26,61 +23,19 @@ from sqlalchemy import (
     func,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from modelkeep.store.columns import Id, metadata
+from modelkeep.store.columns import number as _number
+from modelkeep.store.columns import of as _of
+from modelkeep.store.columns import row_id as _id
+from modelkeep.store.columns import text as _text
+from modelkeep.store.columns import time as _time
+from modelkeep.store.columns import values as _values
 
 INDEXED_TEXT = 200
 """Characters of a param's or tag's value that are indexed: a PostgreSQL index row holds at most 2,704 bytes.
 
 A search compares ``substr(value, 1, 200)`` to find rows by the index, then the whole value.
 """
-
-_Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY is SQLite's row id
-
-
-def _id() -> Column[Any]:
-    return Column("id", _Id, primary_key=True, autoincrement=True)
-
-
-def _text(name: str, default: str | None = None, **options: Any) -> Column[Any]:
-    if default is not None:
-        options["server_default"] = default
-    return Column(name, Text, nullable=False, **options)
-
-
-def _number(name: str, default: int | None = None, kind: Any = BigInteger, **options: Any) -> Column[Any]:
-    if default is not None:
-        options["server_default"] = str(default)
-    return Column(name, kind, nullable=False, **options)
-
-
-def _time(name: str, *, nullable: bool = False) -> Column[Any]:
-    return Column(name, Double, nullable=nullable)
-
-
-def _of(table: str, name: str, **options: Any) -> Column[Any]:
-    """A column that refers to ``table.id`` and goes when that row goes."""
-    return Column(name, _Id, ForeignKey(f"{table}.id", ondelete="CASCADE"), nullable=False, **options)
-
-
-def _values(name: str, owner: str, column: str, *extra: Any, **options: Any) -> Table:
-    """Text values by key of one owner: params and tags."""
-    return Table(
-        name,
-        metadata,
-        _of(owner, column, primary_key=True),
-        _text("key", primary_key=True),
-        _text("value"),
-        *extra,
-        sqlite_with_rowid=False,
-        **options,
-    )
 
 
 def _by_value(table: Table, owner: str) -> None:
@@ -206,6 +161,7 @@ versions = Table(
     _text("note", ""),
     _text("lineage", "{}"),
     _text("evaluation", "{}"),
+    _text("model_id", ""),  # of the logged model it was registered from
 )
 Index("ix_versions_run_id", versions.c.run_id)
 Index("ix_versions_created", versions.c.created_ms)
@@ -234,7 +190,7 @@ aliases = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", _Id, primary_key=True, autoincrement=False),
+    Column("seq", Id, primary_key=True, autoincrement=False),
     _time("at"),
     _text("kind"),
     _text("subject"),
@@ -326,7 +282,7 @@ findings = Table(
     _number("version", kind=Integer),
     _text("kind"),
     _time("at"),
-    Column("window", _Id, ForeignKey("windows.id")),
+    Column("window", Id, ForeignKey("windows.id")),
     _text("evidence"),
 )
 Index("ix_findings_model", findings.c.model, findings.c.at)

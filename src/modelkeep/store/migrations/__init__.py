@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect
+from sqlalchemy import text as sql
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision. Stated here so that opening an up-to-date database need not import Alembic."""
 
 
@@ -14,7 +15,7 @@ def version(conn: Connection) -> str | None:
     """The revision a database is at; None for an empty one."""
     if not inspect(conn).has_table("alembic_version"):
         return None
-    found = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    found = conn.execute(sql("SELECT version_num FROM alembic_version")).scalar()
     return None if found is None else str(found)
 
 
@@ -27,3 +28,11 @@ def upgrade(conn: Connection, revision: str = "head") -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = conn
     command.upgrade(config, revision)
+
+
+def run(conn: Connection, script: Path) -> None:
+    """Run the statements frozen in ``<script>_<dialect>.sql``."""
+    text = script.with_name(f"{script.name}_{conn.dialect.name}.sql").read_text(encoding="utf-8")
+    for statement in text.split(";\n"):
+        if statement.strip():
+            conn.exec_driver_sql(statement)

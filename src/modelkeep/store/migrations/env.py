@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+from modelkeep.store import logged_tables as _  # noqa: F401 - adds its tables to the metadata
 from modelkeep.store.tables import metadata
 
 context.configure(

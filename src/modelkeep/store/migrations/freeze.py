@@ -1,23 +1,27 @@
 """For maintainers: print the statements that make today's tables, for a migration to freeze.
 
-Run as ``python -m modelkeep.store.migrations.freeze sqlite > .../r0001_sqlite.sql``.
+Run as ``python -m modelkeep.store.migrations.freeze sqlite TABLE... > .../r0002_sqlite.sql``; without names, all.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from modelkeep.store.tables import metadata
+from modelkeep.store import logged_tables, tables  # noqa: F401 - they add to the metadata
+from modelkeep.store.columns import metadata
 
 
-def statements(dialect: str) -> str:
-    """The DDL of every table and index, in an order that satisfies the foreign keys."""
+def statements(dialect: str, names: Collection[str] = ()) -> str:
+    """The DDL of these tables (or all) and their indexes, in an order that satisfies the foreign keys."""
     speaks = {"sqlite": sqlite.dialect, "postgresql": postgresql.dialect}[dialect]()
     made = []
     for table in metadata.sorted_tables:
+        if names and table.name not in names:
+            continue
         made.append(str(CreateTable(table).compile(dialect=speaks)).strip())
         indexes = sorted(table.indexes, key=lambda index: str(index.name))
         made += [str(CreateIndex(index).compile(dialect=speaks)).strip() for index in indexes]
@@ -26,4 +30,4 @@ def statements(dialect: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(statements(sys.argv[1]))
+    sys.stdout.write(statements(sys.argv[1], sys.argv[2:]))

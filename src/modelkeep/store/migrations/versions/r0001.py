@@ -6,14 +6,12 @@ from pathlib import Path
 
 from alembic import op
 
+from modelkeep.store.migrations import run
+
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
     """Create everything."""
-    conn = op.get_bind()
-    script = Path(__file__).with_name(f"r0001_{conn.dialect.name}.sql").read_text(encoding="utf-8")
-    for statement in script.split(";\n"):
-        if statement.strip():
-            conn.exec_driver_sql(statement)
+    run(op.get_bind(), Path(__file__).with_suffix(""))

@@ -72,6 +72,8 @@ class Forks:
         self._count += 1
         out, err = (self._folder / f"{self._count}.{name}" for name in ("out", "err"))
         request = {"words": list(words), "cwd": str(cwd), "env": dict(env or {}), "out": str(out), "err": str(err)}
+        for path in (out, err):
+            path.touch()
         asked = Forked(out, err)
         self._asked.append(asked)
         assert self._process.stdin is not None

@@ -1,5 +1,6 @@
 """Reference and drift over whole tables: rates of false alarms, power, words."""
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -145,3 +146,13 @@ def test_an_empty_table_and_broken_bytes():
     assert reference.load(reference.build(empty, "at", INPUTS, HOUR)).columns == {}
     with pytest.raises(Damaged, match=r"reference\.bin"):
         reference.load(b"\x00")
+
+
+def test_every_kind_of_evidence_can_be_written_down():
+    generator = np.random.default_rng(8)
+    known = reference.load(reference.build(served(generator, 30, 200), "at", ["distance", "city"], HOUR))
+    for change in ({"shift": 8.0}, {"new": "SFO"}, {"gone": 0.6}):
+        table = served(generator, 1, 400, first=40, **change)
+        found = drift.detect(known, reference.count(known, table), 0.001, profile.partial(table))
+        assert any(one.drifted for one in found), change
+        msgspec.json.encode(drift.evidence(found, table.num_rows, 0.001))

@@ -236,7 +236,7 @@ def rare(count: int, rows: int, reference: npt.ArrayLike, reference_rows: npt.Ar
         variance += share * (1 - share) / total
         strength = min(strength, max(share * (1 - share) / variance - 1, 1e-3))
     p = float(stats.betabinom.sf(count - 1, rows, share * strength, (1 - share) * strength)) if count else 1.0
-    return Test(count / (rows * share), min(max(p, 0.0), 1.0), max(0.0, count / rows - share))
+    return Test(float(count / (rows * share)), min(max(p, 0.0), 1.0), max(0.0, float(count / rows - share)))
 
 
 def simes(p: Sequence[float]) -> float:

@@ -89,12 +89,13 @@ def run(*, end: bool, as_json: bool, folder: Path = FOLDER, last_month: int = 12
 
 def _set_up(folder: Path, last_month: int, console: Console) -> tuple[Path, Path]:
     """Copy the example, write its data, and train on January."""
+    folder = folder.resolve()  # the processes it starts work elsewhere
     marker = folder / ".modelkeep"
     if folder.exists() and any(folder.iterdir()) and not marker.is_dir():
         raise Refused(f"{folder} exists and is not an earlier demo", hint="move it away, or run elsewhere")
     shutil.rmtree(folder, ignore_errors=True)
     marker.mkdir(parents=True)
-    base = folder.resolve()
+    base = folder
     shutil.copyfile(example("flights") / "modelkeep.yaml", base / "modelkeep.yaml")
     console.print("Writing the flights of 2013 as monthly files ...")
     all_months = base / "months"

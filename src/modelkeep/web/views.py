@@ -37,7 +37,7 @@ class Served:
         since: When it became so, seconds since 1970; None when the history does not say.
         step: The rollout's step as declared, such as ``canary 10% 1d``; empty outside a rollout.
         metric: Name of the live metric; empty before labels arrived.
-        live: The live metric of the answering versions from labels, oldest first.
+        live: The live metric of the champions from labels, oldest first.
         estimated: The same metric expected from the stated probabilities, for windows without labels yet.
         reference: The champion's value of that metric when it was evaluated.
         rows: Predictions in the newest window.
@@ -79,7 +79,11 @@ def overview(conn: Connection) -> dict[str, Any]:
     served = [_served(conn, wanted) for wanted in endpoints.wanted(conn)]
     deployed = {item.wanted.model for item in served}
     others = [(name, models.versions(conn, name)) for name in models.models(conn) if name not in deployed]
-    return {"served": served, "others": others, "events": events.history(conn, limit=12, newest_first=True)}
+    return {
+        "served": served,
+        "others": others,
+        "events": _told(events.history(conn, limit=200, newest_first=True)),
+    }
 
 
 def model(conn: Connection, name: str) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def model(conn: Connection, name: str) -> dict[str, Any]:
         "champion": champion,
         "champion_gates": gates(kept[champion.version]) if champion else [],
         "findings": findings.findings(conn, name, limit=FINDINGS),
-        "events": events.history(conn, name, limit=20, newest_first=True),
+        "events": _told(events.history(conn, name, limit=200, newest_first=True)),
     }
 
 
@@ -181,7 +185,7 @@ def main_metric(declaration: Declaration | None, evaluations: Iterable[Mapping[s
 def _served(conn: Connection, wanted: Wanted) -> Served:
     champion = next((route.version for route in wanted.routes if route.mode == "stable"), None)
     windows = findings.windows(conn, wanted.endpoint, limit=WINDOWS)
-    answered = [window for window in windows if window.mode != "shadow"]
+    answered = [window for window in windows if window.mode == "stable"]  # a canary's few rows would only be noise
     versions = models.versions(conn, wanted.model)
     declaration = _declaration(versions)
     asked = declaration.monitor.metric if declaration else ""
@@ -203,6 +207,11 @@ def _served(conn: Connection, wanted: Wanted) -> Served:
     )
 
 
+def _told(past: Iterable[Event]) -> list[Event]:
+    """The newest changes. Findings have a place of their own, and may come with every window."""
+    return [event for event in past if not event.kind.startswith("finding.")][:15]
+
+
 def _live_metric(windows: Sequence[Window], wanted: str) -> str:
     names = [name for window in windows for name in measured({"metrics": window.metrics}) if name in METRICS]
     return wanted if wanted in names or not names else names[0]
@@ -212,15 +221,16 @@ def _points(windows: Sequence[Window], metric: str) -> Iterable[Point]:
     for window in windows:
         found = measured({"metrics": window.metrics}).get(metric)
         if found is not None:
-            group = f"v{window.version}" + ("" if window.mode == "stable" else f" {window.mode}")
-            yield Point(at=window.end, value=found.value, low=found.low, high=found.high, group=group)
+            yield Point(
+                at=window.end, value=found.value, low=found.low, high=found.high, group=f"v{window.version}"
+            )
 
 
 def _estimates(windows: Sequence[Window], metric: str) -> Iterable[Point]:
     for window in windows:
         found = measured({"metrics": window.metrics})
         expected = found.get(f"{metric}_estimated")
-        if expected is not None and metric not in found and window.mode == "stable":
+        if expected is not None and metric not in found:
             point = Point(at=window.end, value=expected.value, low=expected.low, high=expected.high)
             yield replace(point, group="estimated, no labels yet")
 

@@ -6,6 +6,7 @@ Command modules are imported only when their command is called, so that ``modelk
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -109,6 +110,11 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """The entry point."""
+    # Threads of OpenMP wait for each other spinning 300,000 rounds before they sleep: where another process has a
+    # core they need, a fit of one second takes ten. A thousand rounds cost an idle machine nothing that matters.
+    # Read when scikit-learn is imported, so it is said here; processes started from here inherit it.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     cli.main()
     raise AssertionError("main always exits")  # pragma: no cover
 

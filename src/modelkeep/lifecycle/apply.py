@@ -10,7 +10,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from modelkeep.core import digests
-from modelkeep.core.errors import ModelkeepError
+from modelkeep.core.errors import Invalid, ModelkeepError, Refused, UserCodeFailed
 from modelkeep.core.ports import Progress, Silent
 from modelkeep.data.snapshots import Snapshot, Snapshots
 from modelkeep.lifecycle import code, deployment, locks, rollout, stages
@@ -21,7 +21,7 @@ from modelkeep.lifecycle.made import Made
 from modelkeep.lifecycle.making import Making
 from modelkeep.lifecycle.packaging import Packaged, latencies, pack
 from modelkeep.lifecycle.progress import Stage, Teller
-from modelkeep.registry import endpoints, events, models, runs
+from modelkeep.registry import endpoints, events, models, runs, snapshots
 from modelkeep.registry.lineage import Lineage
 from modelkeep.registry.models import Version
 from modelkeep.spec import loading
@@ -81,13 +81,14 @@ def apply(
     with locks.held(keep.home, f"apply-{declaration.model}", doing=f"applying {declaration.model}"):
         with keep.db.read() as conn:
             deployment.own(conn, declaration)  # before the work, not after it
-        snapshot = _snapshot(keep, declaration, teller)
+        snapshot, fresh = _snapshot(keep, declaration, teller)
         keys = stages.keys(declaration, snapshot.digest, keep.base)
         with keep.db.read() as conn:
             champion = made_of.champion(conn, declaration.model)
             made = made_of.recall(conn, keys, champion)
         if made is None:
             making = Making(keep, declaration, snapshot, keys, teller, because)
+            _prepared(making, withdraw=fresh or champion is None)
             made = _make(keep, declaration, making, champion, actor)
         else:
             for name in stages.NAMES[1:-1]:
@@ -106,16 +107,29 @@ def apply(
     )
 
 
-def _snapshot(keep: Keep, declaration: Declaration, teller: Teller) -> Snapshot:
+def _snapshot(keep: Keep, declaration: Declaration, teller: Teller) -> tuple[Snapshot, bool]:
+    """The snapshot of what the source holds now, and whether it is new."""
     store = Snapshots(keep.db, keep.blobs)
     model, now = declaration.model, keep.clock.now()
     before = store.latest(model)
     with teller.stage("snapshot", "look at the source"):
         taken = store.take(declaration.data, model, keep.base, now, teller.progress)
-    if before is not None and before.digest == taken.digest:
-        teller.stages.pop()
-        teller.reuse("snapshot", f"the source is unchanged: {taken.rows} rows, {taken.digest[:12]}")
-    return taken
+    if before is None or before.digest != taken.digest:
+        return taken, True
+    teller.stages.pop()
+    teller.reuse("snapshot", f"the source is unchanged: {taken.rows} rows, {taken.digest[:12]}")
+    return taken, False
+
+
+def _prepared(making: Making, *, withdraw: bool) -> None:
+    """The prepare stage. Rows that cannot be prepared leave no snapshot: checks of later rows are inferred from it."""
+    keep, taken = making.keep, making.snapshot
+    try:
+        _ = making.prepared
+    except (Invalid, Refused, UserCodeFailed):
+        if withdraw:
+            keep.db.write(lambda conn: snapshots.withdraw(conn, taken.name, taken.digest))
+        raise
 
 
 def _make(keep: Keep, declaration: Declaration, making: Making, champion: Version | None, actor: str) -> Made:

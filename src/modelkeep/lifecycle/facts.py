@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from modelkeep.core.errors import NotFound
 from modelkeep.lifecycle import renewals
 from modelkeep.lifecycle.decide import Evidence, Facts, Underway
 from modelkeep.registry import findings, models, snapshots
@@ -20,7 +21,8 @@ def gather(conn: Connection, wanted: Wanted, *, now: float, rollout: Underway | 
     """
     model = wanted.model
     champion = models.alias(conn, model, "champion")
-    since = renewals.last_attempt(conn, model)
+    attempt = renewals.last_attempt(conn, model)
+    since, tried = attempt or (None, "")
     if champion is not None:
         made = models.version(conn, model, champion).created
         since = made if since is None else max(since, made)
@@ -29,20 +31,35 @@ def gather(conn: Connection, wanted: Wanted, *, now: float, rollout: Underway | 
         champion=champion,
         rollout=rollout,
         evidence=() if champion is None else _evidence(conn, model, champion, since or 0.0),
-        new_rows=0 if champion is None else unseen_rows(conn, model, champion),
+        new_rows=0 if champion is None else unseen_rows(conn, model, champion, tried),
         last_attempt=since,
         renewing=bool(jobs.active(conn, model, renewals.KIND)),
     )
 
 
-def unseen_rows(conn: Connection, model: str, version: int) -> int:
-    """Rows of the newest snapshot in parts that the version's own snapshot does not have."""
+def unseen_rows(conn: Connection, model: str, version: int, tried: str = "") -> int:
+    """Rows of the newest snapshot in parts that neither the version's snapshot nor the one tried last has.
+
+    What was tried and refused is not tried again: the same rows would be refused again, and again.
+
+    Args:
+        tried: Digest of the snapshot that was newest at the last attempt; empty before the first.
+    """
     lineage = models.version(conn, model, version).lineage
     newest = snapshots.latest(conn, model)
-    if lineage is None or newest is None or newest.digest == lineage.snapshot:
+    if lineage is None or newest is None or newest.digest in (lineage.snapshot, tried):
         return 0
-    known = {part.digest for part in snapshots.get(conn, lineage.snapshot).fingerprints.values()}
+    known = _parts(conn, lineage.snapshot) | _parts(conn, tried)
     return sum(part.rows for part in newest.fingerprints.values() if part.digest not in known)
+
+
+def _parts(conn: Connection, snapshot: str) -> set[str]:
+    if not snapshot:
+        return set()
+    try:
+        return {part.digest for part in snapshots.get(conn, snapshot).fingerprints.values()}
+    except NotFound:  # withdrawn
+        return set()
 
 
 def _evidence(conn: Connection, model: str, version: int, since: float) -> tuple[Evidence, ...]:

@@ -11,7 +11,7 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.registry import events
+from modelkeep.registry import events, snapshots
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
 from modelkeep.store import jobs
@@ -41,15 +41,17 @@ Start = Callable[[Job], Worker]
 def ask(conn: Connection, declaration: Declaration, *, now: float, because: str) -> int:
     """Queue a renewal and write down why."""
     payload = {"declaration": loading.to_builtins(declaration), "because": because, "at": now}
+    newest = snapshots.latest(conn, declaration.model)
     number = jobs.enqueue(conn, declaration.model, KIND, payload, time.time(), max_attempts=ATTEMPTS)
-    events.append(conn, "renewal.started", declaration.model, {"because": because, "job": number}, now=now)
+    data = {"because": because, "job": number, "snapshot": newest.digest if newest else ""}
+    events.append(conn, "renewal.started", declaration.model, data, now=now)
     return number
 
 
-def last_attempt(conn: Connection, model: str) -> float | None:
-    """When the last renewal was asked for."""
+def last_attempt(conn: Connection, model: str) -> tuple[float, str] | None:
+    """When the last renewal was asked for, and the digest of the newest snapshot then; None before the first."""
     past = events.history(conn, model, kind="renewal.started", newest_first=True, limit=1)
-    return past[0].at if past else None
+    return (past[0].at, str(past[0].data.get("snapshot", ""))) if past else None
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from msgspec import Struct, field
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from modelkeep.core.errors import NotFound
 from modelkeep.store.bulk import encode
@@ -58,6 +58,12 @@ def record(conn: Connection, taken: Record) -> None:
         newest = select(table.c.id).where(table.c.name == taken.name).order_by(table.c.id.desc()).limit(1)
         change = table.update().where(table.c.id == newest.scalar_subquery())
         conn.execute(change.values(fingerprints=row["fingerprints"]))
+
+
+def withdraw(conn: Connection, name: str, digest: str) -> None:
+    """Forget the newest taking under a name, if it is this one: its rows turned out to be unusable."""
+    newest = select(table.c.id).where(table.c.name == name).order_by(table.c.id.desc()).limit(1)
+    conn.execute(delete(table).where(table.c.id == newest.scalar_subquery(), table.c.digest == digest))
 
 
 def get(conn: Connection, digest: str) -> Record:

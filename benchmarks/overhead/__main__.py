@@ -22,8 +22,8 @@ FLIGHTS = ROOT / "examples" / "flights"
 WALL_BUDGET = 1.3
 MEMORY_BUDGET = 1.5
 CALM = {"GOMP_SPINCOUNT": "1000"}
-"""What `modelkeep` sets for itself, given to the plain script too: otherwise, on a machine that does anything else,
-its threads would spin for each other and the ratio would flatter apply."""
+"""What `modelkeep` sets for itself, given to the plain script too: otherwise, on a machine that does anything
+else, its threads would spin for each other and the ratio would flatter apply."""
 
 
 @dataclass(frozen=True)

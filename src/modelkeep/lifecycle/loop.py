@@ -5,10 +5,13 @@ Each act is one durable transaction and can be repeated, so a kill between any t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from modelkeep.core.errors import ModelkeepError
@@ -61,6 +64,8 @@ class Loop:
         self._status = Status()
         self._declarations: dict[int, Declaration] = {}
         self._waiting: dict[str, str] = {}
+        self._faults: list[str] = []
+        self._known_faults: set[str] = set()
 
     def status(self) -> dict[str, Any]:
         """What the loop says of itself, JSON types."""
@@ -76,26 +81,40 @@ class Loop:
     def run(self, stopping: threading.Event) -> None:
         """Tick until told to stop. A fault is told and the next tick tries again."""
         while not stopping.is_set():
-            try:
+            with self._told("the loop"):
                 self.tick()
-            except ModelkeepError as error:
-                self._fault(str(error))
-            except Exception as error:
-                log.exception("the loop's tick failed")
-                self._fault(f"{type(error).__name__}: {error}")
             stopping.wait(EVERY)
 
     def tick(self) -> None:
-        """Everything once, at the clock's time now."""
+        """Everything once, at the clock's time now. What fails for one endpoint holds up no other."""
+        self._faults.clear()
         now = self.keep.clock.now()
         with self.keep.db.read() as conn:
             served = endpoints.wanted(conn)
-        self.watch.take_in()
+        with self._told("capture"):
+            self.watch.take_in()
         for wanted in served:
             if "declaration" in wanted.settings:
-                self._look_after(wanted, now)
+                with self._told(f"endpoint {wanted.endpoint}"):
+                    self._look_after(wanted, now)
         self.renewals.tend()
-        self._status = Status(seen=now, ticks=self._status.ticks + 1, busy=self.renewals.busy())
+        self._status = Status(
+            seen=now, ticks=self._status.ticks + 1, busy=self.renewals.busy(), fault="; ".join(self._faults)
+        )
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Keep a fault from ending the loop; write it down once, not at every tick."""
+        try:
+            yield
+        except Exception as error:
+            text = f"{what}: {error if isinstance(error, ModelkeepError) else f'{type(error).__name__}: {error}'}"
+            if text not in self._known_faults:
+                log.error("%s", text, exc_info=None if isinstance(error, ModelkeepError) else error)
+            self._known_faults.add(text)
+            self._faults.append(text)
+            if what == "the loop":
+                self._status = msgspec.structs.replace(self._status, fault=text)
 
     def stop_jobs(self) -> None:
         """End what runs; it is taken up again at the next start."""
@@ -156,6 +175,3 @@ class Loop:
         if wanted.generation not in self._declarations:
             self._declarations[wanted.generation] = loading.from_builtins(wanted.settings["declaration"])
         return self._declarations[wanted.generation]
-
-    def _fault(self, text: str) -> None:
-        self._status = Status(seen=self._status.seen, ticks=self._status.ticks, busy=self._status.busy, fault=text)

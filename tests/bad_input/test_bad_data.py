@@ -24,7 +24,7 @@ def run(project: Project, *words: str) -> Result:
 
 
 def refused(project: Project, code: int, verb: str = "apply", *, readable: bool = False) -> dict[str, Any]:
-    """Run a verb that must fail, in words and as JSON: what it said, after checking that nothing is left behind."""
+    """Run a verb that must fail, in words and as JSON: what it said, once nothing is left behind."""
     before = leftovers(project)
     words, told = run(project, verb), run(project, verb, "--json")
     assert (words.exit_code, told.exit_code) == (code, code), words.output + told.output

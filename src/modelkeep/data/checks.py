@@ -120,11 +120,12 @@ def check_source(expected: Expected, table: pa.Table, time: str) -> None:
         Refused: The source lost rows, or went back in time.
     """
     problems = []
+    held = set(table.column_names)
     for name, check in expected.checks.columns.items():
         path = f"data.checks.columns.{name}"
         if check.off:
             continue
-        if name not in table.column_names:
+        if name not in held:
             problems.append(Problem(path, f"column {name!r} is expected and not in the data"))
         elif check.type is not None and not _of_type(table.schema.field(name).type, check.type):
             found = table.schema.field(name).type
@@ -162,7 +163,8 @@ def check_rows(
         Refused: Too few rows, too old, a column with too many missing values or mostly new categories.
         Invalid: An input without any value.
     """
-    checks = {name: check for name, check in expected.checks.columns.items() if name in table.column_names}
+    held = set(table.column_names)
+    checks = {name: check for name, check in expected.checks.columns.items() if name in held}
     off = {name for name, check in checks.items() if check.off}
     faults = _table_faults(expected, declaration, table, now)
     reasons = _Reasons(table.num_rows)
@@ -327,8 +329,9 @@ def _unseen(expected: Expected, table: pa.Table, off: set[str]) -> tuple[dict[st
     """Categories the first snapshot did not have, with their rows; and columns in which they are most."""
     news: dict[str, dict[str, int]] = {}
     broken = []
+    held = set(table.column_names)
     for name, seen in expected.seen.items():
-        if name in off or name not in table.column_names or not pa.types.is_string(table.schema.field(name).type):
+        if name in off or name not in held or not pa.types.is_string(table.schema.field(name).type):
             continue
         counts = pc.value_counts(table.column(name).drop_null())
         fresh = counts.filter(pc.invert(pc.is_in(counts.field("values"), pa.array(seen, pa.string()))))

@@ -243,8 +243,9 @@ _STEPS: dict[type, Callable[[Any, pa.Table, str, str], Outcome]] = {
 
 
 def _named(columns: Sequence[str], table: pa.Table, path: str) -> tuple[str, ...]:
+    held = set(table.column_names)
     for name in columns:
-        if name not in table.column_names:
+        if name not in held:
             raise unknown_column(name, table.column_names, path)
     return tuple(columns)
 

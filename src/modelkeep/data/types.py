@@ -94,8 +94,9 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     if table.schema.equals(schema):
         return table
     columns = []
+    held = set(table.column_names)
     for field in schema:
-        if field.name in table.column_names:
+        if field.name in held:
             column = table.column(field.name)
             columns.append(column if column.type == field.type else column.cast(field.type))
         else:

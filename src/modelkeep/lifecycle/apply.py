@@ -122,7 +122,7 @@ def _snapshot(keep: Keep, declaration: Declaration, teller: Teller) -> tuple[Sna
 
 
 def _prepared(making: Making, *, withdraw: bool) -> None:
-    """The prepare stage. Rows that cannot be prepared leave no snapshot: checks of later rows are inferred from it."""
+    """The prepare stage. Rows that cannot be prepared leave no snapshot: checks are inferred from it."""
     keep, taken = making.keep, making.snapshot
     try:
         _ = making.prepared

@@ -117,7 +117,8 @@ def champion_outputs(keep: Keep, champion: Version, table: pa.Table, trusted: Se
     files = files_of(keep.blobs, champion.package)
     signature = runtimes.signature(files)
     names = [field.name for field in signature.inputs]
-    missing = [name for name in names if name not in table.column_names]
+    held = set(table.column_names)
+    missing = [name for name in names if name not in held]
     if missing:
         raise Refused(f"it needs the column {missing[0]!r}, which the data no longer has")
     return answers(runtimes.load(files, trusted=trusted, threads=0), table, names, signature.classes)

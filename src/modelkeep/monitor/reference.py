@@ -124,7 +124,8 @@ def build(
         held_out: From ``heldout.measure``.
     """
     window, codes = _windows(table, time_column, window_seconds)
-    names = [name for name in inputs if name in table.column_names]
+    held = set(table.column_names)
+    names = [name for name in inputs if name in held]
     whole = profile.partial(table.select(names))
     columns: dict[str, Watched] = {}
     skipped: dict[str, str] = {}
@@ -155,10 +156,11 @@ def count(reference: Reference, table: pa.Table) -> dict[str, Ints]:
     Returns:
         Per column (K + 2,): rows per cell, then missing values, then values outside the training table's.
     """
+    held = set(table.column_names)
     return {
         name: _count(column, table.column(name))
         for name, column in reference.columns.items()
-        if name in table.column_names
+        if name in held
     }
 
 

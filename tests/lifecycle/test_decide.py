@@ -31,6 +31,7 @@ rollouts = st.builds(
     since=times,
     violations=st.lists(st.just("error_rate is 3 %"), max_size=1).map(tuple),
     requests=st.integers(0, 1000),
+    around=st.integers(0, 1000),
 )
 policies = st.builds(
     Policy,
@@ -100,3 +101,11 @@ def test_the_story_of_one_renewal():
     assert decide(rules, Facts(now=101.0, champion=1, rollout=Underway(2, 0, 100.0))) == []
     assert isinstance(decide(rules, Facts(now=700.0, champion=1, rollout=Underway(2, 0, 100.0)))[0], Advance)
     assert isinstance(decide(rules, Facts(now=4300.0, champion=1, rollout=Underway(2, 2, 700.0)))[0], Promote)
+
+
+@given(policies, facts)
+def test_a_step_that_showed_nothing_is_not_passed(rules, known):
+    rollout = known.rollout
+    if rollout is None or rollout.requests or not rollout.around or rollout.step >= len(rules.steps):
+        return
+    assert not any(isinstance(decision, Promote | Advance) for decision in decide(rules, known))

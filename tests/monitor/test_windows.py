@@ -158,3 +158,20 @@ def test_the_declaration_says_how_to_watch():
         monitor=Monitor(window="10m", drift=Drift(false_alarms="1 per 500 windows"), min_labels=7),
     )
     assert policy(said) == Policy(window=600, false_alarms=0.002, metric="", min_labels=7)
+
+
+def test_a_window_in_which_the_champion_changed_is_no_sample_of_a_window(home):
+    home.serve(0, 100, 100)
+    home.serve(100, 150, 100)
+    home.serve(150, 200, 100, shift=3.0, version=2)  # as if the afternoon differed from the morning
+    home.serve(200, 300, 100, shift=3.0, version=2)
+    assert home.close(305) == []
+    (told,) = home.close(305, version=2)
+    assert told.evidence["start"] == 200
+
+
+def test_an_endpoints_first_window_counts_only_when_it_was_there_from_the_beginning(home):
+    home.serve(140, 200, 100, shift=3.0)
+    assert home.close(205) == []
+    home.serve(200, 300, 100, shift=3.0)
+    assert len(home.close(305)) == 1

@@ -66,7 +66,8 @@ class Underway:
         step: Index into the policy's steps.
         since: When this step began.
         violations: Abort conditions the evidence supports, as sentences.
-        requests: Requests the version answered in this step.
+        requests: Predictions the version made in this step.
+        around: Predictions of the whole endpoint in this step.
     """
 
     version: int
@@ -74,6 +75,7 @@ class Underway:
     since: float
     violations: tuple[str, ...] = ()
     requests: int = 0
+    around: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ def decide(rules: Policy, facts: Facts) -> list[Decision]:
 
     Rules, in this order of strength:
         1. a rollout with a supported abort condition ends, whatever else holds;
-        2. a rollout whose step has lasted its time advances, after its last step it is promoted;
+        2. a rollout whose step has lasted its time advances, after its last step it is promoted; but a step in
+           which the endpoint had traffic and the version none of it has shown nothing, and goes on;
         3. while a rollout or a renewal is under way nothing is renewed;
         4. a trigger renews when there is something new to learn from and the cooldown is over.
 
@@ -176,7 +179,9 @@ def _about_rollout(steps: Sequence[RolloutStep], rollout: Underway, now: float) 
     step = steps[rollout.step]
     if now - rollout.since < step.seconds:
         return []
-    because = f"{step.text} passed: {rollout.requests} requests, no abort condition supported"
+    if rollout.requests == 0 and rollout.around > 0:
+        return [Wait(f"{step.text}: none of {rollout.around} predictions came to version {rollout.version} yet")]
+    because = f"{step.text} passed: {rollout.requests} predictions, no abort condition supported"
     if rollout.step + 1 < len(steps):
         return [Advance(rollout.version, rollout.step + 1, because)]
     return [Promote(rollout.version, because)]

@@ -87,7 +87,8 @@ class Watch:
         if rollout is None:
             return None
         with self.keep.db.read() as conn:
-            parts = captures.between(conn, wanted.endpoint, rollout.started, float("inf"), rollout.version)
+            everyone = captures.between(conn, wanted.endpoint, rollout.started, float("inf"))
+        parts = [part for part in everyone if part.version == rollout.version]
         # Part times are whole parts: the one during which the rollout began also holds nothing older of it,
         # because the version had no traffic before.
         conditions = [parse_condition(text) for text in declaration.deploy.abort]
@@ -98,6 +99,7 @@ class Watch:
             since=rollout.since,
             violations=tuple(violated),
             requests=sum(part.rows for part in parts if part.end >= rollout.since),
+            around=sum(part.rows for part in everyone if part.end >= rollout.since and part.mode != "shadow"),
         )
 
     def _violated(self, condition: Condition, parts: list[Capture]) -> str:

@@ -157,11 +157,7 @@ def count(reference: Reference, table: pa.Table) -> dict[str, Ints]:
         Per column (K + 2,): rows per cell, then missing values, then values outside the training table's.
     """
     held = set(table.column_names)
-    return {
-        name: _count(column, table.column(name))
-        for name, column in reference.columns.items()
-        if name in held
-    }
+    return {name: _count(column, table.column(name)) for name, column in reference.columns.items() if name in held}
 
 
 def add(a: Mapping[str, Ints], b: Mapping[str, Ints]) -> dict[str, Ints]:

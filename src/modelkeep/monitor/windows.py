@@ -30,6 +30,8 @@ LOOK_BACK = 10
 """Windows before the last closed one in which rows that came late are still looked for."""
 AT_ONCE = 50
 """Most windows closed in one call."""
+BEGUN = 0.05
+"""Share of an endpoint's very first window that may have passed before its first request."""
 REMEMBERED = 500
 """Closed windows compared with, newest first."""
 
@@ -50,7 +52,8 @@ def close_due(
 
     Safe to call as often as one likes and to kill at any point: all windows of a call are recorded in one
     transaction, and a window is recorded once. One whose rows came late is closed again; its finding is not
-    repeated. Only windows of ``stable`` traffic are tested.
+    repeated. Only windows of ``stable`` traffic are tested, and only where one version had all of it for the whole
+    window: half a day is no sample of a day.
 
     Args:
         reference: What the version was trained on; None skips the test.
@@ -63,6 +66,7 @@ def close_due(
     with db.read() as conn:
         known = findings.windows(conn, endpoint, version=version, limit=REMEMBERED)
         due, parts = _due(conn, known, endpoint, version, policy, now)
+        whole = _whole(conn, endpoint, version, due, policy.window)
     if not due:
         return []
     traffic = Traffic(blobs)
@@ -74,7 +78,8 @@ def close_due(
         )
         before = next((w for w in known if (w.mode, w.start) == (mode, start)), None)
         rows = traffic.between(own, bare.start, bare.end)
-        window, found = _close(bare, rows, own, reference, policy, blobs, classes)
+        known_training = reference if (mode, start) in whole else None
+        window, found = _close(bare, rows, own, known_training, policy, blobs, classes)
         if before is not None:
             window = replace(window, labels=before.labels, metrics={**_without_late(before), **window.metrics})
         closed.append((window, found))
@@ -106,6 +111,21 @@ def _due(
         if number < over and number * length >= first and (part.mode, number) not in closed
     }
     return [(mode, number * length) for mode, number in sorted(due, key=lambda one: one[1])], parts
+
+
+def _whole(
+    conn: Connection, endpoint: str, version: int, due: Sequence[tuple[str, float]], length: float
+) -> set[tuple[str, float]]:
+    """Those of the windows in which the version had all stable traffic from beginning to end."""
+    began = captures.span(conn, endpoint)
+    found = set()
+    for mode, start in due[:AT_ONCE]:
+        if mode != "stable" or began is None or began[0] > start + BEGUN * length:
+            continue
+        around = captures.between(conn, endpoint, start, start + length)
+        if all(part.version == version for part in around if part.mode == "stable" and part.rows):
+            found.add((mode, start))
+    return found
 
 
 def _close(

@@ -31,6 +31,8 @@ from modelkeep.core.ports import Model
 
 HOUR = 3600.0
 DAY = 24 * HOUR
+REQUEST_ROWS = 16
+"""Flights asked about in one request."""
 
 
 @dataclass
@@ -93,13 +95,17 @@ class Story:
         for hour in _groups(rows, HOUR):
             now = _start(hour, HOUR)
             self.clock.set(now)
-            request = f"{datetime.fromtimestamp(now, UTC):%Y%m%d%H}"
-            answer = self.serving.call("POST", "/v2/models/flights/infer", inference(hour, self.inputs, request))
-            probabilities.append(probability_of_late(answer))
-            self.champions.append(int(answer["model_version"]))
-            late = hour.column("late").to_pylist()
-            ids = [request] if len(late) == 1 else [f"{request}/{row}" for row in range(len(late))]
-            labels += zip(ids, late, strict=True)
+            for begin in range(0, hour.num_rows, REQUEST_ROWS):
+                asked = hour.slice(begin, REQUEST_ROWS)
+                request = f"{datetime.fromtimestamp(now, UTC):%Y%m%d%H}-{begin}"
+                answer = self.serving.call(
+                    "POST", "/v2/models/flights/infer", inference(asked, self.inputs, request)
+                )
+                probabilities.append(probability_of_late(answer))
+                self.champions.append(int(answer["model_version"]))
+                late = asked.column("late").to_pylist()
+                ids = [request] if len(late) == 1 else [f"{request}/{row}" for row in range(len(late))]
+                labels += zip(ids, late, strict=True)
         self.sent += rows.num_rows
         self._post(self.to_label)
         self.to_label = labels

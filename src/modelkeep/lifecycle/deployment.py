@@ -84,12 +84,14 @@ def settled(conn: Connection, declaration: Declaration, number: int | None, base
         return Settled("a new version is registered", "")
     if found is None or not found.routes:
         return Settled(f"version {number} is not served yet", "")
+    champion = next((route.version for route in found.routes if route.mode == "stable"), None)
     if found.settings != settings(declaration, base):
-        return Settled("the settings of the endpoint change", "")
+        served = any(route.version == number for route in found.routes)
+        takes_over = f"version {number} takes over from version {champion}"
+        return Settled("the settings of the endpoint change" if served else takes_over, "")
     underway = found.rollout.version if found.rollout else None
     if underway == number:
         return Settled("", f"version {number} is on its way, at step {found.rollout.step + 1}")  # type: ignore[union-attr]
-    champion = next((route.version for route in found.routes if route.mode == "stable"), None)
     if champion == number and underway is None:
         return Settled("", f"version {number} is the champion")
     record = {"declaration": loading.to_builtins(declaration), "version": number}

@@ -15,7 +15,7 @@ import pytest
 
 from modelkeep.core.errors import Invalid, MissingExtra, ModelkeepError, NotFound, Unavailable, UserCodeFailed
 from modelkeep.core.ports import Source
-from modelkeep.data import readers, sources
+from modelkeep.data import files, readers, sources
 from modelkeep.data.sources import RemoteFiles, open_source
 from modelkeep.spec.declaration import Data, Origin
 from modelkeep.spec.steps import Cast
@@ -265,3 +265,7 @@ def test_postgresql_streams_its_types(postgres_url: str, tmp_path: Path) -> None
         rows_of(Origin(url=url, query="select * from nowhere"), tmp_path)
     with pytest.raises(Unavailable):
         rows_of(Origin(url="postgresql://nobody@127.0.0.1:1/x", query="select 1"), tmp_path)
+
+
+def test_every_kind_of_file_that_is_looked_for_can_be_read() -> None:
+    assert tuple(readers.READERS) == files.SUFFIXES

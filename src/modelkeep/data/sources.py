@@ -6,7 +6,6 @@ Files by path, folder, glob or object-store URL; a SQL query; a Python function.
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +17,11 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import from_url
 
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
-from modelkeep.data.readers import READERS, File, pieces, schema
+from modelkeep.data.files import SUFFIXES, WILD, Listing, is_local
+from modelkeep.data.origins import FunctionOrigin, SqlOrigin
+from modelkeep.data.readers import File, pieces, schema
 from modelkeep.spec.declaration import Data, Origin
 from modelkeep.spec.steps import Cast
-
-_WILD = re.compile(r"[*?\[]")
 
 
 class TableSource(Protocol):
@@ -50,8 +49,6 @@ def open_source(data: Data, base: Path) -> TableSource:
         Invalid: The address makes no sense.
     """
     if isinstance(data.source, Origin):
-        from modelkeep.data.origins import FunctionOrigin, SqlOrigin  # pandas: not where files are only looked at
-
         origin = data.source
         if bool(origin.function) == bool(origin.url):
             raise Invalid("give either a url with a query, or a function", path="data.source")
@@ -61,9 +58,9 @@ def open_source(data: Data, base: Path) -> TableSource:
     as_text = {name for step in data.clean if isinstance(step, Cast) for name in step.columns}
     if not data.source:
         raise Invalid("no source is declared", path="data.source", hint="name a file, folder, glob or URL")
-    if "://" in data.source and not data.source.startswith("file://"):
-        return RemoteFiles(data.source, as_text)
-    return LocalFiles(data.source.removeprefix("file://"), base, as_text)
+    if is_local(data.source):
+        return LocalFiles(Listing(data.source, base), as_text)
+    return RemoteFiles(data.source, as_text)
 
 
 class _Files:
@@ -93,12 +90,11 @@ class _Files:
 
 
 class LocalFiles(_Files):
-    """A file, a folder (searched through) or a glob on this machine."""
+    """Files of this machine."""
 
-    def __init__(self, address: str, base: Path, as_text: Collection[str] = ()) -> None:
+    def __init__(self, listing: Listing, as_text: Collection[str] = ()) -> None:
         super().__init__(as_text)
-        self._address = address
-        self._base = base
+        self._listing = listing
 
     def fingerprint(self) -> Mapping[str, str]:
         """Size and time of change by path, relative to the declaration's folder where it is inside.
@@ -106,37 +102,12 @@ class LocalFiles(_Files):
         Raises:
             NotFound: There is no such file.
         """
-        return {name: _stamp(path) for name, path in self._found().items()}
+        return self._listing.fingerprint()
 
     def file(self, partition: str) -> File:
         """The file of a partition."""
-        path = self._base / partition
+        path = self._listing.base / partition
         return File(partition, path.suffix.lower(), path=path)
-
-    def _found(self) -> dict[str, Path]:
-        whole = self._base / self._address
-        if whole.is_file():
-            paths = [whole]
-        elif whole.is_dir():
-            paths = [path for path in whole.rglob("*") if path.suffix.lower() in READERS and path.is_file()]
-        else:
-            start = Path(self._address).anchor  # a glob may be absolute
-            pattern = self._address.removeprefix(start)
-            paths = [path for path in (Path(start) if start else self._base).glob(pattern) if path.is_file()]
-        visible = [path for path in sorted(paths) if not path.name.startswith((".", "_"))]
-        if not visible:
-            what = "matches" if _WILD.search(self._address) else "in" if whole.is_dir() else "at"
-            raise NotFound(
-                f"data.source: no data file {what} {self._address!r} (looked in {self._base})",
-                hint=f"check the path; files end in {', '.join(READERS)}",
-            )
-        return {self._name(path): path for path in visible}
-
-    def _name(self, path: Path) -> str:
-        try:
-            return path.relative_to(self._base).as_posix()
-        except ValueError:
-            return path.as_posix()
 
 
 class RemoteFiles(_Files):
@@ -163,10 +134,10 @@ class RemoteFiles(_Files):
             NotFound: There is no such object.
             Unavailable: The store does not answer.
         """
-        wild = _WILD.search(self._path)
+        wild = WILD.search(self._path)
         prefix = self._path[: wild.start()].rpartition("/")[0] if wild else self._path.rstrip("/")
         try:
-            if not wild and Path(self._path).suffix.lower() in READERS:
+            if not wild and Path(self._path).suffix.lower() in SUFFIXES:
                 found = [obstore.head(self._store, self._path)]
             elif self._listed:
                 found = [item for batch in obstore.list(self._store, prefix or None) for item in batch]
@@ -179,7 +150,7 @@ class RemoteFiles(_Files):
         made = {}
         for item in sorted(found, key=lambda item: item["path"]):
             path = item["path"]
-            if Path(path).suffix.lower() in READERS and (not wild or fnmatch.fnmatchcase(path, self._path)):
+            if Path(path).suffix.lower() in SUFFIXES and (not wild or fnmatch.fnmatchcase(path, self._path)):
                 made[f"{self._root}/{path}"] = (
                     f"{item['size']}-{item['e_tag'] or item['last_modified'].isoformat()}"
                 )
@@ -197,8 +168,3 @@ class RemoteFiles(_Files):
         except BaseError as error:
             raise Unavailable(f"data.source: {partition} cannot be read: {error}") from error
         return File(partition, Path(path).suffix.lower(), content=pa.py_buffer(content))
-
-
-def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_size}-{stat.st_mtime_ns}"

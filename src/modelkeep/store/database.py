@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError
 
-from modelkeep.core.errors import Damaged
+from modelkeep.core.errors import Damaged, ModelkeepError
 from modelkeep.store import engines, migrations
 from modelkeep.store.faults import translate
 from modelkeep.store.writer import Writer
@@ -55,9 +55,10 @@ class Database:
         except Exception as error:
             db.close()
             fault = translate(error)
-            if fault is error:
+            if not isinstance(fault, ModelkeepError) or fault is error:
                 raise
-            raise fault from None
+            where = db.url.render_as_string(hide_password=True) if db.dialect != "sqlite" else db.url.database
+            raise type(fault)(f"{where}: {fault.message}", hint=fault.hint) from None
         return db
 
     @contextlib.contextmanager

@@ -72,7 +72,7 @@ class Performance:
         """
         with self._db.read() as conn:
             known = self._open(conn, endpoint, version)
-            news = (captures.label_count(conn), max((window.id for window in known), default=0))
+            news = (captures.label_generation(conn), max((window.id for window in known), default=0))
             if self._seen.get((endpoint, version)) == news:
                 return []
             fresh = [window for window in known if self._labelled(conn, window) > window.labels]

@@ -10,10 +10,12 @@ from sqlalchemy import Connection, Row, and_, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from modelkeep.core.errors import Invalid, Problem
+from modelkeep.registry import counters
 from modelkeep.store.bulk import insert_rows, select_in
 from modelkeep.store.tables import captures as table
 from modelkeep.store.tables import labels
 
+_LABELS = "labels"
 _LABEL_TIME = "CASE WHEN excluded.time >= labels.time THEN excluded.{0} ELSE labels.{0} END"
 _LABEL_CONFLICT = "ON CONFLICT (prediction_id) DO UPDATE SET " + ", ".join(
     f"{name} = {_LABEL_TIME.format(name)}" for name in ("value", "time")
@@ -101,6 +103,7 @@ def put_labels(conn: Connection, given: Iterable[tuple[str, str, float]]) -> int
         raise Invalid([Problem("labels", "a prediction id is empty; expected the id the prediction came with")])
     ordered = [latest[name] for name in sorted(latest)]  # neighbours in the index, and no deadlocks
     insert_rows(conn, labels, ("prediction_id", "value", "time"), ordered, _LABEL_CONFLICT)
+    counters.raise_(conn, _LABELS)
     return len(ordered)
 
 
@@ -118,6 +121,11 @@ def labels_between(conn: Connection, start: float, end: float) -> list[tuple[str
 def label_count(conn: Connection) -> int:
     """How many predictions have a label."""
     return int(conn.execute(select(func.count()).select_from(labels)).scalar_one())
+
+
+def label_generation(conn: Connection) -> int:
+    """A number that changes whenever labels are put."""
+    return counters.value(conn, _LABELS)
 
 
 def _capture(row: Row[Any]) -> Capture:

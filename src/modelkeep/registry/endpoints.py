@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Row, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from modelkeep.registry import counters
 from modelkeep.store.bulk import decode, encode
-from modelkeep.store.tables import counters
 from modelkeep.store.tables import endpoints as table
 
 _COUNTER = "endpoints"
@@ -78,7 +78,7 @@ def get(conn: Connection, endpoint: str) -> Wanted | None:
 
 def put(conn: Connection, wanted: Wanted) -> Wanted:
     """Make this the wanted state of its endpoint; returned with its new generation."""
-    fresh = replace(wanted, generation=_next(conn))
+    fresh = replace(wanted, generation=counters.raise_(conn, _COUNTER))
     row = {
         "endpoint": fresh.endpoint,
         "model": fresh.model,
@@ -94,19 +94,12 @@ def put(conn: Connection, wanted: Wanted) -> Wanted:
 def remove(conn: Connection, endpoint: str) -> None:
     """Take an endpoint away; no error when it is not there."""
     if conn.execute(delete(table).where(table.c.endpoint == endpoint)).rowcount:
-        _next(conn)
+        counters.raise_(conn, _COUNTER)
 
 
 def generation(conn: Connection) -> int:
     """A number that changes with any change of any endpoint: cheap to ask again and again."""
-    return int(conn.execute(select(counters.c.value).where(counters.c.name == _COUNTER)).scalar() or 0)
-
-
-def _next(conn: Connection) -> int:
-    insert = _dialect(conn).insert(counters)
-    raised = insert.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + 1})
-    number = conn.execute(raised.returning(counters.c.value), {"name": _COUNTER, "value": 1}).scalar_one()
-    return int(number)
+    return counters.value(conn, _COUNTER)
 
 
 def _wanted(row: Row[Any]) -> Wanted:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _DECODER = msgspec.json.Decoder()
@@ -50,8 +51,6 @@ def _insert(table: Table, columns: tuple[str, ...], conflict: str, postgres: boo
     names = ", ".join(f'"{name}"' for name in columns)
     if not postgres:
         return f"INSERT INTO {table.name} ({names}) VALUES ({', '.join('?' * len(columns))}) {conflict}"
-    from sqlalchemy.dialects import postgresql  # only here: with SQLite the import would be in vain
-
     speaks: Any = postgresql.dialect
     kinds = (str(table.c[name].type.compile(speaks())) for name in columns)
     arrays = ", ".join(f"%s::{kind}[]" for kind in kinds)

@@ -17,6 +17,7 @@ from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Refused
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.control import routes
 from modelkeep.protocols.control.http import as_error
+from modelkeep.protocols.mlflow import tracking
 from modelkeep.web import pages
 
 _LOCAL = {"127.0.0.1", "localhost", "[::1]", "::1"}
@@ -50,7 +51,11 @@ def application(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: 
         serving: Address of the serving process; empty without one.
     """
     return Starlette(
-        routes=[*routes.routes(keep, loop_status, serving), *pages.routes(keep.db.read)],
+        routes=[
+            *routes.routes(keep, loop_status, serving),
+            *tracking.routes(keep),
+            *pages.routes(keep.db.read),
+        ],
         middleware=[Middleware(LocalOnly)],
         exception_handlers={HTTPException: _unrouted, ModelkeepError: _known},
     )

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Problem
+from modelkeep.registry.experiments import find_active
 from modelkeep.store import tables
 from modelkeep.store.bulk import insert_rows, select_in
 
@@ -88,12 +89,11 @@ def create(
 
     Raises:
         NotFound: There is no such experiment or parent.
+        Invalid: The experiment was deleted.
     """
-    known = select(tables.experiments.c.id).where(tables.experiments.c.id == experiment_id)
-    if conn.execute(known).first() is None:
-        raise NotFound(f"there is no experiment {experiment_id}")
+    kept_in = find_active(conn, experiment_id)
     if parent is not None:
-        _find(conn, parent)
+        find(conn, parent)
     fresh = run_id or secrets.token_hex(16)
     row = {
         "run_id": fresh,
@@ -101,6 +101,9 @@ def create(
         "name": name,
         "user_id": user,
         "source_name": source,
+        "artifact_uri": f"{kept_in.artifact_location.rstrip('/')}/{fresh}/artifacts"
+        if kept_in.artifact_location
+        else "",
         "start_ms": round(now * 1000),
     }
     conn.execute(insert(tables.runs), row)
@@ -129,9 +132,9 @@ def log(
         NotFound: There is no such run.
         Conflict: A param has another value already, or the run was deleted.
     """
-    row = _find(conn, run_id)
+    row = find(conn, run_id)
     if row.lifecycle_stage != "active":
-        raise Conflict(f"run {run_id} was deleted", hint="restore it first")
+        raise Conflict(f"The run {run_id} must be in the 'active' state. Current state is {row.lifecycle_stage}.")
     if metrics:
         _log_metrics(conn, row, metrics)
     if params:
@@ -145,19 +148,19 @@ def end(conn: Connection, run_id: str, status: str, now: float) -> None:
     """End a run as ``FINISHED``, ``FAILED`` or ``KILLED``. Raises ``NotFound``, ``Invalid``."""
     if status not in _ENDED:
         raise Invalid([Problem("status", f"{status!r} does not end a run; expected one of {', '.join(_ENDED)}")])
-    row = _find(conn, run_id)
+    row = find(conn, run_id)
     change = update(tables.runs).where(tables.runs.c.id == row.id)
     conn.execute(change.values(status=status, end_ms=round(now * 1000)))
 
 
 def get(conn: Connection, run_id: str) -> Run:
     """One run with everything but its metrics' history. Raises ``NotFound``."""
-    return _runs(conn, [_find(conn, run_id)])[0]
+    return _runs(conn, [find(conn, run_id)])[0]
 
 
 def children(conn: Connection, run_id: str) -> list[Run]:
     """The runs that belong to this one, in the order they were made."""
-    parent = _find(conn, run_id)
+    parent = find(conn, run_id)
     value = func.substr(tables.tags.c.value, 1, tables.INDEXED_TEXT)
     query = (
         select(tables.runs)
@@ -179,7 +182,7 @@ def recent(conn: Connection, experiment_id: int, limit: int = 100) -> list[Run]:
 
 def history(conn: Connection, run_id: str, key: str) -> list[Point]:
     """Every point of one metric, by time and step."""
-    row = _find(conn, run_id)
+    row = find(conn, run_id)
     table = tables.metrics
     query = select(table.c.value, table.c.is_nan, table.c.timestamp_ms, table.c.step)
     query = query.where(table.c.run == row.id, table.c.key == key)
@@ -189,7 +192,7 @@ def history(conn: Connection, run_id: str, key: str) -> list[Point]:
 
 def set_artifacts(conn: Connection, run_id: str, artifacts: Mapping[str, tuple[str, int]]) -> None:
     """Attach blobs to a run: digest and size in bytes by path; a path given again is replaced."""
-    row = _find(conn, run_id)
+    row = find(conn, run_id)
     rows = [(row.id, path, digest, size) for path, (digest, size) in artifacts.items()]
     conflict = "ON CONFLICT (run, path) DO UPDATE SET digest = excluded.digest, size = excluded.size"
     insert_rows(conn, tables.run_artifacts, ("run", "path", "digest", "size"), rows, conflict)
@@ -224,15 +227,19 @@ def _log_params(conn: Connection, row: Row[Any], run_id: str, given: Mapping[str
     )
     for key, value in given.items():
         if kept.get(key, value) != value:
-            raise Conflict(f"param {key!r} of run {run_id} is {kept[key]!r} already; params are written once")
+            raise Conflict(
+                f"Changing param values is not allowed. Param with key='{key}' was already logged with"
+                f" value='{kept[key]}' for run ID='{run_id}'. Attempted logging new value '{value}'."
+            )
     rows = [(row.id, key, value, row.experiment) for key, value in given.items() if key not in kept]
     insert_rows(conn, table, ("run", "key", "value", "experiment"), rows)
 
 
-def _find(conn: Connection, run_id: str) -> Row[Any]:
+def find(conn: Connection, run_id: str) -> Row[Any]:
+    """The row of a run. Raises ``NotFound``."""
     found = conn.execute(select(tables.runs).where(tables.runs.c.run_id == run_id)).first()
     if found is None:
-        raise NotFound(f"there is no run {run_id!r}")
+        raise NotFound(f"Run with id={run_id} not found")
     return found
 
 

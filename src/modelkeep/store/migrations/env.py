@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from modelkeep.store import logged_tables as _  # noqa: F401 - adds its tables to the metadata
-from modelkeep.store.tables import metadata
+from modelkeep.store import logged_tables, tables  # noqa: F401 - they add to the metadata
+from modelkeep.store.columns import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

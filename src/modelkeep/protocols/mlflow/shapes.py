@@ -1,0 +1,86 @@
+"""Rows of the registry in the form MLflow's clients read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from modelkeep.protocols.mlflow.wire import number
+from modelkeep.registry import datasets
+from modelkeep.registry.experiments import Experiment
+from modelkeep.registry.tracking import Contents
+
+
+def experiment(found: Experiment) -> dict[str, Any]:
+    """``mlflow.Experiment``."""
+    return {
+        "experiment_id": str(found.id),
+        "name": found.name,
+        "artifact_location": found.artifact_location,
+        "lifecycle_stage": found.lifecycle_stage,
+        "last_update_time": found.updated_ms,
+        "creation_time": found.created_ms,
+        "tags": pairs(found.tags.items()),
+    }
+
+
+def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Keys and values as a list of objects."""
+    return [{"key": key, "value": value} for key, value in items]
+
+
+def artifact_uri(row: Any) -> str:
+    """Where the artifacts of a row of ``runs`` are."""
+    return row.artifact_uri or f"mlflow-artifacts:/{row.experiment}/{row.run_id}/artifacts"
+
+
+def run_info(row: Any) -> dict[str, Any]:
+    """``mlflow.RunInfo``."""
+    info = {
+        "run_id": row.run_id,
+        "run_uuid": row.run_id,
+        "run_name": row.name,
+        "experiment_id": str(row.experiment),
+        "user_id": row.user_id,
+        "status": row.status,
+        "start_time": row.start_ms,
+        "artifact_uri": artifact_uri(row),
+        "lifecycle_stage": row.lifecycle_stage,
+    }
+    if row.end_ms is not None:
+        info["end_time"] = row.end_ms
+    return info
+
+
+def metric(key: str, value: float | None, ms: int, step: int) -> dict[str, Any]:
+    """``mlflow.Metric``; None is NaN."""
+    return {"key": key, "value": number(value), "timestamp": ms, "step": step}
+
+
+def runs(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """``mlflow.Run`` of rows of ``runs``."""
+    ids = [row.id for row in rows]
+    held = Contents(conn, ids)
+    given = datasets.Related(conn, ids)
+    return [
+        {
+            "info": run_info(row),
+            "data": {
+                "metrics": [metric(*found) for found in held.metrics.get(row.id, ())],
+                "params": pairs(held.params.get(row.id, ())),
+                "tags": pairs(held.tags.get(row.id, ())),
+            },
+            "inputs": {
+                "dataset_inputs": given.datasets.get(row.id, []),
+                "model_inputs": [{"model_id": model} for model, _ in given.models.get((row.id, "input"), ())],
+            },
+            "outputs": {
+                "model_outputs": [
+                    {"model_id": model, "step": step} for model, step in given.models.get((row.id, "output"), ())
+                ]
+            },
+        }
+        for row in rows
+    ]

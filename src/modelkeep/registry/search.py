@@ -1,0 +1,304 @@
+"""Searches of runs and experiments.
+
+Runs are found by the index that promises the fewest rows: a filter's, when it matches few; else the one that holds
+them in the order asked for, read until the page is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from modelkeep.registry import queries
+from modelkeep.registry.filters import Clause, Language, Order
+from modelkeep.registry.queries import Attribute, Part, Search, Term, Values
+from modelkeep.store.tables import INDEXED_TEXT
+
+FEW = 2000
+"""A filter that matches at most so many runs leads the search."""
+
+_LIMIT_PREFIX = INDEXED_TEXT
+_NAMES = {
+    "attribute": "attribute",
+    "attributes": "attribute",
+    "attr": "attribute",
+    "tag": "tag",
+    "tags": "tag",
+}
+_RUN_NAMES = {
+    **_NAMES,
+    "run": "attribute",
+    "metric": "metric",
+    "metrics": "metric",
+    "param": "param",
+    "params": "param",
+    "parameter": "param",
+    "parameters": "param",
+    "dataset": "dataset",
+    "datasets": "dataset",
+}
+_URI = (
+    "CASE WHEN r.artifact_uri = '' THEN 'mlflow-artifacts:/' || r.experiment || '/' || r.run_id || '/artifacts'"
+    " ELSE r.artifact_uri END"
+)
+
+RUNS = Search(
+    language=Language(
+        entities=_RUN_NAMES,
+        attributes={
+            "run_id": "text",
+            "run_name": "text",
+            "status": "text",
+            "user_id": "text",
+            "artifact_uri": "text",
+            "start_time": "number",
+            "end_time": "number",
+        },
+        aliases={
+            "created": "start_time",
+            "Created": "start_time",
+            "run name": "run_name",
+            "Run name": "run_name",
+            "Run Name": "run_name",
+        },
+        listed=frozenset({"run_id"}),
+    ),
+    base="runs r",
+    columns="r.*",
+    attributes={
+        "run_id": Attribute("r.run_id"),
+        "run_name": Attribute("r.name"),
+        "status": Attribute("r.status"),
+        "user_id": Attribute("r.user_id"),
+        "artifact_uri": Attribute(_URI),
+        "start_time": Attribute("r.start_ms"),
+        "end_time": Attribute("r.end_ms", nullable=True),
+    },
+    values={
+        "metric": Values("latest_metrics", "run"),
+        "param": Values("params", "run"),
+        "tag": Values("tags", "run"),
+    },
+    ties=(("start_time", True), ("run_id", False)),
+)
+
+EXPERIMENTS = Search(
+    language=Language(
+        entities=_NAMES,
+        attributes={
+            "name": "text",
+            "experiment_id": "text",
+            "creation_time": "number",
+            "last_update_time": "number",
+        },
+        nulls=frozenset({"tag"}),
+    ),
+    base="experiments r",
+    columns="r.*",
+    attributes={
+        "name": Attribute("r.name"),
+        "experiment_id": Attribute("r.id", whole=True),
+        "creation_time": Attribute("r.created_ms"),
+        "last_update_time": Attribute("r.updated_ms"),
+    },
+    values={"tag": Values("experiment_tags", "experiment")},
+    ties=(("experiment_id", False),),
+)
+
+STAGES = {"ACTIVE_ONLY": ("active",), "DELETED_ONLY": ("deleted",), "ALL": ("active", "deleted")}
+
+
+def experiments(
+    conn: Connection, text: str, orders: Sequence[str], view: str, limit: int, token: str
+) -> tuple[list[Any], str]:
+    """A page of rows of ``experiments``, newest first unless ordered, and the next token. Raises ``Invalid``."""
+    default = [Order("attribute", "creation_time", False), Order("attribute", "experiment_id", True)]
+    stages = _among("r.lifecycle_stage", STAGES[view])
+    return queries.find(
+        conn,
+        EXPERIMENTS,
+        text=text,
+        orders=orders,
+        limit=limit,
+        token=token,
+        conditions=[stages],
+        sign=view,
+        default=default,
+    )
+
+
+def runs(
+    conn: Connection,
+    within: Sequence[int],
+    text: str = "",
+    orders: Sequence[str] = (),
+    view: str = "ACTIVE_ONLY",
+    limit: int = 1000,
+    token: str = "",
+) -> tuple[list[Any], str]:
+    """A page of rows of ``runs``, newest first unless ordered, and the next page's token.
+
+    Args:
+        within: Experiments' numbers.
+        view: ``ACTIVE_ONLY``, ``DELETED_ONLY`` or ``ALL``.
+
+    Raises:
+        Invalid: The filter, the order or the token makes no sense.
+    """
+    clauses = RUNS.language.parse(text)
+    keys = [RUNS.language.parse_order(key) for key in orders]
+    query = queries.signature(sorted(within), text, orders, view)
+    if not within:
+        return [], ""
+    return _Runs(conn, within, clauses, keys, STAGES[view]).page(query, limit, token)
+
+
+class _Runs:
+    """One search of runs."""
+
+    def __init__(
+        self,
+        conn: Connection,
+        within: Sequence[int],
+        clauses: Sequence[Clause],
+        keys: Sequence[Order],
+        stages: Any,
+    ) -> None:
+        self.conn = conn
+        self.within = within
+        self.keys = keys
+        self.postgres = conn.dialect.name == "postgresql"
+        self.join = "JOIN" if self.postgres else "CROSS JOIN"  # SQLite then keeps the order of the tables
+        self.terms, self.joins = queries.ordering(RUNS, keys)
+        self.leader: Part | None = None
+        self.wanted = [_among("r.experiment", within), _among("r.lifecycle_stage", stages)]
+        self._plan(clauses)
+
+    def _plan(self, clauses: Sequence[Clause]) -> None:
+        fewest = FEW + 1
+        conditions = [(clause, self._condition(clause)) for clause in clauses]
+        for clause, _ in conditions:
+            matching = self._matching(clause)
+            if matching is not None:
+                count = f"SELECT count(*) FROM ({matching.sql} LIMIT {FEW + 1}) n"
+                found = queries.execute(self.conn, count, matching.values).scalar()
+                if found < fewest:
+                    fewest, self.leader = found, matching
+        self.wanted += [part for _, part in conditions]
+
+    def page(self, query: str, limit: int, token: str) -> tuple[list[Any], str]:
+        last = queries.read_token(token, query, len(self.terms))
+        by_key = bool(self.keys) and self.keys[0].entity in RUNS.values and self.leader is None
+        rows = self._by_key(last, limit + 1) if by_key else self._plain(last, limit + 1)
+        return rows[:limit], queries.write_token(query, rows, limit, len(self.terms))
+
+    def _plain(self, last: Sequence[Any] | None, limit: int) -> list[Any]:
+        """Rows from the filter's index, or from that of the runs."""
+        base, values = "runs r", ()
+        if self.leader is not None:
+            base, values = f"({self.leader.sql}) l {self.join} runs r ON r.id = l.run", self.leader.values
+        conditions = list(self.wanted)
+        if last is not None:
+            conditions.append(queries.after(self.terms, last))
+        return queries.select(self.conn, "r.*", self._joined(base, values), conditions, self.terms, limit)
+
+    def _by_key(self, last: Sequence[Any] | None, limit: int) -> list[Any]:
+        """Rows from the index that holds the first key's values in order: numbers, then NaN, then runs without."""
+        rows: list[Any] = []
+        for rank in (0, 1, 2):
+            if len(rows) >= limit or (last is not None and last[0] > rank):
+                continue
+            rows += self._ranked(rank, last if last is not None and last[0] == rank else None, limit - len(rows))
+        return rows
+
+    def _ranked(self, rank: int, last: Sequence[Any] | None, limit: int) -> list[Any]:
+        first = self.keys[0]
+        table = RUNS.values[first.entity]
+        conditions = list(self.wanted)
+        rest = self.terms[2:]
+        if rank == 2:
+            conditions.append(
+                Part(f"NOT EXISTS (SELECT 1 FROM {table.table} k WHERE k.run = r.id AND k.key = ?)", (first.key,))
+            )
+            base = Part("runs r")
+            inner, skipped = rest, 2
+        else:
+            same = _among("o0.experiment", self.within)
+            conditions = [same, Part("o0.key = ?", (first.key,)), *conditions]
+            conditions.append(Part("o0.value IS NULL" if rank else "o0.value IS NOT NULL"))
+            base = Part(f"{table.table} o0 {self.join} runs r ON r.id = o0.run")
+            value = Term("o0.value", not first.ascending)
+            inner, skipped = (rest, 2) if rank else ([value, *rest], 1)
+        if last is not None:
+            conditions.append(queries.after(inner, last[skipped:]))
+        later = self.joins[1:]
+        joined = Part(
+            " ".join([base.sql, *(join.sql for join in later)]), tuple(v for j in later for v in j.values)
+        )
+        nothing = "0" if first.entity == "metric" else "''"
+        value_sql = "o0.value" if rank == 0 else nothing
+        what = f"r.*, {rank} AS rank0" + (f", {value_sql} AS value0" if rank else "")
+        if rank == 0 and first.entity != "metric":
+            inner = [Term(f"substr(o0.value, 1, {_LIMIT_PREFIX})", inner[0].descending), *inner]
+            return [self._without_prefix(row) for row in self._select(what, joined, conditions, inner, limit)]
+        return self._select(what, joined, conditions, inner, limit)
+
+    def _select(
+        self, what: str, base: Part, conditions: Sequence[Part], terms: Sequence[Term], limit: int
+    ) -> list[Any]:
+        return queries.select(self.conn, what, base, conditions, terms, limit)
+
+    def _without_prefix(self, row: Any) -> Any:
+        return _Row(row, len(self.terms))
+
+    def _joined(self, base: str, values: tuple[Any, ...]) -> Part:
+        joins = self.joins
+        return Part(
+            " ".join([base, *(join.sql for join in joins)]),
+            (*values, *(value for join in joins for value in join.values)),
+        )
+
+    def _condition(self, clause: Clause) -> Part:
+        if clause.entity != "dataset":
+            return queries.condition(RUNS, clause, self.postgres)
+        column = "i.context" if clause.key == "context" else f"d.{clause.key}"
+        told = queries.compare(column, clause, self.postgres)
+        joined = "run_datasets i JOIN datasets d ON d.id = i.dataset"
+        return Part(f"EXISTS (SELECT 1 FROM {joined} WHERE i.run = r.id AND {told.sql})", told.values)
+
+    def _matching(self, clause: Clause) -> Part | None:
+        """The runs a clause matches, as its index gives them; None when none helps."""
+        among = _among("v.experiment", self.within)
+        if clause.entity == "metric" and clause.op != "!=":
+            sql = f"SELECT v.run FROM latest_metrics v WHERE {among.sql} AND v.key = ? AND v.value {clause.op} ?"
+            return Part(sql, (*among.values, clause.key, clause.value))
+        if clause.entity in ("param", "tag") and clause.op == "=":
+            table = RUNS.values[clause.entity].table
+            prefix = f"substr(v.value, 1, {_LIMIT_PREFIX}) = ?"
+            sql = f"SELECT v.run FROM {table} v WHERE {among.sql} AND v.key = ? AND {prefix} AND v.value = ?"
+            return Part(sql, (*among.values, clause.key, clause.value[:_LIMIT_PREFIX], clause.value))
+        return None
+
+
+class _Row:
+    """A row without the term that only helped to use an index."""
+
+    def __init__(self, row: Any, terms: int) -> None:
+        self._row = row
+        self._terms = terms
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._row, name)
+
+    def __iter__(self) -> Any:
+        kept = list(self._row)
+        del kept[-self._terms]
+        return iter(kept)
+
+
+def _among(column: str, values: Sequence[Any]) -> Part:
+    if len(values) == 1:
+        return Part(f"{column} = ?", (values[0],))
+    return Part(f"{column} IN ({', '.join('?' * len(values))})", tuple(values))

@@ -1,0 +1,93 @@
+"""A control server on a free port, over each database, and MLflow's own client."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from modelkeep.app import control
+from modelkeep.core.clock import SystemClock
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.store.blobs import open_blobs
+from modelkeep.store.database import Database
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+
+@contextlib.contextmanager
+def answering(keep: Keep) -> Iterator[str]:
+    """The control server of a home, in a thread; yields its address."""
+    config = uvicorn.Config(
+        control.application(keep, dict, ""),
+        port=0,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def home(url: str, folder: Path) -> Iterator[Keep]:
+    """An opened home over a database."""
+    keep = Keep(
+        home=folder,
+        base=folder,
+        db=Database.open(url),
+        blobs=open_blobs(str(folder / "blobs")),
+        clock=SystemClock(),
+    )
+    with contextlib.closing(keep):
+        yield keep
+
+
+@pytest.fixture
+def keep(url: str, tmp_path: Path) -> Iterator[Keep]:
+    with home(url, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def address(keep: Keep) -> Iterator[str]:
+    with answering(keep) as found:
+        yield found
+
+
+@pytest.fixture
+def light(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
+    """The address of a server over SQLite only, for what no database changes."""
+    with home(sqlite_url, tmp_path) as keep, answering(keep) as found:
+        yield found
+
+
+@pytest.fixture
+def client(address: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(address, address)
+
+
+@pytest.fixture
+def http(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"{address}/api/2.0/mlflow") as found:
+        yield found

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+from modelkeep.core.errors import Conflict
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import events, snapshots
 from modelkeep.spec import loading
@@ -74,7 +75,7 @@ class Renewals:
             job, worker = self._running
             code = worker.poll()
             if code is None:
-                self.keep.db.write(lambda conn: jobs.renew(conn, job.id, self.owner, time.time(), LEASE))
+                self._hold(job, worker)
                 return
             self._running = None
             self.keep.db.write(lambda conn: self._ended(conn, job.id, code))
@@ -100,6 +101,16 @@ class Renewals:
         self.keep.db.write(
             lambda conn: jobs.fail(conn, job.id, again, time.time(), owner=self.owner, retry_after=0.0)
         )
+
+    def _hold(self, job: Job, worker: Worker) -> None:
+        """Keep the lease of what runs."""
+        try:
+            self.keep.db.write(lambda conn: jobs.renew(conn, job.id, self.owner, time.time(), LEASE))
+        except Conflict:
+            with self.keep.db.read() as conn:
+                if jobs.get(conn, job.id).state != "running":
+                    return  # it has said how it ended, and its process is about to
+            worker.terminate()  # another has taken it over
 
     def _ended(self, conn: Connection, number: int, code: int) -> None:
         job = jobs.get(conn, number)

@@ -1,0 +1,134 @@
+"""Renewals as durable jobs in their own processes, real ones: done, refused, killed and taken up again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from modelkeep.app import children
+from modelkeep.app.settings import settings
+from modelkeep.lifecycle import facts, renewals
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.renewals import Renewals
+from modelkeep.registry import events, models
+from modelkeep.store import jobs
+from modelkeep.store.jobs import Job
+from small import Project, until
+
+
+class Starter:
+    """Starts jobs as ``up`` does and remembers their processes."""
+
+    def __init__(self, keep: Keep) -> None:
+        self.keep = keep
+        self.started: list[children.Child] = []
+
+    def __call__(self, job: Job) -> children.Child:
+        where = settings(self.keep.base)
+        words = [str(where.home), str(job.id), where.database, where.blobs, str(self.keep.base)]
+        process = children.start("modelkeep.app.job", words, where.home / "logs" / f"job-{job.id}.log")
+        self.started.append(process)
+        return process
+
+
+@pytest.fixture
+def waiting(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A champion, new rows, and a renewal that waits."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    project.declare(lambda said: said.update(update={"when": ["new_rows >= 100"]}))
+    project.apply()
+    project.write("two", 200, first=10_000)
+    with project.opened() as keep:
+        keep.db.write(lambda conn: renewals.ask(conn, project.declaration(), now=keep.clock.now(), because="rows"))
+    return project
+
+
+def job(keep: Keep) -> Job:
+    with keep.db.read() as conn:
+        return jobs.listing(conn)[0]
+
+
+def test_a_renewal_is_done_in_its_own_process(waiting: Project) -> None:
+    with waiting.opened() as keep:
+        start = Starter(keep)
+        tended = Renewals(keep, start)
+        assert tended.busy()
+
+        def ended() -> bool:
+            tended.tend()
+            return job(keep).state == "done" and not tended.busy()
+
+        until(ended, limit=90, pause=0.1)
+        assert len(start.started) == 1
+        assert job(keep).result == {"version": 2, "champion": True, "note": "version 2 is the champion"}
+        with keep.db.read() as conn:
+            told = [event for event in events.history(conn) if event.kind.startswith("renewal.")]
+            assert models.alias(conn, "late", "champion") == 2
+        assert [event.kind for event in told] == ["renewal.started", "renewal.ended"]
+        assert told[1].data["version"] == 2
+        tended.tend()
+        assert len(start.started) == 1
+
+
+def test_a_job_that_is_killed_is_taken_up_again(waiting: Project) -> None:
+    with waiting.opened() as keep:
+        start = Starter(keep)
+        tended = Renewals(keep, start)
+        tended.tend()
+        time.sleep(0.5)
+        os.kill(start.started[0].pid, signal.SIGKILL)
+
+        def ended() -> bool:
+            tended.tend()
+            return job(keep).state in ("done", "failed") and not tended.busy()
+
+        until(ended, limit=120, pause=0.1)
+        assert len(start.started) == 2
+        assert (job(keep).state, job(keep).attempts) == ("done", 2)
+        with keep.db.read() as conn:
+            kinds = [event.kind for event in events.history(conn)]
+            assert models.alias(conn, "late", "champion") == 2
+        assert kinds.count("renewal.ended") == 1
+        assert kinds.count("version.registered") == 2
+    assert waiting.running() == []
+
+
+def test_a_job_whose_control_process_is_gone_is_taken_up_after_its_lease(
+    waiting: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with waiting.opened() as keep:
+        monkeypatch.setattr(renewals, "LEASE", 0.5)
+        keep.db.write(lambda conn: jobs.claim(conn, "control that was killed", time.time(), 0.5, kind="renew"))
+        tended = Renewals(keep, lambda _: pytest.fail("its lease is not over"))
+        tended.tend()
+        time.sleep(0.6)
+        start = Starter(keep)
+        tended = Renewals(keep, start)
+        tended.tend()
+        assert len(start.started) == 1
+        tended.stop()
+        start.started[0].wait(20)
+        assert (job(keep).state, job(keep).error) == ("queued", "control was stopped")
+
+
+def test_rows_that_were_tried_do_not_ask_again(waiting: Project) -> None:
+    from modelkeep.data.snapshots import Snapshots
+
+    with waiting.opened() as keep:
+        store = Snapshots(keep.db, keep.blobs)
+        declaration = waiting.declaration()
+        store.take(declaration.data, "late", keep.base, keep.clock.now())
+        with keep.db.read() as conn:
+            assert facts.unseen_rows(conn, "late", 1) == 200
+        keep.db.write(lambda conn: renewals.ask(conn, declaration, now=keep.clock.now(), because="rows"))
+        with keep.db.read() as conn:
+            attempt = renewals.last_attempt(conn, "late")
+            assert attempt is not None
+            assert facts.unseen_rows(conn, "late", 1, attempt[1]) == 0
+        waiting.write("three", 50, first=20_000)
+        store.take(declaration.data, "late", keep.base, keep.clock.now())
+        with keep.db.read() as conn:
+            assert facts.unseen_rows(conn, "late", 1, attempt[1]) == 50

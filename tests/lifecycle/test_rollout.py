@@ -115,9 +115,7 @@ def test_rollback_ends_a_rollout_and_goes_to_the_champion_before(two: Project) -
         promote(keep)
         back = keep.db.write(lambda conn: rollout.roll_back(conn, "late", to=None, now=4.0, because="bad"))
         assert (back.version, routes(keep), alias(keep)) == (1, {1: (1.0, "stable")}, (1, None))
-        again = keep.db.write(
-            lambda conn: rollout.roll_back(conn, "late", to=None, now=5.0, because="good")
-        )
+        again = keep.db.write(lambda conn: rollout.roll_back(conn, "late", to=None, now=5.0, because="good"))
         assert (again.version, alias(keep)) == (2, (2, None))
         for target, model in ((9, "late"), (None, "other")):
             head = kinds(keep)

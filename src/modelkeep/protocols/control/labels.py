@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from msgspec import Struct
 
@@ -100,14 +102,33 @@ def _from_parquet(body: bytes, now: float) -> list[Row]:
         raise Invalid(f"no column {missing[0]!r}; the file has {', '.join(table.column_names) or 'none'}")
     ids = table.column("prediction_id").to_pylist()
     values = table.column("label").to_pylist()
-    times = (
-        table.column("time").cast(pa.float64()).to_pylist() if "time" in table.column_names else [now] * len(ids)
-    )
+    times = _times(table) or [None] * len(ids)
     problems = [
-        Problem(f"rows[{index}]", "prediction_id and label must not be missing")
+        Problem(f"rows[{index}]", "prediction_id and label must not be missing, and a number must be finite")
         for index, (name, value) in enumerate(zip(ids, values, strict=True))
-        if not isinstance(name, str) or not name or not isinstance(value, bool | int | float | str)
+        if not isinstance(name, str) or not name or not isinstance(value, bool | int | float | str) or _lost(value)
     ]
     if problems:
         raise Invalid(problems[:20])
     return [_row(name, value, time, now) for name, value, time in zip(ids, values, times, strict=True)]
+
+
+def _times(table: pa.Table) -> list[float | None]:
+    """The column ``time``, numbers or timestamps, as seconds since 1970; empty when there is none."""
+    if "time" not in table.column_names:
+        return []
+    column = table.column("time")
+    try:
+        if pa.types.is_timestamp(column.type):
+            column = pc.divide(
+                column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6
+            )
+        found: list[float | None] = column.cast(pa.float64()).to_pylist()
+    except pa.ArrowException as error:
+        raise Invalid(f"expected seconds since 1970 or timestamps: {error}", path="time") from None
+    return found
+
+
+def _lost(value: object) -> bool:
+    """Whether JSON could not hold the number."""
+    return isinstance(value, float) and not math.isfinite(value)

@@ -87,96 +87,115 @@ def routes(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str =
     return [*fixed, *(operation.route() for operation in operations)]
 
 
-def _looking(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str) -> list[Operation]:
-    def status(_: Call) -> dict[str, Any]:
-        with keep.db.read() as conn:
+class _Looking:
+    """What is asked of the registry. Each method is one read."""
+
+    def __init__(self, keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str) -> None:
+        self.keep = keep
+        self.loop_status = loop_status
+        self.serving = serving
+
+    def status(self, _: Call) -> dict[str, Any]:
+        with self.keep.db.read() as conn:
             served = endpoints.wanted(conn)
             taken = sum(captures.total_rows(conn, wanted.endpoint) for wanted in served)
             busy = [job for job in jobs.listing(conn) if job.state in ("queued", "running")]
         return {
-            "now": keep.clock.now(),
+            "now": self.keep.clock.now(),
             "captured_rows": taken,
             "jobs": len(busy),
-            "loop": loop_status(),
-            "serving": serving,
+            "loop": self.loop_status(),
+            "serving": self.serving,
         }
 
-    def all_models(_: Call) -> dict[str, list[Version]]:
-        with keep.db.read() as conn:
+    def all_models(self, _: Call) -> dict[str, list[Version]]:
+        with self.keep.db.read() as conn:
             return {name: models.versions(conn, name) for name in models.models(conn)}
 
-    def one_version(call: Call) -> Version:
-        with keep.db.read() as conn:
+    def one_version(self, call: Call) -> Version:
+        with self.keep.db.read() as conn:
             return models.version(conn, call.path["model"], call.path["version"])
 
-    def evaluation(call: Call) -> dict[str, Any]:
-        with keep.db.read() as conn:
+    def evaluation(self, call: Call) -> dict[str, Any]:
+        with self.keep.db.read() as conn:
             found = models.version(conn, call.path["model"], call.path["version"])
             return models.evaluation(conn, found.model, found.version)
 
-    def all_endpoints(_: Call) -> list[Wanted]:
-        with keep.db.read() as conn:
+    def all_endpoints(self, _: Call) -> list[Wanted]:
+        with self.keep.db.read() as conn:
             return endpoints.wanted(conn)
 
-    def watched(call: Call) -> list[Window]:
-        with keep.db.read() as conn:
+    def watched(self, call: Call) -> list[Window]:
+        with self.keep.db.read() as conn:
             name = _endpoint(conn, call.path["endpoint"]).endpoint
             return findings.windows(conn, name, version=call.query.version, limit=call.query.limit)
 
-    def found(call: Call) -> list[Finding]:
-        with keep.db.read() as conn:
+    def found(self, call: Call) -> list[Finding]:
+        with self.keep.db.read() as conn:
             model = _endpoint(conn, call.path["endpoint"]).model
             return findings.findings(conn, model, version=call.query.version, limit=call.query.limit)
 
-    def history(call: Call) -> Events:
+    def history(self, call: Call) -> Events:
         asked = call.query
-        with keep.db.read() as conn:
+        with self.keep.db.read() as conn:
             return Events(
                 events.history(conn, asked.subject, kind=asked.kind, after=asked.after, limit=asked.limit)
             )
 
-    def chain(_: Call) -> Chain:
-        with keep.db.read() as conn:
+    def chain(self, _: Call) -> Chain:
+        with self.keep.db.read() as conn:
             faults = events.verify(conn)
         return Chain(not faults, faults)
 
-    def all_jobs(_: Call) -> list[Job]:
-        with keep.db.read() as conn:
+    def all_jobs(self, _: Call) -> list[Job]:
+        with self.keep.db.read() as conn:
             return jobs.listing(conn)
 
-    def data(_: Call) -> dict[str, list[snapshots.Record]]:
-        with keep.db.read() as conn:
+    def data(self, _: Call) -> dict[str, list[snapshots.Record]]:
+        with self.keep.db.read() as conn:
             return {name: snapshots.named(conn, name) for name in snapshots.names(conn)}
 
-    get = "GET"
+
+def _looking(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str) -> list[Operation]:
+    look = _Looking(keep, loop_status, serving)
     return [
-        Operation(get, f"{BASE}/status", "What the control server knows of itself", status),
+        Operation("GET", f"{BASE}/status", "What the control server knows of itself", look.status),
         Operation(
-            get, f"{BASE}/models", "Every model and its versions", all_models, gives=dict[str, list[Version]]
+            "GET",
+            f"{BASE}/models",
+            "Every model and its versions",
+            look.all_models,
+            gives=dict[str, list[Version]],
         ),
-        Operation(get, f"{BASE}/models/{{model}}/versions/{{version}}", "One version", one_version, gives=Version),
-        Operation(get, f"{BASE}/models/{{model}}/versions/{{version}}/evaluation", "Its evaluation", evaluation),
-        Operation(get, f"{BASE}/endpoints", "What each endpoint serves", all_endpoints, gives=list[Wanted]),
         Operation(
-            get,
+            "GET", f"{BASE}/models/{{model}}/versions/{{version}}", "One version", look.one_version, gives=Version
+        ),
+        Operation(
+            "GET", f"{BASE}/models/{{model}}/versions/{{version}}/evaluation", "Its evaluation", look.evaluation
+        ),
+        Operation("GET", f"{BASE}/endpoints", "What each endpoint serves", look.all_endpoints, gives=list[Wanted]),
+        Operation(
+            "GET",
             f"{BASE}/endpoints/{{endpoint}}/windows",
             "Windows of its traffic",
-            watched,
+            look.watched,
             query=WatchQuery,
             gives=list[Window],
         ),
         Operation(
-            get,
+            "GET",
             f"{BASE}/endpoints/{{endpoint}}/findings",
             "What was found about it",
-            found,
+            look.found,
             query=WatchQuery,
             gives=list[Finding],
         ),
-        Operation(get, f"{BASE}/events", "The history", history, query=EventQuery, gives=Events),
-        Operation(get, f"{BASE}/events/verify", "Whether the history is whole", chain, gives=Chain),
-        Operation(get, f"{BASE}/jobs", "Recent jobs", all_jobs, gives=list[Job]),
-        Operation(get, f"{BASE}/snapshots", "Every snapshot", data, gives=dict[str, list[snapshots.Record]]),
+        Operation("GET", f"{BASE}/events", "The history", look.history, query=EventQuery, gives=Events),
+        Operation("GET", f"{BASE}/events/verify", "Whether the history is whole", look.chain, gives=Chain),
+        Operation("GET", f"{BASE}/jobs", "Recent jobs", look.all_jobs, gives=list[Job]),
+        Operation(
+            "GET", f"{BASE}/snapshots", "Every snapshot", look.data, gives=dict[str, list[snapshots.Record]]
+        ),
     ]
 
 

@@ -31,7 +31,6 @@ lint: $(READY) ## format, lint, types, the import contract, the length budget
 	@$(PY) tests/house.py
 
 docs: $(READY) ## build the documentation into site/
-	@.venv/bin/uv pip install --quiet --python $(PY) 'mkdocs-material>=9.5'
 	@$(PY) -m modelkeep.cli.reference docs/reference
 	@.venv/bin/mkdocs build --strict
 
@@ -41,7 +40,7 @@ bench: $(READY) ## us and the peer side by side, ratios out
 lock: ## resolve the development environment anew
 	@test -x $(PY) || python3 -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
-	@.venv/bin/uv pip compile --quiet --upgrade --extra postgres --extra flights --extra text --group dev --no-emit-index-url --no-emit-find-links \
+	@.venv/bin/uv pip compile --quiet --upgrade --extra postgres --extra flights --extra text --group dev --group docs --no-emit-index-url --no-emit-find-links \
 	  --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements-dev.lock
 
 clean: ## forget the environment and every cache

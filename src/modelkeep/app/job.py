@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect
 from modelkeep.core.errors import ModelkeepError, Refused
 from modelkeep.core.ports import Silent
+from modelkeep.lifecycle import renewals
 from modelkeep.lifecycle.apply import Applied, apply
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.spec import loading
@@ -44,13 +44,13 @@ def main(arguments: list[str]) -> int:
             result = work(keep, job)
         except Refused as error:
             refusal = {"refused": error.message}
-            keep.db.write(lambda conn: jobs.finish(conn, number, refusal, time.time()))
+            keep.db.write(lambda conn: renewals.succeed(conn, job, refusal, keep.clock.now()))
         except ModelkeepError as error:
             reason = str(error)
-            keep.db.write(lambda conn: jobs.fail(conn, number, reason, time.time()))
+            keep.db.write(lambda conn: renewals.give_up(conn, job, reason, keep.clock.now()))
             return 1
         else:
-            keep.db.write(lambda conn: jobs.finish(conn, number, result, time.time()))
+            keep.db.write(lambda conn: renewals.succeed(conn, job, result, keep.clock.now()))
         return 0
     finally:
         keep.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
@@ -55,6 +56,22 @@ def last_attempt(conn: Connection, model: str) -> tuple[float, str] | None:
     return (past[0].at, str(past[0].data.get("snapshot", ""))) if past else None
 
 
+def succeed(conn: Connection, job: Job, result: dict[str, Any], now: float) -> None:
+    """End a renewal well; its result and its event are one change, so neither can be lost without the other."""
+    jobs.finish(conn, job.id, result, time.time())
+    _tell(conn, job, result, now)
+
+
+def give_up(conn: Connection, job: Job, reason: str, now: float) -> None:
+    """End a renewal badly, for good."""
+    jobs.fail(conn, job.id, reason, time.time())
+    _tell(conn, job, {"failed": reason}, now)
+
+
+def _tell(conn: Connection, job: Job, told: dict[str, Any], now: float) -> None:
+    events.append(conn, "renewal.ended", job.model, {"job": job.id, **told}, now=now)
+
+
 @dataclass
 class Renewals:
     """Works on queued renewals, one at a time: training takes every core it gets.
@@ -98,9 +115,10 @@ class Renewals:
         worker.terminate()
         self._running = None
         again = "control was stopped"
-        self.keep.db.write(
-            lambda conn: jobs.fail(conn, job.id, again, time.time(), owner=self.owner, retry_after=0.0)
-        )
+        with contextlib.suppress(Conflict):  # it has ended just now
+            self.keep.db.write(
+                lambda conn: jobs.fail(conn, job.id, again, time.time(), owner=self.owner, retry_after=0.0)
+            )
 
     def _hold(self, job: Job, worker: Worker) -> None:
         """Keep the lease of what runs."""
@@ -114,12 +132,10 @@ class Renewals:
 
     def _ended(self, conn: Connection, number: int, code: int) -> None:
         job = jobs.get(conn, number)
-        if job.state == "running":  # it could not say how it ended
-            why = f"the job's process ended with code {code}"
-            jobs.fail(conn, number, why, time.time(), owner=self.owner, retry_after=1.0)
-            job = jobs.get(conn, number)
-            if job.state == "queued":
-                return
-        told = job.result or {"failed": job.error}
-        data = {"job": number, **told}
-        events.append(conn, "renewal.ended", job.model, data, now=self.keep.clock.now())
+        if job.state != "running":
+            return
+        # it could not say how it ended
+        why = f"the job's process ended with code {code}"
+        jobs.fail(conn, number, why, time.time(), owner=self.owner, retry_after=1.0)
+        if jobs.get(conn, number).state == "failed":
+            _tell(conn, job, {"failed": why}, self.keep.clock.now())

@@ -120,11 +120,11 @@ def _unevenness(found: Spread, table: Floats, rows: Floats, off: Floats) -> floa
     noise = np.trace(weigh @ _multinomial(found.counts / found.counts.sum()) @ weigh.T)
     own = max(float(np.trace(weigh @ found.covariance @ weigh.T)), 0.0)
     expected = noise * (1 / rows - 1 / rows.sum()) + own * (1 - 1 / found.windows)
-    ratio = squares / np.maximum(expected, 1e-300)
+    if len(table) < 3 or expected.min() <= 1e-12:  # so few rows that all cells were pooled: nothing can differ
+        return float("nan")
+    ratio = squares / expected
     mean = np.average(ratio, weights=rows)
-    return (
-        float(np.average((ratio - mean) ** 2, weights=rows) / max(mean**2, 1e-300)) if len(table) > 2 else np.nan
-    )
+    return float(np.average((ratio - mean) ** 2, weights=rows) / max(mean**2, 1e-300))
 
 
 def compare(counts: npt.ArrayLike, reference: Spread) -> Test:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,6 +208,7 @@ def find(
     conditions: Sequence[Part] = (),
     sign: Any = (),
     default: Sequence[Order] = (),
+    apart: Callable[[Clause], bool] | None = None,
 ) -> tuple[list[Any], str]:
     """A page of rows, and the token of the next one (empty at the end).
 
@@ -217,12 +218,13 @@ def find(
         conditions: What else rows must meet.
         sign: What else makes this query another than one its token is from.
         default: The order when none is given.
+        apart: Which clauses ``conditions`` stand for already.
 
     Raises:
         Invalid: The filter, the order or the token makes no sense.
     """
     postgres = conn.dialect.name == "postgresql"
-    clauses = search.language.parse(text)
+    clauses = [clause for clause in search.language.parse(text) if apart is None or not apart(clause)]
     keys = [search.language.parse_order(key) for key in orders] or list(default)
     terms, joins = ordering(search, keys)
     query = signature(text, orders, sign)

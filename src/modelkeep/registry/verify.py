@@ -15,6 +15,7 @@ from modelkeep.registry.snapshots import Part
 from modelkeep.store import tables
 from modelkeep.store.blobs import Blobs, read_tree, verify_all
 from modelkeep.store.database import Database
+from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
 
 
 def verify(db: Database, blobs: Blobs, progress: Progress | None = None) -> list[str]:
@@ -77,6 +78,10 @@ def _references(conn: Connection) -> Iterator[tuple[tuple[str, bool], str]]:
     query = select(tables.runs.c.run_id, artifacts.c.path, artifacts.c.digest)
     for row in conn.execute(query.join(artifacts, artifacts.c.run == tables.runs.c.id)):
         yield (row.digest, False), f"artifact {row.path} of run {row.run_id}"
+    files = logged_model_artifacts
+    query = select(logged_models.c.model_id, files.c.path, files.c.digest)
+    for row in conn.execute(query.join(files, files.c.model == logged_models.c.id)):
+        yield (row.digest, False), f"artifact {row.path} of logged model {row.model_id}"
 
 
 def _dangling(

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from modelkeep import __version__
 from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow import experiments, metrics, runs, wire
+from modelkeep.protocols.mlflow import experiments, logged_models, metrics, registry, runs, wire
+from modelkeep.protocols.mlflow.artifacts import Artifacts
 from modelkeep.protocols.mlflow.wire import Operation
 from modelkeep.registry.experiments import ensure_default
 
@@ -26,8 +27,21 @@ MAX_BODY = 32 * 1024 * 1024
 """Bytes of the largest request that is not an artifact."""
 
 READERS = 8
-OPERATIONS: Sequence[Operation] = (*experiments.OPERATIONS, *runs.OPERATIONS, *metrics.OPERATIONS)
+_UNBUILT = (
+    "datasets gateway issues label-schemas mpu presigned prompt-optimization review-queues scorers traces"
+    " unified-traces webhooks workspaces"
+)
+"""Parts of MLflow's API that are not built."""
+
+OPERATIONS: Sequence[Operation] = (
+    *experiments.OPERATIONS,
+    *runs.OPERATIONS,
+    *metrics.OPERATIONS,
+    *registry.OPERATIONS,
+    *logged_models.OPERATIONS,
+)
 _VERSIONS = ("2.0", "2.11", "3.0")
+_FILES = ("get-artifact", "mlflow/artifacts/list", "/artifacts/directories")
 _JSON = (b"content-type", b"application/json")
 log = logging.getLogger(__name__)
 
@@ -41,7 +55,8 @@ def routes(keep: Keep) -> list[BaseRoute]:
     now = round(keep.clock.now() * 1000)
     keep.db.write(lambda conn: ensure_default(conn, now))
     door = Door(keep)
-    return [Mount(f"/{root}/{version}", door) for root in ("api", "ajax-api") for version in _VERSIONS]
+    versions = [Mount(f"/{root}/{version}", door) for root in ("api", "ajax-api") for version in _VERSIONS]
+    return [*versions, Route("/get-artifact", door), Route("/model-versions/get-artifact", door)]
 
 
 class Door:
@@ -49,6 +64,7 @@ class Door:
 
     def __init__(self, keep: Keep) -> None:
         self._keep = keep
+        self._artifacts = Artifacts(keep)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="modelkeep-read")
         self._fixed: dict[tuple[str, str], Operation] = {}
         self._shaped: dict[tuple[str, int], list[tuple[list[str], Operation]]] = {}
@@ -63,8 +79,11 @@ class Door:
         """Answer one request."""
         path = scope["path"].split("/", 3)[-1]
         method = scope["method"]
+        if path.startswith("mlflow-artifacts/artifacts") or path.endswith(_FILES):
+            await self._files(path, scope, receive, send)
+            return
         if not path.startswith("mlflow/"):
-            await _send(send, *_nowhere(method, scope["path"]))
+            await _send(send, *_nowhere(method, path))
             return
         path = path[7:]
         if path == "server-info" and method == "GET":
@@ -72,7 +91,7 @@ class Door:
             return
         operation, given = self._find(method, path)
         if operation is None:
-            await _send(send, *_nowhere(method, scope["path"]))
+            await _send(send, *_nowhere(method, path))
             return
         try:
             body = await read(receive, MAX_BODY) if method != "GET" else b""
@@ -85,6 +104,21 @@ class Door:
             await _send(send, *wire.error_body("INTERNAL_ERROR", "this is our fault; see the log of the server"))
         else:
             await _send(send, 200, answer)
+
+    async def _files(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer: tuple[int, bytes] | None = None
+            if path.startswith("mlflow-artifacts/"):
+                answer = await self._artifacts.proxy(scope, receive, send)
+            elif path.endswith("get-artifact"):
+                await self._artifacts.get(scope, send)
+            else:
+                parts = path.split("/")
+                answer = 200, await self._artifacts.listing(scope, parts[2] if parts[1] == "logged-models" else "")
+        except ModelkeepError as error:
+            answer = wire.as_error(error)
+        if answer is not None:
+            await _send(send, *answer)
 
     def _find(self, method: str, path: str) -> tuple[Operation | None, dict[str, str]]:
         found = self._fixed.get((method, path))
@@ -137,9 +171,11 @@ async def _send(send: Send, status: int, body: bytes, headers: Sequence[tuple[by
 
 
 def _nowhere(method: str, path: str) -> tuple[int, bytes]:
+    known = path.removeprefix("mlflow/").removeprefix("mlflow-artifacts/").split("/")[0]
+    if known in _UNBUILT.split():
+        return wire.error_body("NOT_IMPLEMENTED", f"Modelkeep {__version__} does not offer MLflow's {known} yet")
     return wire.error_body(
-        "ENDPOINT_NOT_FOUND",
-        f"{method} {path} is not offered by Modelkeep {__version__}; its MLflow guide lists what is",
+        "ENDPOINT_NOT_FOUND", f"{method} {path} is not a path of MLflow's API this server knows"
     )
 
 

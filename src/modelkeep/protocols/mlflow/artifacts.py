@@ -1,0 +1,259 @@
+"""The artifact proxy: upload, download, list and delete, streamed to and from the blob store in flat memory.
+
+Files are handed out as attachments of no type, so that nothing a client stored can run in a page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, cast
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
+
+from sqlalchemy import Connection
+from starlette.types import Message, Receive, Scope, Send
+
+from modelkeep.core.errors import Invalid
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.mlflow import registry, shapes, wire
+from modelkeep.registry import artifacts, catalog, logged, runs
+from modelkeep.registry.artifacts import Entry, Owner
+
+WORKERS = 8
+PART = 1 << 20
+"""Bytes read from the store at a time."""
+
+HELD = 32
+"""Pieces of an upload that wait for the store; the client waits beyond that."""
+
+_PREFIX = b"/mlflow-artifacts/artifacts"
+_RANGE = re.compile(rb"bytes=(\d+)-(\d*)\Z")
+
+
+class Artifacts:
+    """The artifact operations of one home."""
+
+    def __init__(self, keep: Keep) -> None:
+        self._keep = keep
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="modelkeep-artifact")
+
+    async def proxy(self, scope: Scope, receive: Receive, send: Send) -> tuple[int, bytes] | None:
+        """Answer below ``mlflow-artifacts/artifacts``; a body to send, or None when it was sent."""
+        method, path = scope["method"], _below(scope)
+        if not path:
+            if method == "GET":
+                return 200, await self._list_proxied(_query(scope).get("path", ""))
+            raise Invalid("Invalid path: expected a file's path")
+        if method == "PUT":
+            await self._upload(path, receive)
+            return 200, b"{}"
+        if method == "DELETE":
+            owner, inner = await self._look(lambda conn: artifacts.locate(conn, path))
+            await asyncio.wrap_future(self._keep.db.submit(lambda conn: artifacts.remove(conn, owner, inner)))
+            return 200, b"{}"
+        if method == "GET":
+            await self._send(await self._look(lambda conn: self._located(conn, path)), path, scope, send)
+            return None
+        raise Invalid(f"{method} is not offered on artifacts")
+
+    async def get(self, scope: Scope, send: Send) -> None:
+        """Send a file of a run (``run_id``), logged model (``model_id``) or version (``name``, ``version``)."""
+        said = _query(scope)
+        path = said.get("path") or said.get("artifact_file_path", "")
+        artifacts.segments(path)
+
+        def look(conn: Connection) -> tuple[str, int]:
+            owner, root = artifacts.of_uri(conn, _uri(conn, said))
+            return artifacts.find(conn, self._keep.blobs, owner, f"{root}/{path}" if root else path)
+
+        await self._send(await self._look(look), path, scope, send)
+
+    async def listing(self, scope: Scope, model_id: str = "") -> bytes:
+        """``artifacts/list`` of a run, or the folder of a logged model."""
+        said = _query(scope)
+        if model_id:
+            said["model_id"] = model_id
+        folder = said.get("path") or said.get("artifact_directory_path", "")
+        if folder:
+            artifacts.segments(folder)
+
+        def look(conn: Connection) -> dict[str, Any]:
+            uri = _uri(conn, said)
+            owner, root = artifacts.of_uri(conn, uri)
+            inner = "/".join(part for part in (root, folder) if part)
+            found = artifacts.listing(conn, self._keep.blobs, owner, inner)
+            skip = len(root) + 1 if root else 0
+            return {"root_uri": uri, "files": [_file(entry, entry.path[skip:]) for entry in found]}
+
+        return wire.encode(await self._look(look))
+
+    def _located(self, conn: Connection, path: str) -> tuple[str, int]:
+        owner, inner = artifacts.locate(conn, path)
+        return artifacts.find(conn, self._keep.blobs, owner, inner)
+
+    async def _list_proxied(self, folder: str) -> bytes:
+        def look(conn: Connection) -> dict[str, Any]:
+            owner, inner = artifacts.locate(conn, folder)
+            found = artifacts.listing(conn, self._keep.blobs, owner, inner)
+            return {"files": [_file(entry, entry.path.rpartition("/")[2]) for entry in found]}
+
+        return wire.encode(await self._look(look))
+
+    async def _look(self, work: Callable[[Connection], Any]) -> Any:
+        def look() -> Any:
+            with self._keep.db.read() as conn:
+                return work(conn)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, look)
+
+    async def _upload(self, path: str, receive: Receive) -> None:
+        def check(conn: Connection) -> tuple[Owner, str]:
+            owner, inner = artifacts.locate(conn, path)
+            artifacts.writable(owner, inner)
+            return owner, inner
+
+        owner, inner = await self._look(check)
+        feed = _Feed()
+        loop = asyncio.get_running_loop()
+        storing = loop.run_in_executor(self._pool, self._keep.blobs.put, cast("BinaryIO", feed))
+        try:
+            await feed.fill(receive, storing)
+        except BaseException:
+            feed.fail()
+            await asyncio.gather(storing, return_exceptions=True)
+            raise
+        digest = await storing
+        await asyncio.wrap_future(
+            self._keep.db.submit(lambda conn: artifacts.put(conn, owner, inner, digest, feed.size))
+        )
+
+    async def _send(self, found: tuple[str, int], path: str, scope: Scope, send: Send) -> None:
+        digest, size = found
+        start, stop, status = 0, size, 200
+        asked = next((value for name, value in scope["headers"] if name == b"range"), None)
+        span = _RANGE.match(asked) if asked else None
+        if span is not None and int(span[1]) < size:
+            start, status = int(span[1]), 206
+            stop = min(int(span[2]) + 1, size) if span[2] else size
+        loop = asyncio.get_running_loop()
+        stream = await loop.run_in_executor(self._pool, self._keep.blobs.open, digest, (start, max(stop, start)))
+        name = quote(path.rpartition("/")[2], safe="")
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"content-disposition", f"attachment; filename*=UTF-8''{name}".encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"accept-ranges", b"bytes"),
+            (b"content-length", str(max(stop - start, 0)).encode()),
+        ]
+        if status == 206:
+            headers.append((b"content-range", f"bytes {start}-{stop - 1}/{size}".encode()))
+        with stream:
+            first = await loop.run_in_executor(self._pool, stream.read, PART)  # damaged bytes are found before 200
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            while first:
+                following = await loop.run_in_executor(self._pool, stream.read, PART)
+                await send({"type": "http.response.body", "body": first, "more_body": bool(following)})
+                first = following
+            if stop <= start:
+                await send({"type": "http.response.body", "body": b""})
+
+
+class _Feed:
+    """A request's body as the file the store reads, in another thread."""
+
+    def __init__(self) -> None:
+        self._parts: queue.Queue[bytes | None] = queue.Queue(HELD)
+        self._rest = b""
+        self._over = False
+        self._failed = False
+        self.size = 0
+
+    async def fill(self, receive: Receive, storing: asyncio.Future[Any]) -> None:
+        """Hand over what the client sends, until its end."""
+        while True:
+            message: Message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Invalid("the client went away before the end of its file")
+            part = message.get("body", b"")
+            if part:
+                self.size += len(part)
+                await self._put(part, storing)
+            if not message.get("more_body", False):
+                await self._put(None, storing)
+                return
+
+    async def _put(self, part: bytes | None, storing: asyncio.Future[Any]) -> None:
+        while not storing.done():
+            try:
+                self._parts.put_nowait(part)
+            except queue.Full:
+                await asyncio.sleep(0.002)
+            else:
+                return
+
+    def fail(self) -> None:
+        """Let the reader fail: nothing of the file is kept."""
+        self._failed = True
+        with self._parts.mutex:
+            self._parts.queue.clear()
+            self._parts.not_full.notify_all()
+        self._parts.put(None)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most ``size`` bytes; empty at the end."""
+        while not self._rest and not self._over:
+            part = self._parts.get()
+            if self._failed:
+                raise Invalid("the client went away before the end of its file")
+            if part is None:
+                self._over = True
+            else:
+                self._rest = part
+        taken = self._rest if size < 0 else self._rest[:size]
+        self._rest = self._rest[len(taken) :]
+        return taken
+
+
+def _uri(conn: Connection, said: dict[str, str]) -> str:
+    if said.get("model_id"):
+        uri: str = logged.find(conn, said["model_id"]).artifact_uri
+        return uri
+    if said.get("name"):
+        number = said.get("version", "")
+        if not number.isdecimal() or len(number) > 9:
+            raise Invalid(f"Model version must be an integer, got '{number[:100]}'")
+        return registry.files_uri(catalog.find_version(conn, said["name"], int(number)))
+    run_id = said.get("run_id") or said.get("run_uuid", "")
+    if not run_id:
+        raise wire.missing("run_id")
+    return shapes.artifact_uri(runs.find(conn, run_id))
+
+
+def _file(entry: Entry, path: str) -> dict[str, Any]:
+    if entry.size is None:
+        return {"path": path, "is_dir": True}
+    return {"path": path, "is_dir": False, "file_size": entry.size}
+
+
+def _below(scope: Scope) -> str:
+    """The path below the proxy's root, decoded once from what was sent. Raises ``Invalid``."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    rest = raw.partition(_PREFIX)[2]
+    if rest in (b"", b"/"):
+        return ""
+    try:
+        path = unquote_to_bytes(rest[1:]).decode()
+    except UnicodeDecodeError:
+        raise Invalid("Invalid path: expected UTF-8") from None
+    artifacts.segments(path)
+    return path
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"))
+    except ValueError:
+        raise Invalid("Invalid query string") from None

@@ -1,0 +1,185 @@
+"""Files of runs, logged models and packages, by the paths clients name them with.
+
+A path is a key of a table, never a path on a disk: it is looked up by its owner and its text, and its bytes are
+found by digest. What looks like an attempt to leave its place is refused all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+from sqlalchemy import Connection, delete, select
+
+from modelkeep.core.errors import Invalid, NotFound, Refused
+from modelkeep.core.ports import BlobStore
+from modelkeep.store import tables
+from modelkeep.store.blobs import read_tree
+from modelkeep.store.bulk import insert_rows
+from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
+
+SCHEME = "mlflow-artifacts:/"
+MAX_PATH = 2000
+
+_ESCAPES = re.compile(r"%(2e|2f|5c|25|00)|[\\\x00-\x1f\x7f]", re.IGNORECASE)
+
+
+class Owner(Struct, frozen=True):
+    """Whose files: a run's or a logged model's by row number, a package's by digest."""
+
+    kind: Literal["run", "model", "package"]
+    number: int = 0
+    digest: str = ""
+
+
+class Entry(Struct, frozen=True):
+    """One line of a listing; ``size`` in bytes is None for a folder."""
+
+    path: str
+    size: int | None
+
+
+def segments(path: str) -> list[str]:
+    """The parts of a path that was decoded once.
+
+    Raises:
+        Invalid: It is empty, absolute, climbs out, or hides something behind escapes.
+    """
+    parts = path.split("/")
+    climbs = any(part in ("", ".", "..") or part.strip() in (".", "..") for part in parts)
+    if climbs or _ESCAPES.search(path) or len(path) > MAX_PATH or re.match(r"[A-Za-z]:\Z", parts[0]):
+        raise Invalid(f"Invalid path {path[:200]!r}: expected a relative path with plain names between slashes")
+    return parts
+
+
+def locate(conn: Connection, path: str) -> tuple[Owner, str]:
+    """Whose file a proxied path names, and its path below the owner's root (empty for the root itself).
+
+    Raises:
+        Invalid: The path is malformed.
+        NotFound: It is below no run's, logged model's or package's root.
+    """
+    parts = segments(path)
+    if parts[0] == "packages" and len(parts) > 1:
+        known = select(tables.versions.c.package).where(tables.versions.c.package == parts[1])
+        if conn.execute(known).first() is not None:
+            return Owner("package", digest=parts[1]), "/".join(parts[2:])
+    for at in range(1, len(parts)):
+        if parts[at] == "artifacts":
+            root = SCHEME + "/".join(parts[: at + 1])
+            found = _run_at(conn, parts[at - 1], root) or _model_at(conn, parts[at - 1], root)
+            if found is not None:
+                return found, "/".join(parts[at + 1 :])
+    raise NotFound(f"{path[:200]!r} is below the artifact root of no run or logged model")
+
+
+def of_uri(conn: Connection, uri: str) -> tuple[Owner, str]:
+    """Like ``locate``, of an ``mlflow-artifacts:/`` URI. ``Refused`` for any other, which only clients open."""
+    if not uri.startswith(SCHEME):
+        raise Refused(f"the artifacts are at {uri!r}, which this server does not open", hint="read them there")
+    return locate(conn, uri.removeprefix(SCHEME).strip("/"))
+
+
+def listing(conn: Connection, blobs: BlobStore, owner: Owner, folder: str) -> list[Entry]:
+    """Files and folders directly below a folder (empty: the root), by path; paths are below the owner's root."""
+    below = f"{folder}/" if folder else ""
+    found: dict[str, int | None] = {}
+    for path, digest, size in _files(conn, blobs, owner):
+        if not path.startswith(below):
+            continue
+        name, rest, _ = path.removeprefix(below).partition("/")
+        if rest:
+            found[below + name] = None
+        else:
+            found[path] = _size(blobs, digest) if size is None else size
+    return [Entry(path, size) for path, size in sorted(found.items())]
+
+
+def find(conn: Connection, blobs: BlobStore, owner: Owner, path: str) -> tuple[str, int]:
+    """Digest and size in bytes of a file. Raises ``NotFound``."""
+    if owner.kind == "package":
+        digest = read_tree(blobs, owner.digest).get(path)
+        if digest is not None:
+            return digest, _size(blobs, digest)
+    else:
+        table, column = _table(owner)
+        row = conn.execute(
+            select(table.c.digest, table.c.size).where(column == owner.number, table.c.path == path)
+        ).first()
+        if row is not None:
+            return row.digest, row.size
+    raise NotFound(f"No such artifact: '{path}'")
+
+
+def put(conn: Connection, owner: Owner, path: str, digest: str, size: int) -> None:
+    """Attach a blob under a path, in place of what was there.
+
+    Raises:
+        Invalid: A part of the path is a file, or the path is a folder.
+        Refused: The owner is a package, which never changes.
+    """
+    writable(owner, path)
+    table, column = _table(owner)
+    above = [path[:at] for at, letter in enumerate(path) if letter == "/"]
+    files = select(table.c.path).where(column == owner.number)
+    clash = conn.execute(files.where(table.c.path.in_(above))).first() if above else None
+    inside = conn.execute(files.where(table.c.path.startswith(f"{path}/", autoescape=True))).first()
+    if clash is not None or inside is not None:
+        raise Invalid(f"Invalid path {path[:200]!r}: a file and a folder would have one name")
+    conflict = f"ON CONFLICT ({column.name}, path) DO UPDATE SET digest = excluded.digest, size = excluded.size"
+    row = (owner.number, path, digest, size)
+    insert_rows(conn, table, (column.name, "path", "digest", "size"), [row], conflict)
+
+
+def writable(owner: Owner, path: str) -> None:
+    """Whether a file may be put or deleted there. Raises ``Invalid`` for the root, ``Refused`` in a package."""
+    if owner.kind == "package":
+        raise Refused("a version's package never changes")
+    if not path:
+        raise Invalid("Invalid path: expected a file's name below the artifact root")
+
+
+def remove(conn: Connection, owner: Owner, path: str) -> None:
+    """Detach a file, or a folder with all below. Raises ``NotFound``, ``Refused`` in a package."""
+    writable(owner, path)
+    table, column = _table(owner)
+    below = table.c.path.startswith(f"{path}/", autoescape=True)
+    gone = conn.execute(delete(table).where(column == owner.number, (table.c.path == path) | below))
+    if not gone.rowcount:
+        raise NotFound(f"No such artifact: '{path}'")
+
+
+def _files(conn: Connection, blobs: BlobStore, owner: Owner) -> Iterable[tuple[str, str, int | None]]:
+    if owner.kind == "package":
+        return [(path, digest, None) for path, digest in read_tree(blobs, owner.digest).items()]
+    table, column = _table(owner)
+    rows: Sequence[Any] = conn.execute(
+        select(table.c.path, table.c.digest, table.c.size).where(column == owner.number)
+    ).all()
+    return [(row.path, row.digest, row.size) for row in rows]
+
+
+def _table(owner: Owner) -> tuple[Any, Any]:
+    if owner.kind == "run":
+        return tables.run_artifacts, tables.run_artifacts.c.run
+    return logged_model_artifacts, logged_model_artifacts.c.model
+
+
+def _run_at(conn: Connection, run_id: str, root: str) -> Owner | None:
+    row = conn.execute(select(tables.runs).where(tables.runs.c.run_id == run_id)).first()
+    if row is None:
+        return None
+    kept = row.artifact_uri or f"{SCHEME}{row.experiment}/{row.run_id}/artifacts"
+    return Owner("run", row.id) if kept == root else None
+
+
+def _model_at(conn: Connection, model_id: str, root: str) -> Owner | None:
+    row = conn.execute(select(logged_models).where(logged_models.c.model_id == model_id)).first()
+    return Owner("model", row.id) if row is not None and row.artifact_uri == root else None
+
+
+def _size(blobs: BlobStore, digest: str) -> int:
+    with blobs.open(digest) as stream:
+        return stream.seek(0, 2)

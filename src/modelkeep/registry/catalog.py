@@ -1,0 +1,327 @@
+"""What MLflow's registry does to models and versions beyond registering: describe, tag, stage, rename, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
+from modelkeep.registry import endpoints
+from modelkeep.registry.filters import Clause, Language
+from modelkeep.registry.queries import Attribute, Part, Search, Values, find
+from modelkeep.store.bulk import insert_rows, select_in
+from modelkeep.store.tables import aliases, model_tags, models, version_tags, versions
+
+STAGES = ("None", "Staging", "Production", "Archived")
+PROMPT = "mlflow.prompt.is_prompt"
+"""The tag of registered models that are prompts; they are listed only when it is asked for."""
+
+_NAMES = {"attribute": "attribute", "attributes": "attribute", "tag": "tag", "tags": "tag"}
+_MODELS = Search(
+    language=Language(
+        entities=_NAMES,
+        attributes={
+            "name": "text",
+            "creation_timestamp": "number",
+            "last_updated_timestamp": "number",
+        },
+        aliases={"timestamp": "last_updated_timestamp"},
+        nulls=frozenset({"tag"}),
+    ),
+    base="models r",
+    columns="r.*",
+    attributes={
+        "name": Attribute("r.name"),
+        "creation_timestamp": Attribute("r.created_ms"),
+        "last_updated_timestamp": Attribute("r.updated_ms"),
+    },
+    values={"tag": Values("model_tags", "model")},
+    ties=(("name", False),),
+)
+_VERSIONS = Search(
+    language=Language(
+        entities=_NAMES,
+        attributes={
+            "name": "text",
+            "run_id": "text",
+            "source_path": "text",
+            "user_id": "text",
+            "current_stage": "text",
+            "version_number": "number",
+            "creation_timestamp": "number",
+            "last_updated_timestamp": "number",
+        },
+        aliases={"version": "version_number"},
+        listed=frozenset({"name", "run_id"}),
+        nulls=frozenset({"tag"}),
+    ),
+    base="versions r JOIN models m ON m.id = r.model",
+    columns="r.*, m.name AS name",
+    attributes={
+        "name": Attribute("m.name"),
+        "run_id": Attribute("r.run_id"),
+        "source_path": Attribute("r.source"),
+        "user_id": Attribute("r.user_id"),
+        "current_stage": Attribute("r.stage"),
+        "version_number": Attribute("r.version"),
+        "creation_timestamp": Attribute("r.created_ms"),
+        "last_updated_timestamp": Attribute("r.updated_ms"),
+    },
+    values={"tag": Values("version_tags", "model", match="r.model AND v.version = r.version")},
+    ties=(("last_updated_timestamp", True), ("name", False), ("version_number", True)),
+)
+
+
+class Origin(Struct, frozen=True):
+    """Where a version registered by a client comes from.
+
+    Attributes:
+        source: The URI its files are at, as the client gave it or as it was resolved.
+        model_id: The logged model it was registered from; empty when none was.
+    """
+
+    source: str
+    run_id: str = ""
+    run_link: str = ""
+    model_id: str = ""
+    description: str = ""
+
+
+def find_model(conn: Connection, name: str) -> Row[Any]:
+    """The row of a registered model. Raises ``NotFound``."""
+    row = conn.execute(select(models).where(models.c.name == name)).first()
+    if row is None:
+        raise NotFound(f"Registered Model with name={name} not found")
+    return row
+
+
+def find_version(conn: Connection, name: str, version: int) -> Row[Any]:
+    """The row of a version, with its model's ``name``. Raises ``NotFound``."""
+    query = select(versions, models.c.name).join(models, models.c.id == versions.c.model)
+    row = conn.execute(query.where(models.c.name == name, versions.c.version == version)).first()
+    if row is None:
+        raise NotFound(f"Model Version (name={name}, version={version}) not found")
+    return row
+
+
+def create_model(
+    conn: Connection, name: str, now_ms: int, description: str = "", tags: Mapping[str, str] | None = None
+) -> Row[Any]:
+    """Register a name. Raises ``Conflict``."""
+    row = {"name": name, "description": description, "created_ms": now_ms, "updated_ms": now_ms}
+    try:
+        with conn.begin_nested():
+            conn.execute(insert(models), row)
+    except IntegrityError:
+        raise Conflict(f"Registered Model (name={name}) already exists.") from None
+    set_model_tags(conn, name, tags or {}, now_ms)
+    return find_model(conn, name)
+
+
+def rename(conn: Connection, name: str, new: str, now_ms: int) -> Row[Any]:
+    """Give a model another name. Raises ``NotFound``, ``Conflict``, ``Refused`` while it is served."""
+    row = find_model(conn, name)
+    _not_served(conn, name)
+    try:
+        with conn.begin_nested():
+            conn.execute(update(models).where(models.c.id == row.id).values(name=new, updated_ms=now_ms))
+    except IntegrityError:
+        raise Conflict(f"Registered Model (name={new}) already exists.") from None
+    return find_model(conn, new)
+
+
+def describe_model(conn: Connection, name: str, description: str, now_ms: int) -> Row[Any]:
+    """Change a model's description. Raises ``NotFound``."""
+    row = find_model(conn, name)
+    conn.execute(update(models).where(models.c.id == row.id).values(description=description, updated_ms=now_ms))
+    return find_model(conn, name)
+
+
+def delete_model(conn: Connection, name: str) -> None:
+    """Forget a model, its versions, tags and aliases. Raises ``NotFound``, ``Refused`` while it is served."""
+    row = find_model(conn, name)
+    _not_served(conn, name)
+    conn.execute(delete(models).where(models.c.id == row.id))
+
+
+def set_model_tags(conn: Connection, name: str, tags: Mapping[str, str], now_ms: int) -> None:
+    """Set tags of a model. Raises ``NotFound``."""
+    row = find_model(conn, name)
+    rows = [(row.id, key, value) for key, value in tags.items()]
+    conflict = "ON CONFLICT (model, key) DO UPDATE SET value = excluded.value"
+    insert_rows(conn, model_tags, ("model", "key", "value"), rows, conflict)
+    _touch(conn, row.id, now_ms)
+
+
+def delete_model_tag(conn: Connection, name: str, key: str) -> None:
+    """Take a tag away; no error when it is not there. Raises ``NotFound`` for the model."""
+    row = find_model(conn, name)
+    conn.execute(delete(model_tags).where(model_tags.c.model == row.id, model_tags.c.key == key))
+
+
+def create_version(
+    conn: Connection, name: str, origin: Origin, tags: Mapping[str, str], now_ms: int, package: str = ""
+) -> Row[Any]:
+    """Add the next version of a model. Raises ``NotFound``."""
+    row = find_model(conn, name)
+    _touch(conn, row.id, now_ms)  # first: it puts concurrent registrations in line
+    highest = select(func.coalesce(func.max(versions.c.version), 0)).where(versions.c.model == row.id)
+    number = int(conn.execute(highest).scalar_one()) + 1
+    made = {
+        "model": row.id,
+        "version": number,
+        "run_id": origin.run_id,
+        "source": origin.source,
+        "run_link": origin.run_link,
+        "description": origin.description,
+        "model_id": origin.model_id,
+        "package": package,
+        "created_ms": now_ms,
+        "updated_ms": now_ms,
+    }
+    conn.execute(insert(versions), made)
+    set_version_tags(conn, name, number, tags, now_ms)
+    return find_version(conn, name, number)
+
+
+def change_version(conn: Connection, name: str, version: int, now_ms: int, **values: Any) -> Row[Any]:
+    """Change a version's description or stage. Raises ``NotFound``."""
+    row = find_version(conn, name, version)
+    mine = (versions.c.model == row.model) & (versions.c.version == version)
+    conn.execute(update(versions).where(mine).values(updated_ms=now_ms, **values))
+    _touch(conn, row.model, now_ms)
+    return find_version(conn, name, version)
+
+
+def set_stage(
+    conn: Connection, name: str, version: int, stage: str, now_ms: int, *, archive: bool = False
+) -> Row[Any]:
+    """Move a version to a stage (any case), the others of it to the archive. Raises ``NotFound``, ``Invalid``."""
+    known = {each.lower(): each for each in STAGES}
+    to = known.get(stage.lower())
+    if to is None:
+        raise Invalid(f"Invalid Model Version stage: {stage}. Value must be one of {', '.join(STAGES)}.")
+    row = find_version(conn, name, version)
+    if archive:
+        if to not in ("Staging", "Production"):
+            raise Invalid(
+                f"Model version transition cannot archive existing model versions because '{stage}' is not an"
+                " Active stage. Valid stages are Staging, Production"
+            )
+        others = (versions.c.model == row.model) & (versions.c.version != version) & (versions.c.stage == to)
+        conn.execute(update(versions).where(others).values(stage="Archived", updated_ms=now_ms))
+    return change_version(conn, name, version, now_ms, stage=to)
+
+
+def delete_version(conn: Connection, name: str, version: int, now_ms: int) -> None:
+    """Forget a version, its tags and aliases. Raises ``NotFound``, ``Refused`` while it is served."""
+    row = find_version(conn, name, version)
+    _not_served(conn, name, version)
+    for table in (aliases, version_tags, versions):
+        conn.execute(delete(table).where(table.c.model == row.model, table.c.version == version))
+    _touch(conn, row.model, now_ms)
+
+
+def set_version_tags(conn: Connection, name: str, version: int, tags: Mapping[str, str], now_ms: int) -> None:
+    """Set tags of a version. Raises ``NotFound``."""
+    row = find_version(conn, name, version)
+    rows = [(row.model, version, key, value) for key, value in tags.items()]
+    conflict = "ON CONFLICT (model, version, key) DO UPDATE SET value = excluded.value"
+    insert_rows(conn, version_tags, ("model", "version", "key", "value"), rows, conflict)
+    _touch(conn, row.model, now_ms)
+
+
+def delete_version_tag(conn: Connection, name: str, version: int, key: str) -> None:
+    """Take a tag away; no error when it is not there. Raises ``NotFound`` for the version."""
+    row = find_version(conn, name, version)
+    mine = (version_tags.c.model == row.model) & (version_tags.c.version == version)
+    conn.execute(delete(version_tags).where(mine, version_tags.c.key == key))
+
+
+def latest(conn: Connection, numbers: Iterable[int]) -> dict[int, list[Row[Any]]]:
+    """The newest version of each stage, by model's row number."""
+    newest = (
+        select(versions.c.model, versions.c.stage, func.max(versions.c.version).label("version"))
+        .where(versions.c.model.in_(list(numbers)))
+        .group_by(versions.c.model, versions.c.stage)
+        .subquery()
+    )
+    query = (
+        select(versions, models.c.name)
+        .join(models, models.c.id == versions.c.model)
+        .join(newest, (newest.c.model == versions.c.model) & (newest.c.version == versions.c.version))
+        .order_by(versions.c.model, versions.c.version)
+    )
+    found: dict[int, list[Row[Any]]] = {}
+    for row in conn.execute(query):
+        found.setdefault(row.model, []).append(row)
+    return found
+
+
+def search_models(
+    conn: Connection, text: str, orders: Sequence[str], limit: int, token: str
+) -> tuple[list[Any], str]:
+    """A page of rows of ``models`` by name unless ordered, and the next token. Raises ``Invalid``."""
+    return _page(conn, _MODELS, "r.id", text, orders, limit, token)
+
+
+def search_versions(
+    conn: Connection, text: str, orders: Sequence[str], limit: int, token: str
+) -> tuple[list[Any], str]:
+    """A page of rows of versions, the last changed first unless ordered, and a token. Raises ``Invalid``."""
+    return _page(conn, _VERSIONS, "r.model", text, orders, limit, token)
+
+
+def _page(
+    conn: Connection, search: Search, number: str, text: str, orders: Sequence[str], limit: int, token: str
+) -> tuple[list[Any], str]:
+    """Without prompts, unless the filter asks for them; clients say so with ``!=`` on a tag models do not have."""
+    asked = any(_of_prompts(clause) and clause.op == "=" for clause in search.language.parse(text))
+    is_prompt = f"EXISTS (SELECT 1 FROM model_tags p WHERE p.model = {number} AND p.key = ? AND p.value = 'true')"
+    wanted = Part(is_prompt if asked else f"NOT {is_prompt}", (PROMPT,))
+    return find(
+        conn, search, text=text, orders=orders, limit=limit, token=token, conditions=[wanted], apart=_of_prompts
+    )
+
+
+def _of_prompts(clause: Clause) -> bool:
+    return clause.entity == "tag" and clause.key == PROMPT
+
+
+class Contents:
+    """Tags and aliases of models and versions.
+
+    Attributes:
+        tags: (key, value) by model's row number.
+        aliases: (alias, version) by model's row number.
+        version_tags: (key, value) by model's row number and version.
+    """
+
+    def __init__(self, conn: Connection, numbers: Iterable[int]) -> None:
+        ids = list(dict.fromkeys(numbers))
+        self.tags: dict[int, list[tuple[str, str]]] = {}
+        self.aliases: dict[int, list[tuple[str, int]]] = {}
+        self.version_tags: dict[tuple[int, int], list[tuple[str, str]]] = {}
+        for model, key, value in select_in(conn, "model, key, value", model_tags, "model", ids):
+            self.tags.setdefault(model, []).append((key, value))
+        for model, alias, version in select_in(conn, "model, alias, version", aliases, "model", ids):
+            self.aliases.setdefault(model, []).append((alias, version))
+        columns = "model, version, key, value"
+        for model, version, key, value in select_in(conn, columns, version_tags, "model", ids):
+            self.version_tags.setdefault((model, version), []).append((key, value))
+
+
+def _touch(conn: Connection, number: int, now_ms: int) -> None:
+    conn.execute(update(models).where(models.c.id == number).values(updated_ms=now_ms))
+
+
+def _not_served(conn: Connection, name: str, version: int | None = None) -> None:
+    for wanted in endpoints.wanted(conn):
+        served = {route.version for route in wanted.routes}
+        if wanted.model == name and (version is None or version in served):
+            what = name if version is None else f"{name}@{version}"
+            raise Refused(f"{what} is served at endpoint '{wanted.endpoint}'", hint="stop serving it first")

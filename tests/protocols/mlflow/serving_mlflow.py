@@ -1,0 +1,40 @@
+"""The control server of a home, in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import uvicorn
+
+from modelkeep.app import control
+from modelkeep.lifecycle.keep import Keep
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+
+@contextlib.contextmanager
+def answering(keep: Keep) -> Iterator[str]:
+    """The control server of a home, in a thread; yields its address."""
+    config = uvicorn.Config(
+        control.application(keep, dict, ""),
+        port=0,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from typing import Any
@@ -14,7 +15,7 @@ from modelkeep.registry.events import Event
 from small import Project
 
 KILLS = 25
-SEED = 20261121
+SEED = int(os.environ.get("MODELKEEP_CHAOS_SEED", "20261121"))
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import threading
@@ -20,7 +21,7 @@ from modelkeep.registry import captures, endpoints, events, findings, models
 from small import Project, until
 
 KILLS = 25
-SEED = 20261122
+SEED = int(os.environ.get("MODELKEEP_CHAOS_SEED", "20261122"))
 START = 1.7e9
 STEP = 601.0
 VERSION = ["version.registered", "rollout.started", "rollout.advanced", "version.promoted"]

@@ -21,7 +21,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 
 from modelkeep.core.errors import Damaged, Invalid, NotFound, Refused
-from modelkeep.formats import environment, manifest, plots
+from modelkeep.formats import environment, manifest, plots, skops_io
 from modelkeep.formats.package import Package, build, describe
 from modelkeep.formats.signature import infer
 
@@ -210,3 +210,17 @@ def _arrow(frame: pd.DataFrame) -> Any:
     import pyarrow as pa
 
     return pa.Table.from_pandas(frame)
+
+
+def test_the_number_of_threads_is_no_part_of_a_model() -> None:
+    pipeline, _ = classifier()
+    mapper = pipeline[-1]._bin_mapper
+    before = mapper.n_threads
+    try:
+        mapper.n_threads = 7
+        many = skops_io.dumps(pipeline)
+        assert mapper.n_threads == 7
+        mapper.n_threads = 2
+        assert skops_io.dumps(pipeline) == many
+    finally:
+        mapper.n_threads = before

@@ -7,6 +7,7 @@ https://skops.readthedocs.io/en/stable/persistence.html
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import json
@@ -35,7 +36,7 @@ def dumps(pipeline: Any) -> bytes:
         Refused: It holds something skops cannot write.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _as_on_one_thread(pipeline):
             warnings.simplefilter("ignore")
             raw = skops.io.dumps(pipeline)
     except Exception as error:  # skops raises what its parts raise
@@ -131,6 +132,21 @@ def _single_threaded(pipeline: Any) -> Any:
         if many:
             pipeline.set_params(**dict.fromkeys(many, 1))
     return pipeline
+
+
+@contextlib.contextmanager
+def _as_on_one_thread(pipeline: Any) -> Iterator[None]:
+    """Histogram boosting remembers how many threads it was binned with; equal models must not differ in that."""
+    parts = [part for _, part in getattr(pipeline, "steps", [("", pipeline)])]
+    mappers = [found for part in parts if (found := getattr(part, "_bin_mapper", None)) is not None]
+    before = [mapper.n_threads for mapper in mappers]
+    for mapper in mappers:
+        mapper.n_threads = 1
+    try:
+        yield
+    finally:
+        for mapper, threads in zip(mappers, before, strict=True):
+            mapper.n_threads = threads
 
 
 def _normalised(raw: bytes) -> bytes:

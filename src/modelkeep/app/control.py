@@ -52,8 +52,8 @@ def application(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: 
     """
     return Starlette(
         routes=[
+            *tracking.routes(keep),  # first: routes are tried in order, and these are the busy ones
             *routes.routes(keep, loop_status, serving),
-            *tracking.routes(keep),
             *pages.routes(keep.db.read),
         ],
         middleware=[Middleware(LocalOnly)],

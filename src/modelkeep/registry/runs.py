@@ -237,7 +237,8 @@ def _log_params(conn: Connection, row: Row[Any], run_id: str, given: Mapping[str
 
 def find(conn: Connection, run_id: str) -> Row[Any]:
     """The row of a run. Raises ``NotFound``."""
-    found = conn.execute(select(tables.runs).where(tables.runs.c.run_id == run_id)).first()
+    mark = "%s" if conn.dialect.name == "postgresql" else "?"
+    found = conn.exec_driver_sql(f"SELECT * FROM runs WHERE run_id = {mark}", (run_id,)).first()
     if found is None:
         raise NotFound(f"Run with id={run_id} not found")
     return found

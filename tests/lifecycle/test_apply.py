@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from forks import Forks
-from modelkeep.core.errors import Conflict, Invalid, NotFound
+from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
+from modelkeep.lifecycle import apply as applying
 from modelkeep.lifecycle import ask, locks, plan, rollout, stages
 from modelkeep.lifecycle.reproduce import reproduce
 from modelkeep.registry import endpoints, models, runs, snapshots
@@ -315,3 +316,12 @@ def test_an_endpoint_of_another_model_is_not_taken(project: Project) -> None:
     with project.opened() as keep, keep.db.read() as conn:
         served = endpoints.get(conn, "late")
         assert served is not None and served.model == "late"
+
+
+def test_an_engine_that_is_not_built_is_refused_by_name(project: Project) -> None:
+    project.write()
+    project.declare(lambda said: said.update(engine="ray://cluster:10001"))
+    with project.opened() as keep:
+        for verb in (plan.plan, applying.apply):
+            with pytest.raises(Refused, match="engine: 'ray://cluster:10001' is not built yet"):
+                verb(keep, project.declaration())

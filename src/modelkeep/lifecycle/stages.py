@@ -17,6 +17,7 @@ from typing import Any
 
 from modelkeep import __version__
 from modelkeep.core import digests
+from modelkeep.core.errors import Refused
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration, Origin
 from modelkeep.spec.names import ALGORITHMS
@@ -46,6 +47,19 @@ class Keys:
     train: str
     evaluate: str
     version: str
+
+
+def must_be_possible(declaration: Declaration) -> None:
+    """Refuse what the declaration may say but this release cannot do, rather than do something else.
+
+    Raises:
+        Refused: Naming the field.
+    """
+    if declaration.engine != "local":
+        raise Refused(
+            f"engine: {declaration.engine!r} is not built yet; this release works on this machine's cores",
+            hint="set engine: local, or leave it out",
+        )
 
 
 def keys(declaration: Declaration, snapshot: str, base: Path) -> Keys:

@@ -180,7 +180,7 @@ class Train(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Replicas(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many serving processes."""
+    """How many serving processes. Bounds for later: ``up`` runs one today, whatever they say."""
 
     min: int = 1
     max: int = 1
@@ -271,7 +271,8 @@ class Declaration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         deploy: The endpoint.
         monitor: What is watched.
         update: When to renew.
-        engine: ``local``, ``ray://...``, ``dask://...``, ``spark://...``.
+        engine: ``local``. The addresses ``ray://...``, ``dask://...``, ``spark://...`` are understood but refused:
+            no such engine is built yet.
         blobs: Where bytes are kept; empty means the home folder.
         trust: Digests or type names allowed to run code on load.
     """

@@ -71,7 +71,7 @@ def run(*, end: bool, as_json: bool, folder: Path = FOLDER, last_month: int = 12
     console = Console(stderr=as_json)
     began = time.monotonic()
     base, all_months = _set_up(folder, last_month, console)
-    with _up(base) as where, View(console) as view:
+    with _ended_by_sigterm(), _up(base) as where, View(console) as view:
         story = _story(base, all_months, where, view)
         months = story.play(range(2, last_month + 1))
         promotions = _promotions(base)
@@ -110,6 +110,16 @@ def _set_up(folder: Path, last_month: int, console: Console) -> tuple[Path, Path
     with contextlib.closing(connect(settings(base), base)) as keep:
         apply(keep, loading.load(base / "modelkeep.yaml"), because="the first January")
     return base, all_months
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the demo the way Ctrl-C does, so that the server it started ends with it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

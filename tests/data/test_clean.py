@@ -147,3 +147,17 @@ def test_what_does_not_fit_is_named(step, said: str) -> None:
         run(step)
     assert said in str(caught.value)
     assert "data.clean[0]" in str(caught.value) or "data.time" in str(caught.value)
+
+
+class Steps:
+    def __init__(self):
+        self.told = []
+
+    def step(self, name, done, total=None, note=""):
+        self.told.append((name, done, total))
+
+
+def test_progress_comes_to_its_end():
+    seen = Steps()
+    clean((steps.DropDuplicates(), steps.DropMissing()), pa.table({"a": [1, 1, None]}), "", seen)
+    assert seen.told == [("clean", 0, 2), ("clean", 1, 2), ("clean", 2, 2)]

@@ -112,9 +112,10 @@ def clean(
     reports: list[StepReport] = []
     aside: list[pa.Table] = []
     renamed: dict[str, str] = {}
+    watcher = progress or Silent()
     for index, step in enumerate(declared):
         path = f"data.clean[{index}]"
-        (progress or Silent()).step("clean", index, len(declared), _tag(step))
+        watcher.step("clean", index, len(declared), _tag(step))
         made = _STEPS[type(step)](step, table, path, renamed.get(time, time))
         reports.append(_report(step, table, made))
         if made.aside and made.touched.any():
@@ -124,6 +125,8 @@ def clean(
         if isinstance(step, steps.Rename):
             old = {new: old for old, new in renamed.items()}
             renamed |= {old.get(name, name): new for name, new in step.columns.items()}
+    if declared:
+        watcher.step("clean", len(declared), len(declared))
     return Cleaned(table=table, aside=tuple(aside), reports=tuple(reports), renamed=renamed)
 
 

@@ -13,7 +13,7 @@ from forks import Forks
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
 from modelkeep.lifecycle import apply as applying
 from modelkeep.lifecycle import ask, locks, plan, rollout, stages
-from modelkeep.lifecycle.reproduce import reproduce
+from modelkeep.lifecycle.reproduce import changed_packages, reproduce
 from modelkeep.registry import endpoints, models, runs, snapshots
 from small import Project
 
@@ -325,3 +325,10 @@ def test_an_engine_that_is_not_built_is_refused_by_name(project: Project) -> Non
         for verb in (plan.plan, applying.apply):
             with pytest.raises(Refused, match="engine: 'ray://cluster:10001' is not built yet"):
                 verb(keep, project.declaration())
+
+
+def test_reproducing_tells_how_the_environment_differs() -> None:
+    before = "numpy==1.0\nscipy==1.0\n"
+    assert changed_packages(before, before) == changed_packages("", before) == ""
+    said = changed_packages(before, "numpy==2.0\npandas==3.0\n")
+    assert said == "the environment differs: numpy 1.0 -> 2.0, pandas absent -> 3.0, scipy 1.0 -> absent"

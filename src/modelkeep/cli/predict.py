@@ -45,6 +45,7 @@ def predict(
     """Predict the rows of a file, or one row of values, with a version of a model."""
     from modelkeep.formats import runtimes
     from modelkeep.registry import models
+    from modelkeep.spec import loading
     from modelkeep.store.blobs import read_files
 
     if (rows is None) == (not values):
@@ -56,7 +57,9 @@ def predict(
         files = read_files(keep.blobs, found.package)
     signature = runtimes.signature(files)
     given = _one_row(values, signature) if rows is None else _rows(rows, signature)
-    answers = _answers(runtimes.load(files), signature, given)
+    said = found.lineage.declaration_text if found.lineage else ""
+    trusted = loading.load_text(said).trust if said else ()
+    answers = _answers(runtimes.load(files, trusted=trusted), signature, given)
     if out is not None:
         from modelkeep.cli.tables import write_tables
 

@@ -9,7 +9,7 @@ from modelkeep.core.errors import NotFound
 from modelkeep.core.ports import Progress, Silent
 from modelkeep.data.prepare import prepare
 from modelkeep.data.snapshots import Snapshots
-from modelkeep.formats import runtimes
+from modelkeep.formats import environment, runtimes
 from modelkeep.lifecycle.ask import split_ref
 from modelkeep.lifecycle.judging import answers
 from modelkeep.lifecycle.keep import Keep
@@ -36,7 +36,7 @@ class Reproduced(Struct, frozen=True, kw_only=True):
         predictions_equal: Whether all predictions on the frozen rows are, to 1e-5.
         largest_difference: Of any predicted number.
         rows: How many rows were predicted.
-        note: What could not be made equal, such as a changed environment.
+        note: How this environment differs from the first; empty when it does not.
     """
 
     version: str
@@ -96,8 +96,29 @@ def reproduce(keep: Keep, ref: str, progress: Progress | None = None) -> Reprodu
         predictions_equal=largest <= TOLERANCE * 10,
         largest_difference=largest,
         rows=prepared.test.num_rows,
-        note="",
+        note=changed_packages(_text(keep, lineage.environment), environment.lock()),
     )
+
+
+def changed_packages(before: str, now: str) -> str:
+    """How two environment locks differ, as a sentence; empty when they do not, or the first is not known."""
+    if not before or before == now:
+        return ""
+    first, second = (dict(line.split("==", 1) for line in lock.splitlines()) for lock in (before, now))
+    changed = [
+        f"{name} {first.get(name, 'absent')} -> {second.get(name, 'absent')}"
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    ]
+    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+    return f"the environment differs: {', '.join(changed[:5])}{more}"
+
+
+def _text(keep: Keep, digest: str) -> str:
+    if not digest:
+        return ""
+    with keep.blobs.open(digest) as stream:
+        return stream.read().decode()
 
 
 def _equal(one: float | None, two: float | None) -> bool:

@@ -94,7 +94,9 @@ class Reader:
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("MODELKEEP_")}
+        # other tests of this process may have used an mlflow client, which keeps its addresses in the environment
+        others = ("MODELKEEP_", "MLFLOW_")
+        own = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         return own | {"PATH": f"{Path(sys.executable).parent}:{own['PATH']}", "COLUMNS": "120"}
 
     def run(self, block: Block) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from serving_kit import Made
 
@@ -162,6 +163,31 @@ def test_a_full_ring_drops_and_counts(first: Made, tmp_path: Path) -> None:
     assert channel.held == 0
     assert len(list(tmp_path.glob("*.arrow"))) == 2
     assert spool._retired == []
+
+
+def test_a_batch_under_way_at_a_swap_is_captured(first: Made, second: Made, tmp_path: Path) -> None:
+    slow = replace(first.loaded(), model=Ponderous(first.loaded().model, 0.3))
+
+    async def story() -> None:
+        spool = Spool(tmp_path, SystemClock())
+        plane = DataPlane(asyncio.get_running_loop(), SystemClock(), spool)
+        packages = Ready(one=slow, two=second.loaded())
+        await asyncio.to_thread(plane.apply, wanted((1, "one", 1.0, "stable")), packages)
+        await plane.infer("e", columns(first, 0))  # from now on it is known to be slow, and runs in a thread
+        under_way = asyncio.create_task(plane.infer("e", columns(first, 1), id="under-way"))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(plane.apply, wanted((2, "two", 1.0, "stable")), packages)
+        for _ in range(3):
+            await asyncio.to_thread(spool.flush)
+        assert not under_way.done()
+        assert (await under_way).version == 1
+        await asyncio.to_thread(spool.flush)
+        found = [pa.ipc.open_file(path).read_all() for path in tmp_path.glob("*.arrow")]
+        assert "under-way" in [name for table in found for name in table["prediction_id"].to_pylist()]
+        assert spool._retired == []
+        plane.close()
+
+    asyncio.run(story())
 
 
 def test_a_copy_with_one_wrong_byte_is_fetched_anew(first: Made, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ class Lane:
             raise Unavailable(
                 f"{len(waiting)} requests wait for {self.channel.endpoint!r}", hint="try again in a moment"
             )
+        self.channel.begun += 1
         waiting.append(call)
         if not self._scheduled and not self._running:
             self._scheduled = True
@@ -214,6 +215,7 @@ class Lane:
     def _refuse(self, call: Call, error: ModelkeepError) -> None:
         self.counters.errors += 1
         self.channel.errors += 1
+        self.channel.ended += 1
         call.door.refuse(call, error)
 
     def _answer(self, calls: list[Call], batch: Batch) -> None:
@@ -235,6 +237,7 @@ class Lane:
             keys=keys if any(keys) else None,
             latency=latency,
         )
+        self.channel.ended += len(calls)
         for shadow in self.shadows:
             shadow.offer(batch.inputs, calls)
 
@@ -281,13 +284,17 @@ class Shadow:
         counts = [call.rows.count for call in calls]
         keys = [call.key for call in calls]
         self._waiting.append(lambda: self._run(inputs, ids, counts, keys))
+        channel.begun += 1
         try:
             self._executor.submit(self._next)
         except RuntimeError:  # the process is ending
             channel.dropped += inputs.rows
 
     def _next(self) -> None:
-        self._waiting.popleft()()
+        try:
+            self._waiting.popleft()()
+        finally:
+            self.channel.ended += 1
 
     def _run(self, inputs: Blocks, ids: list[str], counts: list[int], keys: list[str | None]) -> None:
         began = perf_counter()

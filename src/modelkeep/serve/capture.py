@@ -52,7 +52,8 @@ class Record:
 class Channel:
     """The captured predictions of one version in one role at one endpoint.
 
-    One thread offers, one other takes.
+    One thread offers, one other takes. Whoever offers counts what it begins in ``begun`` and, once that is offered
+    or refused, in ``ended``: so a channel that nothing leads to any more is not forgotten too soon.
 
     Args:
         limit: Most rows held; more are dropped and counted.
@@ -92,7 +93,13 @@ class Channel:
         # Each counter has one writer, so none needs a lock: the offering thread or the spool.
         self._offered = self._taken = 0
         self.errors = self.dropped = self.lost = 0
+        self.begun = self.ended = 0
         self.reported = (0, 0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that has begun can still offer rows."""
+        return self.begun == self.ended
 
     @property
     def held(self) -> int:

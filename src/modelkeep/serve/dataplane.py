@@ -305,6 +305,9 @@ class DataPlane:
     ) -> None:
         """On the loop: between two requests everything changes at once."""
         old, new = _channels(self.endpoints.values()), _channels(made.values())
+        for endpoint in self.endpoints.values():
+            for way in endpoint.ways:
+                way.lane.shadows = ()  # of a lane that ends here; the others get theirs below
         for endpoint in made.values():
             shadows = tuple(way.shadow for way in endpoint.ways if way.shadow)
             for way in endpoint.ways:

@@ -81,12 +81,12 @@ class Spool:
         with self._writing:
             with self._guard:
                 channels = [*self._channels, *self._retired]
-                leaving = list(self._retired)
+                # asked before writing: what had ended by then is written now
+                ended = [channel for channel in self._retired if channel.idle]
             for channel in channels:
                 self._write(channel)
             with self._guard:
-                # a retired channel stays for one more round: its last batch may just be ending
-                self._retired = [c for c in self._retired if c not in leaving or c.held]
+                self._retired = [channel for channel in self._retired if channel not in ended]
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -18,14 +18,13 @@ from modelkeep.protocols.mlflow.scoring import Scoring
 from modelkeep.protocols.oip.rest import OpenInference
 from modelkeep.protocols.respond import json_response
 from modelkeep.serve.dataplane import DataPlane
-from modelkeep.serve.http import Handler
+from modelkeep.serve.http import Handler, Head
 from modelkeep.serve.metrics import Exporter
 from modelkeep.serve.worker import Health
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024 * 1024
-_MAX_KNOWN = 10_000
 
 
 class _TooLarge(Exception):
@@ -56,9 +55,9 @@ class ServingDoors:
         self._health = health
         self._exporter = Exporter(plane.series, lambda: plane.generation)
         oip, scoring = OpenInference(plane), Scoring(plane)
-        self._finders: tuple[Callable[[bytes], Handler | None], ...] = (oip.find, scoring.find)
-        self._known: dict[bytes, Handler] = {}
-        plane.swapped.append(self._known.clear)
+        self._finders: tuple[Callable[[Head], Handler | None], ...] = (oip.find, scoring.find)
+        self.stamp: object = object()
+        plane.swapped.append(self._changed)
         self.app: ASGIApp = _Limited(
             Starlette(
                 routes=[
@@ -82,18 +81,16 @@ class ServingDoors:
         """The hot routes: this object itself."""
         return self
 
-    def find(self, target: bytes) -> Handler | None:
-        """The handler of a hot POST; known targets cost one look-up until the next swap."""
-        found = self._known.get(target)
-        if found is None:
-            for finder in self._finders:
-                found = finder(target)
-                if found is not None:
-                    if len(self._known) >= _MAX_KNOWN:
-                        self._known.clear()
-                    self._known[target] = found
-                    break
-        return found
+    def find(self, head: Head) -> Handler | None:
+        """The handler of a hot request."""
+        return next((found for finder in self._finders if (found := finder(head)) is not None), None)
+
+    def admit(self, head: Head) -> tuple[int, bytes] | None:
+        """Everybody who reaches this process may ask."""
+        return None
+
+    def _changed(self) -> None:
+        self.stamp = object()
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self._exporter.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

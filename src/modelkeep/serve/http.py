@@ -1,7 +1,7 @@
 """The lean HTTP protocol: hot routes are answered before ASGI, everything else falls through to the application.
 
 A subclass of uvicorn's httptools protocol, so TLS, limits, keep-alive and graceful shutdown stay uvicorn's. A hot
-request is a POST of JSON to a path that ``HotRoutes.find`` knows, without ``Expect`` or a content coding.
+request is one whose head ``HotRoutes.find`` knows, without ``Expect`` or a content coding.
 
 Parsing a head is a pure function of its bytes, and clients repeat theirs: heads that llhttp has accepted are
 remembered, and when the same bytes come again followed by exactly as many bytes of body, the parser is not asked
@@ -20,32 +20,75 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-Handler = Callable[["Sink", bytes, "str | None"], None]
-"""Takes one request: where to write the answer, the body, the ``x-modelkeep-key`` header or None."""
-
 log = logging.getLogger(__name__)
 
 GRACE = 0.25
+JSON = b"application/json"
 _MAX_HEADS = 4096
-_COLD = frozenset((b"expect", b"content-encoding", b"inference-header-content-length", b"upgrade"))
+_COLD = (b"expect", b"content-encoding", b"upgrade")
 _KEY = b"x-modelkeep-key"
+
+
+class Head:
+    """The head of a request. One object stands for all requests of the same bytes and carries what they share.
+
+    Attributes:
+        method: As sent: ``b"POST"``.
+        target: Path and query, as sent.
+        headers: By lower-case name; of equal names the last.
+        key: The ``x-modelkeep-key`` header, which routes by its hash; None without one.
+        who: Whoever ``HotRoutes.admit`` found it comes from.
+    """
+
+    __slots__ = ("handler", "headers", "keep_alive", "key", "length", "method", "stamp", "target", "who")
+
+    def __init__(self, method: bytes, target: bytes, headers: dict[bytes, bytes]) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        key = headers.get(_KEY)
+        self.key = None if key is None else key.decode("latin-1")
+        self.who: Any = None
+        self.length = 0
+        self.keep_alive = True
+        self.handler: Handler | None = None
+        self.stamp: object = None
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the body says that it is JSON, or says nothing."""
+        return self.headers.get(b"content-type", JSON).lower().startswith(JSON)
+
+
+Handler = Callable[["Sink", bytes, Head], None]
+"""Takes one request: where to write the answer, the body and the head. May answer later."""
 
 
 class Sink(Protocol):
     """Where one answer goes."""
 
-    def write(self, status: int, body: bytes, headers: bytes = b"") -> None:
-        """Send the answer as JSON; ``headers`` are whole lines, each ending in CRLF. Once per request."""
+    def write(self, status: int, body: bytes, headers: bytes = b"", kind: bytes = JSON) -> None:
+        """Send the answer; ``headers`` are whole lines, each ending in CRLF. Once per request."""
         ...
 
 
 class HotRoutes(Protocol):
-    """What the lean protocol may answer by itself."""
+    """What the lean protocol may answer by itself.
+
+    Attributes:
+        max_body: Bytes of the largest body of a hot request.
+        stamp: Another object whenever ``find`` would answer otherwise than before.
+    """
 
     max_body: int
+    stamp: object
 
-    def find(self, target: bytes) -> Handler | None:
-        """The handler of POST requests to this exact target, or None to let the application answer."""
+    def find(self, head: Head) -> Handler | None:
+        """The handler of requests with this head, or None to let the application answer."""
+        ...
+
+    def admit(self, head: Head) -> tuple[int, bytes] | None:
+        """Asked before each request: None to let it in, or status and JSON body of the refusal."""
         ...
 
 
@@ -68,7 +111,7 @@ class LeanProtocol(HttpToolsProtocol):
     """One connection. Subclasses made by ``protocol`` carry the routes."""
 
     routes: HotRoutes
-    heads: dict[bytes, tuple[bytes, int, bool]]
+    heads: dict[bytes, Head]
 
     def __init__(
         self,
@@ -80,8 +123,7 @@ class LeanProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._exchange = _Exchange()
         self.cycle = self._exchange  # type: ignore[assignment]
-        self._handler: Handler | None = None
-        self._key: str | None = None
+        self._head: Head | None = None
         self._body: list[bytes] = []
         self._size = 0
         self._between = True  # the parser stands between two messages
@@ -98,13 +140,17 @@ class LeanProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
         if self._between and self._exchange.response_complete:
             at = data.find(b"\r\n\r\n") + 4
-            known = self.heads.get(data[:at])
-            if known is not None and len(data) - at == known[1] and self.cycle.response_complete:
-                handler = self.routes.find(known[0])
-                if handler is not None and not self.transport.is_closing():
-                    self._open(known[2])
-                    self._handle(handler, data[at:], None)
-                    return
+            head = self.heads.get(data[:at])
+            if (
+                head is not None
+                and len(data) - at == head.length
+                and self.cycle.response_complete
+                and self._leads(head)
+                and not self.transport.is_closing()
+            ):
+                self._open(head.keep_alive)
+                self._handle(head, data[at:])
+                return
             self._whole = data
         else:
             self._whole = None
@@ -119,7 +165,7 @@ class LeanProtocol(HttpToolsProtocol):
         if not self._between:
             self._whole = None
         self._between = False
-        self._handler = None
+        self._head = None
         self.url = b""
         self.headers = []
 
@@ -127,13 +173,14 @@ class LeanProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self.parser.get_method() == b"POST" and self.cycle.response_complete:
-            handler = self.routes.find(self.url)
-            if handler is not None and self._read_headers():
-                self._handler = handler
+        if self.cycle.response_complete:
+            head = Head(self.parser.get_method(), self.url, {name.lower(): value for name, value in self.headers})
+            if self._is_hot(head):
+                self._head = head
                 self._body.clear()
                 self._size = 0
-                self._open(self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive())
+                head.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+                self._open(head.keep_alive)
                 return
         url, headers = self.url, self.headers
         super().on_message_begin()
@@ -142,19 +189,21 @@ class LeanProtocol(HttpToolsProtocol):
             super().on_header(name, value)
         super().on_headers_complete()
 
-    def _read_headers(self) -> bool:
-        """Whether nothing in the headers asks for more than the hot path does."""
-        self._key = None
-        for name, value in self.headers:
-            lower = name.lower()
-            if lower in _COLD or (lower == b"content-type" and not value.lower().startswith(b"application/json")):
-                return False
-            if lower == _KEY:
-                self._key = value.decode("latin-1")
-                self._whole = None
-            elif lower == b"content-length" and int(value) > self.routes.max_body:
-                return False  # the application says 413
-        return True
+    def _is_hot(self, head: Head) -> bool:
+        """Whether there is a handler and nothing in the head asks for more than the hot path does."""
+        headers = head.headers
+        if any(name in headers for name in _COLD):
+            return False
+        length = headers.get(b"content-length", b"0")
+        # of a larger body the application says 413
+        return (not length.isdigit() or int(length) <= self.routes.max_body) and self._leads(head)
+
+    def _leads(self, head: Head) -> bool:
+        """Whether there is a handler for the head; it is looked up when the routes have changed."""
+        if head.stamp is not self.routes.stamp:
+            head.stamp = self.routes.stamp
+            head.handler = self.routes.find(head)
+        return head.handler is not None
 
     def _open(self, keep_alive: bool) -> None:
         exchange = self._exchange
@@ -163,7 +212,7 @@ class LeanProtocol(HttpToolsProtocol):
         self.cycle = exchange  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        if self._handler is None:
+        if self._head is None:
             super().on_body(body)
             return
         self._size += len(body)
@@ -172,42 +221,48 @@ class LeanProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._between = True
-        if self._handler is None:
+        if self._head is None:
             self._whole = None
             super().on_message_complete()
             return
-        handler, self._handler = self._handler, None
+        head, self._head = self._head, None
         if self._size > self.routes.max_body:  # chunked, so its length was not known before
             self._exchange.keep_alive = False
             self.write(413, b'{"error":"the body is larger than %d bytes"}' % self.routes.max_body)
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._remember(body)
-        self._handle(handler, body, self._key)
+        self._remember(head, body)
+        self._handle(head, body)
 
-    def _handle(self, handler: Handler, body: bytes, key: str | None) -> None:
+    def _handle(self, head: Head, body: bytes) -> None:
         """Call a handler; one that raises has a fault of ours, which must not pass for the client's."""
         try:
-            handler(self, body, key)
+            refusal = self.routes.admit(head)
+            if refusal is not None:
+                self.write(*refusal)
+                return
+            assert head.handler is not None
+            head.handler(self, body, head)
         except Exception:
             log.exception("a hot handler failed")
             if not self._exchange.response_complete:
                 self.write(500, b'{"error":"this is our fault; see the log of the serving process"}')
 
-    def _remember(self, body: bytes) -> None:
+    def _remember(self, head: Head, body: bytes) -> None:
         """Keep the head of a message that came whole and alone, so that the same bytes need no parser."""
         whole, self._whole = self._whole, None
-        if whole is None or not body:
+        if whole is None or head.key is not None or b"?" in head.target:  # those hardly come twice
             return
         at = whole.find(b"\r\n\r\n") + 4
         if len(whole) - at == len(body):
             if len(self.heads) >= _MAX_HEADS:
                 self.heads.clear()
-            self.heads[whole[:at]] = (self.url, len(body), self._exchange.keep_alive)
+            head.length = len(body)
+            self.heads[whole[:at]] = head
 
     # bytes out
 
-    def write(self, status: int, body: bytes, headers: bytes = b"") -> None:
+    def write(self, status: int, body: bytes, headers: bytes = b"", kind: bytes = JSON) -> None:
         """Answer the hot request of this connection."""
         exchange = self._exchange
         exchange.response_complete = True
@@ -215,8 +270,16 @@ class LeanProtocol(HttpToolsProtocol):
             return
         close = b"" if exchange.keep_alive else b"connection: close\r\n"
         self.transport.write(
-            b"%scontent-type: application/json\r\n%s%s%scontent-length: %d\r\n\r\n%s"
-            % (STATUS_LINE[status], _lines(self.server_state.default_headers), headers, close, len(body), body)
+            b"%scontent-type: %s\r\n%s%s%scontent-length: %d\r\n\r\n%s"
+            % (
+                STATUS_LINE[status],
+                kind,
+                _lines(self.server_state.default_headers),
+                headers,
+                close,
+                len(body),
+                body,
+            )
         )
         self._served += 1
         if not exchange.keep_alive:

@@ -27,7 +27,7 @@ from modelkeep.protocols.respond import Later
 from modelkeep.serve.batching import Batch, Call
 from modelkeep.serve.columns import Array, Inputs, Rows, shorten
 from modelkeep.serve.dataplane import DataPlane, Endpoint
-from modelkeep.serve.http import Handler, Sink
+from modelkeep.serve.http import Handler, Head, Sink
 
 VERSION: Final = "2.9.0"
 """The version of MLflow whose scoring protocol this is."""
@@ -264,10 +264,13 @@ class Scoring:
         except ModelkeepError as error:
             _refuse(sink, error)
 
-    def find(self, target: bytes) -> Handler | None:
-        """The handler of ``/invocations`` and ``/endpoints/{name}/invocations``, if the endpoint exists."""
+    def find(self, head: Head) -> Handler | None:
+        """The handler of ``POST /invocations`` and ``/endpoints/{name}/invocations``, if the endpoint exists."""
+        if head.method != b"POST" or not head.is_json:
+            return None
+        target = head.target
         if target == b"/invocations":
-            return lambda sink, body, key: self.invoke(sink, body, key, None)
+            return lambda sink, body, head: self.invoke(sink, body, head.key, None)
         if (
             not target.startswith(b"/endpoints/")
             or not target.endswith(b"/invocations")
@@ -279,7 +282,7 @@ class Scoring:
             self._plane.endpoint(name)
         except ModelkeepError:
             return None
-        return lambda sink, body, key: self.invoke(sink, body, key, name)
+        return lambda sink, body, head: self.invoke(sink, body, head.key, name)
 
     def routes(self) -> list[Route]:
         """ASGI routes."""

@@ -19,9 +19,10 @@ from modelkeep.protocols.oip import codec
 from modelkeep.protocols.respond import Later, json_response
 from modelkeep.serve.batching import Batch, Call
 from modelkeep.serve.dataplane import DataPlane, Endpoint
-from modelkeep.serve.http import Handler, Sink
+from modelkeep.serve.http import Handler, Head, Sink
 
 VERSION = "0.1.0"
+_BINARY = b"inference-header-content-length"
 
 
 class _Some:
@@ -85,9 +86,12 @@ class OpenInference:
         except ModelkeepError as error:
             sink.write(errors.status(error), errors.body(error))
 
-    def find(self, target: bytes) -> Handler | None:
-        """The handler of ``/v2/models/{m}[/versions/{v}]/infer``, if the endpoint exists."""
+    def find(self, head: Head) -> Handler | None:
+        """The handler of ``POST /v2/models/{m}[/versions/{v}]/infer``, if the endpoint exists."""
+        target = head.target
         if not target.startswith(b"/v2/models/") or not target.endswith(b"/infer") or b"?" in target:
+            return None
+        if head.method != b"POST" or not head.is_json or _BINARY in head.headers:
             return None
         parts = [unquote(part) for part in target.decode("latin-1").split("/")[3:-1]]
         if len(parts) == 3 and parts[1] == "versions":
@@ -100,7 +104,7 @@ class OpenInference:
             self._plane.endpoint(name)
         except ModelkeepError:
             return None
-        return lambda sink, body, key: self.infer(sink, body, key, name, version)
+        return lambda sink, body, head: self.infer(sink, body, head.key, name, version)
 
     def routes(self) -> list[Route]:
         """The same and everything else as ASGI routes."""

@@ -2,6 +2,8 @@
 # Both build their own environment in .venv from the lock.
 
 PY := .venv/bin/python
+# where pip is told to look for wheels, such as builds without accelerators, there uv looks too
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 READY := .venv/.ready
 
 .PHONY: demo test lint docs bench lock clean
@@ -42,6 +44,7 @@ lock: ## resolve the development environment anew
 	@$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
 	@.venv/bin/uv pip compile --quiet --upgrade --extra postgres --extra flights --extra text --group dev --group docs --no-emit-index-url --no-emit-find-links \
 	  --no-annotate --no-header --python-version 3.11 pyproject.toml -o requirements-dev.lock
+	@sed -i 's/+cpu$$//' requirements-dev.lock
 
 clean: ## forget the environment and every cache
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis site

@@ -114,6 +114,17 @@ def test_a_job_whose_control_process_is_gone_is_taken_up_after_its_lease(
         assert (job(keep).state, job(keep).error) == ("queued", "control was stopped")
 
 
+def test_the_end_of_a_job_that_never_says_how_it_ended_is_told(waiting: Project) -> None:
+    with waiting.opened() as keep:
+        for _ in range(renewals.ATTEMPTS):
+            keep.db.write(lambda conn: jobs.claim(conn, "killed each time", time.time(), -1.0, kind="renew"))
+        Renewals(keep, lambda _: pytest.fail("it has no attempt left")).tend()
+        assert job(keep).state == "failed"
+        with keep.db.read() as conn:
+            told = events.history(conn, "late", kind="renewal.ended")
+        assert "without a word" in told[0].data["failed"]
+
+
 def test_rows_that_were_tried_do_not_ask_again(waiting: Project) -> None:
     from modelkeep.data.snapshots import Snapshots
 

@@ -68,6 +68,8 @@ def test_a_job_whose_worker_died_is_claimed_again_until_it_is_given_up(db: Datab
     with pytest.raises(Conflict):
         db.write(lambda conn: jobs.finish(conn, number, {}, 120.0, owner="dies"))
     assert claim(db, "w3", 1000.0) is None
+    assert db.write(lambda conn: jobs.give_up_lapsed(conn, 120.0)) == []
+    assert [job.id for job in db.write(lambda conn: jobs.give_up_lapsed(conn, 1000.0))] == [number]
     assert get(db, number).state == "failed"
     assert "its worker" in (get(db, number).error or "")
 

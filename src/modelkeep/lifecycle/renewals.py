@@ -96,7 +96,7 @@ class Renewals:
                 return
             self._running = None
             self.keep.db.write(lambda conn: self._ended(conn, job.id, code))
-        claimed = self.keep.db.write(lambda conn: jobs.claim(conn, self.owner, time.time(), LEASE, kind=KIND))
+        claimed = self.keep.db.write(self._claim)
         if claimed is not None:
             self._running = (claimed, self.start(claimed))
 
@@ -129,6 +129,11 @@ class Renewals:
                 if jobs.get(conn, job.id).state != "running":
                     return  # it has said how it ended, and its process is about to
             worker.terminate()  # another has taken it over
+
+    def _claim(self, conn: Connection) -> Job | None:
+        for job in jobs.give_up_lapsed(conn, time.time()):
+            _tell(conn, job, {"failed": job.error}, self.keep.clock.now())
+        return jobs.claim(conn, self.owner, time.time(), LEASE, kind=KIND)
 
     def _ended(self, conn: Connection, number: int, code: int) -> None:
         job = jobs.get(conn, number)

@@ -84,11 +84,8 @@ def claim(conn: Connection, owner: str, now: float, lease: float, *, kind: str |
         lease: Seconds until another may take it over.
         kind: Only jobs of this kind.
     """
-    _give_up_expired(conn, now)
-    due = or_(
-        and_(jobs.c.state == "queued", jobs.c.not_before <= now),
-        and_(jobs.c.state == "running", jobs.c.lease_until < now),
-    )
+    lapsed = and_(jobs.c.state == "running", jobs.c.lease_until < now, jobs.c.attempts < jobs.c.max_attempts)
+    due = or_(and_(jobs.c.state == "queued", jobs.c.not_before <= now), lapsed)
     query = select(jobs.c.id).where(due).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=True)
     if kind is not None:
         query = query.where(jobs.c.kind == kind)
@@ -155,6 +152,14 @@ def fail(
     _change(conn, number, owner, change)
 
 
+def give_up_lapsed(conn: Connection, now: float) -> list[Job]:
+    """Fail the jobs whose worker let its lease run out at their last attempt; gives them as they are now."""
+    worn = and_(jobs.c.state == "running", jobs.c.lease_until < now, jobs.c.attempts >= jobs.c.max_attempts)
+    error = "its worker ended without a word, as often as the job may be tried"
+    values = {"state": "failed", "error": error, "finished": now, "lease_until": None}
+    return [_job(row) for row in conn.execute(update(jobs).where(worn).values(**values).returning(jobs))]
+
+
 def get(conn: Connection, number: int) -> Job:
     """One job. Raises ``NotFound``."""
     found = conn.execute(select(jobs).where(jobs.c.id == number)).first()
@@ -189,13 +194,6 @@ def _change(conn: Connection, number: int, owner: str | None, values: dict[str, 
     raise Conflict(
         f"job {number} is {job.state} and held by {job.owner!r}; {owner or 'nobody'!r} cannot change it"
     )
-
-
-def _give_up_expired(conn: Connection, now: float) -> None:
-    worn = and_(jobs.c.state == "running", jobs.c.lease_until < now, jobs.c.attempts >= jobs.c.max_attempts)
-    error = "its worker ended without a word, as often as the job may be tried"
-    values = {"state": "failed", "error": error, "finished": now, "lease_until": None}
-    conn.execute(update(jobs).where(worn).values(**values))
 
 
 def _job(row: Row[Any]) -> Job:

@@ -7,6 +7,8 @@ ModelkeepError
 ├── Refused            allowed in form, forbidden by a rule (a gate, a trust list, a hold)
 ├── Damaged            stored bytes do not match their digest, or the event chain is broken
 ├── Unavailable        a disk, database, engine or source cannot be reached or is full; trying again may help
+│   ├── Overloaded     more is asked than can be answered in time; ``retry_after`` says when to try again
+│   └── TooLate        the caller's deadline passed before the work began
 ├── MissingExtra       an optional dependency is not installed; the message holds the exact pip command
 └── UserCodeFailed     a function the user wrote raised; holds its shortened traceback
 """
@@ -87,6 +89,22 @@ class Damaged(ModelkeepError):
 
 class Unavailable(ModelkeepError):
     """Something outside cannot be reached or is full; trying again may help."""
+
+
+class Overloaded(Unavailable):
+    """More is asked than can be answered in time.
+
+    Args:
+        retry_after: Seconds after which to try again.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, hint: str = "try again in a moment") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class TooLate(Unavailable):
+    """The caller's deadline passed before the work began, so that nothing was computed."""
 
 
 class MissingExtra(ModelkeepError):

@@ -16,7 +16,7 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.protocols import errors
 from modelkeep.protocols.mlflow.scoring import Scoring
 from modelkeep.protocols.oip.rest import OpenInference
-from modelkeep.protocols.respond import json_response
+from modelkeep.protocols.respond import Later, json_response
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import Handler, Head
 from modelkeep.serve.metrics import Exporter
@@ -126,7 +126,9 @@ class ServingDoors:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, ModelkeepError)
-    return Response(errors.body(error), errors.status(error), media_type="application/json")
+    later = Later()
+    errors.refuse(later, error)
+    return await later.response()
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from modelkeep.core.clock import Clock
-from modelkeep.core.errors import Invalid, ModelkeepError, Problem, Unavailable
+from modelkeep.core.errors import Invalid, ModelkeepError, Overloaded, Problem, TooLate
 from modelkeep.formats.batch import Batch as Blocks
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Array, Loaded, Rows, by_row
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 MAX_ROWS = 16_384
 MAX_WAITING = 4_096
 SLOW = 0.005
+NORMAL = 5
+"""The priority of calls that name none."""
 
 
 class Door(Protocol):
@@ -45,16 +47,32 @@ class Door(Protocol):
 
 
 class Call:
-    """One request on its way through a lane."""
+    """One request on its way through a lane.
 
-    __slots__ = ("began", "door", "id", "key", "rows", "sink", "start")
+    Args:
+        deadline: ``time.perf_counter`` after which the answer is of no use; None for never.
+        priority: 1 is the most urgent, larger numbers less so; 0 stands for ``NORMAL``, as in Triton's protocol.
+    """
 
-    def __init__(self, rows: Rows, id: str, door: Door, sink: Any, key: str | None = None) -> None:
+    __slots__ = ("began", "deadline", "door", "id", "key", "priority", "rows", "sink", "start")
+
+    def __init__(
+        self,
+        rows: Rows,
+        id: str,
+        door: Door,
+        sink: Any,
+        key: str | None = None,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> None:
         self.rows = rows
         self.id = id
         self.key = key
         self.door = door
         self.sink = sink
+        self.deadline = deadline
+        self.priority = priority or NORMAL
         self.began = perf_counter()
         self.start = 0
 
@@ -119,17 +137,26 @@ class Lane:
         self._running = False
         self._scheduled = False
 
+    @property
+    def full(self) -> Overloaded | None:
+        """Why no further call is taken now; None when there is room."""
+        if len(self._waiting) < MAX_WAITING:
+            return None
+        return Overloaded(f"{len(self._waiting)} requests wait for {self.channel.endpoint!r}")
+
     def submit(self, call: Call) -> None:
         """Queue a call; it is answered or refused through its door.
 
         Raises:
-            Unavailable: Too many calls wait already.
+            Overloaded: Too many calls wait already.
+            TooLate: Its deadline has passed.
         """
         waiting = self._waiting
-        if len(waiting) >= MAX_WAITING:
-            raise Unavailable(
-                f"{len(waiting)} requests wait for {self.channel.endpoint!r}", hint="try again in a moment"
-            )
+        full = self.full
+        if full is not None:
+            raise full
+        if call.deadline is not None and call.began >= call.deadline:
+            raise TooLate(f"the deadline passed before {self.channel.endpoint!r} could begin")
         self.channel.begun += 1
         waiting.append(call)
         if not self._scheduled and not self._running:

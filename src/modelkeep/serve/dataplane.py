@@ -104,6 +104,15 @@ class Endpoint:
         found = self._aliases.get("champion") or self.only
         return found or self.table.routes[0].lane
 
+    def admit(self) -> None:
+        """Ask before a body is decoded whether there is room at all, so that a refusal costs next to nothing.
+
+        Raises:
+            Overloaded: Whoever answers has more waiting than it can answer in time.
+        """
+        if self.only is not None and self.only.full is not None:
+            raise self.only.full
+
     def lane(self, key: str, ref: str = "") -> Lane:
         """Who answers a request: by weight and key, or the version or alias it names.
 

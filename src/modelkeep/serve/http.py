@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, Protocol
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from modelkeep.core.errors import Invalid
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,7 @@ JSON = b"application/json"
 _MAX_HEADS = 4096
 _COLD = (b"expect", b"content-encoding", b"upgrade")
 _KEY = b"x-modelkeep-key"
+_TIMEOUT = b"x-modelkeep-timeout-ms"
 
 
 class Head:
@@ -55,9 +60,36 @@ class Head:
         self.stamp: object = None
 
     @property
+    def deadline(self) -> float | None:
+        """When the answer is of no use any more, by the header ``x-modelkeep-timeout-ms``; None without one.
+
+        Raises:
+            Invalid: It is no number of milliseconds.
+        """
+        return deadline(self.headers.get(_TIMEOUT))
+
+    @property
     def is_json(self) -> bool:
         """Whether the body says that it is JSON, or says nothing."""
         return self.headers.get(b"content-type", JSON).lower().startswith(JSON)
+
+
+def deadline(milliseconds: bytes | str | None) -> float | None:
+    """``time.perf_counter`` after so many milliseconds, as the header ``x-modelkeep-timeout-ms`` gives them.
+
+    Raises:
+        Invalid: It is no number from 0 up.
+    """
+    if milliseconds is None:
+        return None
+    try:
+        found = float(milliseconds)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        text = milliseconds if isinstance(milliseconds, str) else milliseconds.decode("latin-1")
+        raise Invalid(f"{text[:60]!r} is no number of milliseconds from 0 up", path="x-modelkeep-timeout-ms")
+    return perf_counter() + found / 1e3
 
 
 Handler = Callable[["Sink", bytes, Head], None]
@@ -87,8 +119,8 @@ class HotRoutes(Protocol):
         """The handler of requests with this head, or None to let the application answer."""
         ...
 
-    def admit(self, head: Head) -> tuple[int, bytes] | None:
-        """Asked before each request: None to let it in, or status and JSON body of the refusal."""
+    def admit(self, head: Head) -> tuple[int, bytes] | tuple[int, bytes, bytes] | None:
+        """Asked before each request: None to let it in, or status, JSON body and header lines of the refusal."""
         ...
 
 

@@ -213,7 +213,7 @@ class _Labels:
         call.sink.write(200, body, _id_line(call.id))
 
     def refuse(self, call: Call, error: ModelkeepError) -> None:
-        _refuse(call.sink, error)
+        errors.refuse(call.sink, error)
 
 
 class _Probabilities(_Labels):
@@ -233,10 +233,6 @@ def _id_line(id: str) -> bytes:
     """The id as a header line; only characters that a header may hold."""
     safe = id if id.isascii() and id.isprintable() else id.encode("unicode_escape").decode("ascii")
     return b"x-modelkeep-prediction-id: %s\r\n" % safe.encode("ascii", "replace")
-
-
-def _refuse(sink: Sink, error: ModelkeepError) -> None:
-    sink.write(errors.status(error), errors.body(error))
 
 
 class Scoring:
@@ -262,7 +258,7 @@ class Scoring:
             found = rows(lane.inputs, request, ignore_unknown=lane.ignore_unknown)
             lane.submit(Call(found, id, door, sink, key))
         except ModelkeepError as error:
-            _refuse(sink, error)
+            errors.refuse(sink, error)
 
     def find(self, head: Head) -> Handler | None:
         """The handler of ``POST /invocations`` and ``/endpoints/{name}/invocations``, if the endpoint exists."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect
 from sqlalchemy import text as sql
 
-HEAD = "0002"
+HEAD = "0005"
 """The newest revision. Stated here so that opening an up-to-date database need not import Alembic."""
 
 
@@ -19,7 +19,7 @@ def version(conn: Connection) -> str | None:
     return None if found is None else str(found)
 
 
-def upgrade(conn: Connection, revision: str = "head") -> None:
+def upgrade(conn: Connection, revision: str = HEAD) -> None:
     """Bring the schema to ``revision`` inside the caller's transaction."""
     from alembic import command
     from alembic.config import Config

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from alembic import context
 
-from modelkeep.store import logged_tables, tables  # noqa: F401 - they add to the metadata
+from modelkeep.store import (  # noqa: F401 - they add to the metadata
+    hold_tables,
+    logged_tables,
+    tables,
+    transfer_tables,
+)
 from modelkeep.store.columns import metadata
 
 context.configure(

@@ -11,7 +11,12 @@ from collections.abc import Collection
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from modelkeep.store import logged_tables, tables  # noqa: F401 - they add to the metadata
+from modelkeep.store import (  # noqa: F401 - they add to the metadata
+    hold_tables,
+    logged_tables,
+    tables,
+    transfer_tables,
+)
 from modelkeep.store.columns import metadata
 
 

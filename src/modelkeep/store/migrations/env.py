@@ -8,6 +8,7 @@ from modelkeep.store import (  # noqa: F401 - they add to the metadata
     hold_tables,
     logged_tables,
     tables,
+    trace_tables,
     transfer_tables,
 )
 from modelkeep.store.columns import metadata

@@ -1,0 +1,17 @@
+"""Traces with their spans and assessments, and datasets of evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import op
+
+from modelkeep.store.migrations import run
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Add their tables."""
+    run(op.get_bind(), Path(__file__).with_suffix(""))

@@ -1,8 +1,9 @@
 """From what requests hold to the blocks a model takes: the rows of many requests become one checked batch.
 
-A request holds its rows as ``cells`` (one flat row-major list in the order of the signature, best for few rows) or
-as ``columns`` (lists by name, best for many). Nothing is checked value by value as requests come in: the whole
-batch is checked at once by the signature's ``Checker``, and plain numbers take one conversion and one look.
+A request holds its rows as ``cells`` (one flat row-major list in the order of the signature, best for few rows),
+as ``columns`` (lists or arrays by name, best for many) or as a ``block`` (an array of numbers, as raw tensors
+come). Nothing is checked value by value as requests come in: the whole batch is checked at once by the signature's
+``Checker``, and plain numbers take one conversion and one look.
 """
 
 from __future__ import annotations
@@ -33,17 +34,23 @@ class Rows:
     Attributes:
         count: Rows.
         cells: All values, flat, row-major, in the order of the signature; or None.
-        columns: Equally long lists by name; or None. Columns the signature does not name are not here.
+        columns: Equally long lists or arrays by name; or None. Columns the signature does not name are not here.
+        block: (inputs, n) numbers in the order of the signature; or None.
     """
 
-    __slots__ = ("cells", "columns", "count")
+    __slots__ = ("block", "cells", "columns", "count")
 
     def __init__(
-        self, count: int, cells: list[Any] | None = None, columns: Mapping[str, Sequence[Any]] | None = None
+        self,
+        count: int,
+        cells: list[Any] | None = None,
+        columns: Mapping[str, Sequence[Any] | Array] | None = None,
+        block: Array | None = None,
     ) -> None:
         self.count = count
         self.cells = cells
         self.columns = columns
+        self.block = block
 
 
 class Inputs:
@@ -79,7 +86,7 @@ class Inputs:
         Raises:
             Invalid: At paths like ``inputs.distance[3]``, where 3 is the row in the batch; see ``by_row``.
         """
-        if self.plain and all(part.cells is not None for part in parts):
+        if self.plain and all(part.columns is None for part in parts):
             made = self._numbers(parts)
             if made is not None:
                 return made
@@ -87,46 +94,56 @@ class Inputs:
 
     def _numbers(self, parts: Sequence[Rows]) -> Blocks | None:
         """Rows of finite numbers in one step; None when anything is odd."""
-        cells: list[Any] = (
-            parts[0].cells if len(parts) == 1 else list(chain.from_iterable([part.cells for part in parts]))  # type: ignore[assignment, misc]
-        )
-        try:
-            matrix = np.array(cells)
-        except (ValueError, OverflowError):
-            return None
-        if matrix.ndim != 1:  # lists where values belong
-            return None
-        if matrix.dtype != np.float64:
-            if matrix.dtype.kind not in "iu":
+        if all(part.block is None for part in parts):
+            block = self._parsed([part.cells for part in parts])  # type: ignore[misc]
+        else:
+            found = [self._parsed([part.cells or []]) if part.block is None else part.block for part in parts]
+            whole = [one for one in found if one is not None]
+            if len(whole) < len(found):
                 return None
-            matrix = matrix.astype(np.float64)
-        if not math.isfinite(matrix.sum()):  # one NaN or infinity shows in the sum; an overflow only costs time
+            block = whole[0] if len(whole) == 1 else np.concatenate(whole, axis=1)
+        if block is None:
             return None
-        matrix = matrix.reshape(-1, len(self.names))
-        if self._whole:
-            part = matrix[:, self._whole]
+        numbers = block.astype(np.float64, copy=not block.flags.aligned)  # a tensor may lie anywhere in a body
+        if not math.isfinite(numbers.sum()):  # one NaN or infinity shows in the sum; an overflow only costs time
+            return None
+        if self._whole and block.dtype.kind == "f":
+            part = numbers[self._whole]
             if (part != np.floor(part)).any():
                 return None
-        # the transpose of a transpose is free: the runtime takes the matrix as it is
-        return Blocks(self._checker.layout, matrix.T, _no_strings(len(matrix)), whole=True)
+        return Blocks(self._checker.layout, numbers, _no_strings(numbers.shape[1]), whole=True)
+
+    def _parsed(self, lists: Sequence[list[Any]]) -> Array | None:
+        """Flat lists of cells as (inputs, n); None unless all are numbers.
+
+        The transpose of a row-major matrix, so that a runtime that wants the matrix transposes for nothing.
+        """
+        try:
+            flat = np.array(lists[0] if len(lists) == 1 else list(chain.from_iterable(lists)))
+        except (ValueError, OverflowError):
+            return None
+        if flat.ndim != 1 or flat.dtype.kind not in "fiu":  # lists where values belong; texts, gaps
+            return None
+        return flat.reshape(-1, len(self.names)).T
 
     def _columns(self, parts: Sequence[Rows]) -> dict[str, Any]:
         width = len(self.names)
         if all(part.cells is not None for part in parts):
             cells = list(chain.from_iterable([part.cells for part in parts]))  # type: ignore[misc]
             return {name: cells[place::width] for place, name in enumerate(self.names)}
-        if len(parts) == 1:
+        if len(parts) == 1 and parts[0].block is None:
             return dict(parts[0].columns or {})
-        found: dict[str, Any] = {}
-        for place, name in enumerate(self.names):
-            column: list[Any] = []
-            for part in parts:
-                if part.cells is not None:
-                    column.extend(part.cells[place::width])
-                else:
-                    column.extend((part.columns or {}).get(name) or [None] * part.count)
-            found[name] = column
-        return found
+        return {
+            name: _joined([self._column(part, place) for part in parts]) for place, name in enumerate(self.names)
+        }
+
+    def _column(self, part: Rows, place: int) -> Sequence[Any] | Array:
+        if part.block is not None:
+            return part.block[place]  # type: ignore[no-any-return]
+        if part.cells is not None:
+            return part.cells[place :: len(self.names)]
+        found = (part.columns or {}).get(self.names[place])
+        return [None] * part.count if found is None else found
 
     def again(self, blocks: Blocks) -> Blocks:
         """A batch of another version as this version takes it. Raises ``Invalid`` when its signature refuses."""
@@ -197,6 +214,13 @@ def by_row(problems: Sequence[Problem]) -> dict[int, list[Problem]]:
             return {}
         found.setdefault(int(at[2]), []).append(Problem(at[1], problem.message))
     return found
+
+
+def _joined(pieces: list[Any]) -> list[Any] | Array:
+    """Pieces of one column under each other: an array when all are, else a list."""
+    if all(isinstance(piece, np.ndarray) for piece in pieces):
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    return list(chain.from_iterable(p.tolist() if isinstance(p, np.ndarray) else p for p in pieces))
 
 
 def shorten(value: Any) -> str:

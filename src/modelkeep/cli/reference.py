@@ -33,6 +33,8 @@ _SECTIONS: tuple[tuple[str, type[Struct]], ...] = (
     ("train.tune.space.NAME", d.Range),
     ("deploy", d.Deploy),
     ("deploy.replicas", d.Replicas),
+    ("deploy.batch", d.MicroBatch),
+    ("deploy.cache", d.Cache),
     ("monitor", d.Monitor),
     ("monitor.drift", d.Drift),
     ("monitor.log", d.Log),

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from modelkeep.spec.check_data import check_import_path
-from modelkeep.spec.declaration import Declaration, Range, Train, Tune
+from modelkeep.spec.declaration import Declaration, Range, Replicas, Train, Tune
 from modelkeep.spec.expressions import parse_condition, parse_gate, parse_rollout, parse_trigger
 from modelkeep.spec.names import (
     ALGORITHM_TASKS,
@@ -183,10 +183,28 @@ def _deploy(declaration: Declaration, report: Report) -> None:
         weight = step.weight
     report.parse_all("deploy.abort", parse_condition, deploy.abort)
     report.unique("deploy.abort", deploy.abort)
-    report.between("deploy.replicas.min", deploy.replicas.min, 1, 10_000)
-    if deploy.replicas.max < deploy.replicas.min:
-        message = f"max {deploy.replicas.max} is below min {deploy.replicas.min}"
-        report.add("deploy.replicas", message)
+    _replicas(deploy.replicas, report)
+    batch = deploy.batch
+    report.between("deploy.batch.max_rows", batch.max_rows, 1, 1_000_000)
+    wait = report.parse("deploy.batch.wait", seconds, batch.wait)
+    budget = report.parse("deploy.batch.budget", seconds, batch.budget)
+    if budget is not None and budget <= 0:
+        report.add("deploy.batch.budget", f"{batch.budget!r}: nothing is answered within no time")
+    elif wait is not None and budget is not None and wait >= budget:
+        report.add("deploy.batch.wait", f"{batch.wait!r} uses up the budget of {batch.budget!r}; expected less")
+    report.between("deploy.concurrency", deploy.concurrency, 1, 64)
+    report.between("deploy.cache.rows", deploy.cache.rows, 0, 100_000_000)
+    report.between("deploy.cache.bytes", deploy.cache.bytes, 0, 1 << 40)
+
+
+def _replicas(replicas: Replicas, report: Report) -> None:
+    report.between("deploy.replicas.min", replicas.min, 0, 10_000)
+    if replicas.max < max(replicas.min, 1):
+        below = f"max {replicas.max} is below min {replicas.min}"
+        report.add("deploy.replicas", below if replicas.max < replicas.min else "max is 0, so nothing would serve")
+    quiet = report.parse("deploy.replicas.quiet", seconds, replicas.quiet)
+    if quiet is not None and quiet <= 0:
+        report.add("deploy.replicas.quiet", f"{replicas.quiet!r}: must last longer than nothing")
 
 
 def _monitor(declaration: Declaration, report: Report) -> None:

@@ -180,10 +180,45 @@ class Train(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Replicas(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How many serving processes. Bounds for later: ``up`` runs one today, whatever they say."""
+    """How many serving processes `modelkeep up` runs, by load. Of several endpoints the largest bounds count.
+
+    Attributes:
+        min: Fewest. 0 lets serving end when nothing is asked; the first request then waits for the load.
+        max: Most. More than the machine has cores gains nothing.
+        quiet: How long there must be little to do before one of them ends, as a duration.
+    """
 
     min: int = 1
     max: int = 1
+    quiet: str = "1m"
+
+
+class MicroBatch(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How requests are answered together, and how long they may wait for it.
+
+    Attributes:
+        max_rows: Most rows that are predicted at once. A request with more is predicted alone.
+        wait: How long a batch that is not full waits for more rows, as a duration. ``0ms`` never waits: a batch is
+            then whatever came while the one before was predicted.
+        budget: Time within which a request should be answered, as a duration. When the queue is longer than that,
+            requests are refused with 429 and ``retry-after``.
+    """
+
+    max_rows: int = 16_384
+    wait: str = "0ms"
+    budget: str = "1s"
+
+
+class Cache(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Answers kept for requests that come again with the same rows. A new version starts with none.
+
+    Attributes:
+        rows: Most rows kept; 0 keeps none.
+        bytes: Most memory that inputs and answers may take.
+    """
+
+    rows: int = 0
+    bytes: int = 67_108_864
 
 
 class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -195,6 +230,10 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         abort: Conditions that end a rollout, such as ``error_rate > 1%``.
         replicas: Bounds on serving processes.
         unknown_fields: What to do with inputs the signature does not name.
+        errors: What errors show of what was sent and of the model: everything, or only the paths of the fields.
+        batch: How requests are answered together.
+        concurrency: How many batches of a version that takes long are predicted at the same time, in one process.
+        cache: Answers kept.
     """
 
     endpoint: str = ""
@@ -202,6 +241,10 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     abort: Names = ()
     replicas: Replicas = Replicas()
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
+    errors: Literal["full", "redacted"] = "full"
+    batch: MicroBatch = MicroBatch()
+    concurrency: int = 1
+    cache: Cache = Cache()
 
 
 class Drift(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

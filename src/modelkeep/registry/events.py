@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -19,6 +21,8 @@ from modelkeep.store.bulk import decode, encode
 from modelkeep.store.tables import event_head, events
 
 GENESIS = "0" * 64
+
+_acting: ContextVar[str] = ContextVar("acting", default="modelkeep")
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -45,10 +49,25 @@ class Event(Struct, frozen=True, kw_only=True):
     hash: str
 
 
+@contextmanager
+def acting(actor: str) -> Iterator[None]:
+    """Events appended inside, without an actor of their own, are this one's: who asked for the change."""
+    before = _acting.set(actor)
+    try:
+        yield
+    finally:
+        _acting.reset(before)
+
+
 def append(
-    conn: Connection, kind: str, subject: str, data: dict[str, Any], *, now: float, actor: str = "modelkeep"
+    conn: Connection, kind: str, subject: str, data: dict[str, Any], *, now: float, actor: str = ""
 ) -> Event:
-    """Add an event at the end; it becomes part of the caller's transaction."""
+    """Add an event at the end; it becomes part of the caller's transaction.
+
+    Args:
+        actor: Who did it; unless given, whoever ``acting`` names, else ``modelkeep`` itself.
+    """
+    actor = actor or _acting.get()
     seq, previous = _lock_head(conn)
     text = encode(data)
     at = float(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 from modelkeep.store import (  # noqa: F401 - they add to the metadata
+    access_tables,
     hold_tables,
     logged_tables,
     tables,

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from modelkeep.store import (  # noqa: F401 - they add to the metadata
+    access_tables,
     hold_tables,
     logged_tables,
     tables,

@@ -1,0 +1,17 @@
+"""Users, roles and access tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import op
+
+from modelkeep.store.migrations import run
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    """Add their tables."""
+    run(op.get_bind(), Path(__file__).with_suffix(""))

@@ -93,12 +93,7 @@ class _Running:
         addresses = Addresses(control=f"http://{host}:{port}", serving=serving)
         self._write_addresses(addresses)
         server = uvicorn.Server(
-            uvicorn.Config(
-                control.application(self.keep, self.loop.status, addresses.serving),
-                log_level="warning",
-                timeout_graceful_shutdown=5,
-                lifespan="off",
-            )
+            control.config(self.keep, self.loop.status, addresses.serving, timeout_graceful_shutdown=5)
         )
         kept = self._start_serving() if self.options.serve else None
         stopping = threading.Event()

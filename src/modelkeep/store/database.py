@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
@@ -16,11 +16,13 @@ from sqlalchemy.exc import DatabaseError
 from modelkeep.core.errors import Damaged, ModelkeepError
 from modelkeep.store import engines, migrations
 from modelkeep.store.faults import translate
-from modelkeep.store.writer import Writer
+from modelkeep.store.writer import Told, Work, Writer
 
 T = TypeVar("T")
 
 _opened: weakref.WeakSet[Database] = weakref.WeakSet()
+_left_to_parent: list[Writer] = []
+"""Held for ever in a forked child: letting go of a connection would say so to the parent's server."""
 
 
 class Database:
@@ -95,6 +97,13 @@ class Database:
         """Like ``write``, for callers that must not wait: the future is done once the work is durable."""
         return cast("Future[T]", self._writer.submit(work))
 
+    def post(self, work: Work, ticket: Any, told: Told) -> None:
+        """Like ``submit``, for callers with many: ``told`` gets the outcomes of one commit together.
+
+        It is called on the writer's thread and must neither block nor raise.
+        """
+        self._writer.post(work, ticket, told)
+
     def close(self) -> None:
         """Finish pending writes and let go of every connection."""
         self._writer.close()
@@ -108,6 +117,7 @@ class Database:
 
     def _after_fork(self) -> None:
         # The child has the parent's connections but not its writer thread. It must neither use nor close them.
+        _left_to_parent.append(self._writer)
         self._readers.dispose(close=False)
         self._writing.dispose(close=False)
         self._start()

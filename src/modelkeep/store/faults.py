@@ -57,6 +57,11 @@ def collided(error: BaseException) -> bool:
     return getattr(getattr(error, "orig", error), "sqlstate", None) in _COLLISIONS
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether the database cannot be used at all, so that running works one by one would help none of them."""
+    return isinstance(translate(error), Unavailable | Damaged)
+
+
 def is_busy(error: BaseException) -> bool:
     """Whether SQLite found another process writing."""
     code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)

@@ -5,11 +5,10 @@ The idea is DeWitt et al., "Implementation techniques for main memory database s
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -17,22 +16,59 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from modelkeep.core.errors import Damaged, Unavailable
-from modelkeep.store.faults import collided, translate
+from modelkeep.store.faults import collided, is_lost, translate
 
 MOST_WORKS = 1024
 LONGEST_BATCH = 0.05
 """Seconds after which a transaction takes no more work, so that nobody waits long for another's work."""
 
 _ATTEMPTS = 5
-_Item = tuple[Callable[[Connection], Any], "Future[Any]"]
-_Outcome = tuple["Future[Any]", Any, BaseException | None]
+Work = Callable[[Connection], Any]
+Outcome = tuple[Any, Any, BaseException | None]
+"""Of one work: its ticket, its result, or what was wrong."""
+
+Told = Callable[[list[Outcome]], None]
+"""Is told the outcomes of its works, those of one commit together, on the writer's thread. Must not raise."""
+
+_Item = tuple[Work, Any, Told]
+
+
+class Mergeable:
+    """A work that is done together with its like: a thousand of them cost a few statements.
+
+    Neighbours of one class in a transaction go to ``merge`` together. It checks each before it writes anything,
+    so that it needs no savepoint of its own; should the database refuse them all the same, each is run alone.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def merge(cls, conn: Connection, works: Sequence[Any]) -> list[Any]:
+        """Do these works in order.
+
+        Returns:
+            For each work its result, or the exception that says why nothing of it was done.
+        """
+        raise NotImplementedError
+
+    def __call__(self, conn: Connection) -> Any:
+        """Do this work alone."""
+        (result,) = self.merge(conn, [self])
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+
+class _Apart(Exception):
+    """The database refused works that were done together: which one is found by running each alone."""
 
 
 class Writer:
-    """Runs works in order, several to a transaction, each in a savepoint of its own.
+    """Runs works in order, several to a transaction.
 
-    Promises: a result is handed back only after the commit that holds it; an error undoes that work alone;
-    when the commit fails every caller of it gets ``Unavailable`` and nothing of it is kept.
+    Promises: a result is handed back only after the commit that holds it; an error undoes that work alone (each
+    runs in a savepoint of its own, or is ``Mergeable``); when the commit fails every caller of it gets
+    ``Unavailable`` and nothing of it is kept. A work may be run again until it is committed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -41,20 +77,31 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self._conn: Connection | None = None  # kept between transactions; only the writer's thread touches it
+        self._committing = False
 
-    def submit(self, work: Callable[[Connection], Any]) -> Future[Any]:
+    def submit(self, work: Work) -> Future[Any]:
         """Hand over work; the future is done once it is durable."""
+        future: Future[Any] = Future()
+        self.post(work, future, _settle)
+        return future
+
+    def post(self, work: Work, ticket: Any, told: Told) -> None:
+        """Hand over work; ``told`` gets its ticket with its outcome once it is durable.
+
+        Raises:
+            Unavailable: The database has been closed.
+            RuntimeError: Called from inside a work.
+        """
         if threading.current_thread() is self._thread:
             raise RuntimeError("db.write was called inside a write: use the connection the work was given")
-        future: Future[Any] = Future()
         with self._lock:
             if self._closed:
                 raise Unavailable("the database has been closed")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="modelkeep-writer", daemon=True)
                 self._thread.start()
-            self._queue.put((work, future))
-        return future
+            self._queue.put((work, ticket, told))
 
     def close(self) -> None:
         """Finish what was handed over, then stop."""
@@ -68,55 +115,105 @@ class Writer:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            if item[1].set_running_or_notify_cancel():  # from here on it cannot be cancelled
-                self._transaction(item)
+            if _claimed(item):
+                self._transaction([item])
+        if self._conn is not None:
+            self._conn.close()
 
-    def _transaction(self, first: _Item) -> None:
-        taken = [first]
+    def _transaction(self, taken: list[_Item]) -> None:
+        apart = False
         for attempt in range(1, _ATTEMPTS + 1):
+            kept = self._conn is not None
             try:
-                outcomes = self._attempt(taken)
+                outcomes = self._attempt(taken, apart)
+            except _Apart:
+                apart = True
+                continue
             except BaseException as error:
-                if collided(error) and attempt < _ATTEMPTS:
+                lost = self._let_go(error)
+                again = collided(error) or (lost and kept and not self._committing)
+                if again and attempt < _ATTEMPTS:
                     time.sleep(0.01 * attempt)
                     continue
-                for _, future in taken:
-                    future.set_exception(_as_unavailable(error))
-                return
-            for future, result, fault in outcomes:
-                if fault is None:
-                    future.set_result(result)
-                else:
-                    future.set_exception(fault)
+                outcomes = [(None, _as_unavailable(error))] * len(taken)
+            _tell(taken, outcomes)
             return
 
-    def _attempt(self, taken: list[_Item]) -> list[_Outcome]:
+    def _attempt(self, taken: list[_Item], apart: bool) -> list[_Result]:
         """Run ``taken`` and whatever gathers meanwhile (added to ``taken``), and commit."""
-        outcomes: list[_Outcome] = []
-        with self._engine.connect() as conn, _invalid_when_lost(conn), conn.begin():
+        outcomes: list[_Result] = []
+        self._committing = False
+        if self._conn is None:
+            self._conn = self._engine.connect()
+        with self._conn.begin():
             until = time.monotonic() + LONGEST_BATCH
-            at = 0
-            while at < len(taken):
-                outcomes.append(_one(conn, taken[at]))
-                at += 1
-                if at == len(taken) and at < MOST_WORKS and time.monotonic() < until:
+            self._gather(taken)
+            while len(outcomes) < len(taken):
+                at = len(outcomes)
+                alike = 1 if apart else _alike(taken, at)
+                if apart or not isinstance(taken[at][0], Mergeable):
+                    outcomes.append(_one(self._conn, taken[at][0]))
+                else:
+                    outcomes += _together(self._conn, [work for work, _, _ in taken[at : at + alike]])
+                if len(outcomes) == len(taken) and time.monotonic() < until:
                     self._gather(taken)
+            self._committing = True
         return outcomes
 
     def _gather(self, taken: list[_Item]) -> None:
-        """Take one more work that is waiting, if any."""
-        try:
-            item = self._queue.get_nowait()
-        except queue.Empty:
-            return
-        if item is None:
-            self._queue.put(None)  # closing: the loop must see it after this transaction
-        elif item[1].set_running_or_notify_cancel():
-            taken.append(item)
+        """Take the works that are waiting, if any."""
+        while len(taken) < MOST_WORKS and not self._queue.empty():
+            item = self._queue.get()
+            if item is None:
+                self._queue.put(None)  # closing: the loop must see it after this transaction
+                return
+            if _claimed(item):
+                taken.append(item)
+
+    def _let_go(self, error: BaseException) -> bool:
+        """Give up the connection after a failure, so that the next transaction opens another; was it broken?"""
+        conn, self._conn = self._conn, None
+        if conn is None:
+            return False
+        broken = isinstance(error, DBAPIError) and error.connection_invalidated
+        if not conn.invalidated:
+            driver: Any = conn.connection.driver_connection
+            broken = broken or getattr(driver, "broken", False)
+            if broken:
+                conn.invalidate()
+        conn.close()
+        return broken
 
 
-def _one(conn: Connection, item: _Item) -> _Outcome:
-    work, future = item
+_Result = tuple[Any, BaseException | None]
+
+
+def _claimed(item: _Item) -> bool:
+    """Whether the work is still wanted; from here on it cannot be cancelled."""
+    ticket = item[1]
+    return not isinstance(ticket, Future) or ticket.set_running_or_notify_cancel()
+
+
+def _alike(taken: list[_Item], at: int) -> int:
+    """How many works from ``at`` on are of one class."""
+    kind = type(taken[at][0])
+    end = at + 1
+    while end < len(taken) and type(taken[end][0]) is kind:
+        end += 1
+    return end - at
+
+
+def _together(conn: Connection, works: list[Any]) -> list[_Result]:
+    try:
+        results = works[0].merge(conn, works)
+    except Exception as error:
+        if collided(error) or is_lost(error):
+            raise
+        raise _Apart from error
+    return [(None, each) if isinstance(each, BaseException) else (each, None) for each in results]
+
+
+def _one(conn: Connection, work: Work) -> _Result:
     driver: Any = conn.connection.driver_connection
     driver.execute("SAVEPOINT work")  # the driver's own call: a tenth of the cost of begin_nested
     try:
@@ -129,21 +226,25 @@ def _one(conn: Connection, item: _Item) -> _Outcome:
             driver.execute("RELEASE SAVEPOINT work")
         except Exception:
             raise error from None  # the whole transaction is gone: so is what was done before in it
-        return future, None, translate(error)
+        return None, translate(error)
     driver.execute("RELEASE SAVEPOINT work")
-    return future, result, None
+    return result, None
 
 
-@contextlib.contextmanager
-def _invalid_when_lost(conn: Connection) -> Any:
-    """Give up a connection that cannot be used any more, so that the next transaction opens another."""
-    try:
-        yield
-    except Exception as error:
-        driver: Any = conn.connection.driver_connection if not conn.invalidated else None
-        if getattr(driver, "broken", False) or (isinstance(error, DBAPIError) and error.connection_invalidated):
-            conn.invalidate()
-        raise
+def _tell(taken: list[_Item], outcomes: list[_Result]) -> None:
+    boxes: dict[Told, list[Outcome]] = {}
+    for (_, ticket, told), (result, fault) in zip(taken, outcomes, strict=True):
+        boxes.setdefault(told, []).append((ticket, result, fault))
+    for told, mine in boxes.items():
+        told(mine)
+
+
+def _settle(outcomes: list[Outcome]) -> None:
+    for future, result, fault in outcomes:
+        if fault is None:
+            future.set_result(result)
+        else:
+            future.set_exception(fault)
 
 
 def _as_unavailable(error: BaseException) -> BaseException:

@@ -21,13 +21,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 @contextlib.contextmanager
 def answering(keep: Keep) -> Iterator[str]:
     """The control server of a home, in a thread; yields its address."""
-    config = uvicorn.Config(
-        control.application(keep, dict, ""),
-        port=0,
-        log_level="warning",
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-    )
+    config = control.config(keep, dict, "", port=0, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -1,16 +1,15 @@
-"""MLflow's tracking server: one ASGI application that finds an operation, decodes, runs and encodes.
+"""MLflow's tracking server: a table of operations, each found, decoded, run and encoded.
 
-Paths are looked up in a table, under ``/api`` and ``/ajax-api`` alike. Writes wait for the group commit without a
-thread; reads run in a few threads. Nothing is acknowledged before it is durable.
+There are two entrances to the same handlers: the lean protocol, before ASGI, and the ASGI application for what it
+leaves (``Expect``, pipelining). Paths count under ``/api`` and ``/ajax-api`` alike. Nothing is acknowledged
+before it is durable.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from urllib.parse import unquote
 
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
@@ -20,13 +19,15 @@ from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow import experiments, logged_models, metrics, registry, runs, wire
 from modelkeep.protocols.mlflow.artifacts import Artifacts
+from modelkeep.protocols.mlflow.hot import Answers, refusal
 from modelkeep.protocols.mlflow.wire import Operation
+from modelkeep.protocols.respond import Later
 from modelkeep.registry.experiments import ensure_default
+from modelkeep.serve.http import Handler, Head, Sink
 
 MAX_BODY = 32 * 1024 * 1024
 """Bytes of the largest request that is not an artifact."""
 
-READERS = 8
 _UNBUILT = (
     "datasets gateway issues label-schemas mpu presigned prompt-optimization review-queues scorers traces"
     " unified-traces webhooks workspaces"
@@ -41,69 +42,105 @@ OPERATIONS: Sequence[Operation] = (
     *logged_models.OPERATIONS,
 )
 _VERSIONS = ("2.0", "2.11", "3.0")
+_ROOTS = tuple(f"/{root}/{version}" for root in ("api", "ajax-api") for version in _VERSIONS)
 _FILES = ("get-artifact", "mlflow/artifacts/list", "/artifacts/directories")
 _JSON = (b"content-type", b"application/json")
-log = logging.getLogger(__name__)
+_INFO = wire.encode(
+    {
+        "store_type": "SqlStore",
+        "workspaces_enabled": False,
+        "trace_archival_enabled": False,
+        "multipart_uploads_enabled": False,
+        "multipart_downloads_enabled": False,
+        "presigned_upload_run_id_supported": False,
+        "presigned_upload_model_id_supported": False,
+        "features_enabled": [],
+    }
+)
 
 
-def routes(keep: Keep) -> list[BaseRoute]:
-    """What MLflow's clients ask for, to mount in the control server.
+class Door:
+    """MLflow's operations over one home.
 
     Args:
         keep: The home that answers. Experiment 0 is made in it when it is not there.
     """
-    now = round(keep.clock.now() * 1000)
-    keep.db.write(lambda conn: ensure_default(conn, now))
-    door = Door(keep)
-    versions = [Mount(f"/{root}/{version}", door) for root in ("api", "ajax-api") for version in _VERSIONS]
-    return [*versions, Route("/get-artifact", door), Route("/model-versions/get-artifact", door)]
 
-
-class Door:
-    """The ASGI application."""
+    max_body = MAX_BODY
 
     def __init__(self, keep: Keep) -> None:
+        now = round(keep.clock.now() * 1000)
+        keep.db.write(lambda conn: ensure_default(conn, now))
         self._keep = keep
         self._artifacts = Artifacts(keep)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="modelkeep-read")
-        self._fixed: dict[tuple[str, str], Operation] = {}
+        self._answers = Answers(keep.db)
+        self._fixed: dict[tuple[bytes, bytes], Handler] = {}
         self._shaped: dict[tuple[str, int], list[tuple[list[str], Operation]]] = {}
         for operation in OPERATIONS:
             if "{" in operation.path:
                 parts = operation.path.split("/")
                 self._shaped.setdefault((operation.method, len(parts)), []).append((parts, operation))
             else:
-                self._fixed[operation.method, operation.path] = operation
+                self._add(operation.method, operation.path, partial(self._answer, operation, {}))
+        self._add("GET", "server-info", lambda sink, body, head: sink.write(200, _INFO))
+
+    def routes(self) -> list[BaseRoute]:
+        """What MLflow's clients ask for, to mount in an ASGI application."""
+        mounts = [Mount(root, self) for root in _ROOTS]
+        return [*mounts, Route("/get-artifact", self), Route("/model-versions/get-artifact", self)]
+
+    def find(self, head: Head) -> Handler | None:
+        """The handler of an operation; None for artifacts and for what there is not."""
+        path = head.target.partition(b"?")[0]
+        found = self._fixed.get((head.method, path))
+        return found if found is not None else self._find_shaped(head.method.decode("latin-1"), path)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request through ASGI."""
         path = scope["path"].split("/", 3)[-1]
-        method = scope["method"]
         if path.startswith("mlflow-artifacts/artifacts") or path.endswith(_FILES):
             await self._files(path, scope, receive, send)
             return
-        if not path.startswith("mlflow/"):
-            await _send(send, *_nowhere(method, path))
-            return
-        path = path[7:]
-        if path == "server-info" and method == "GET":
-            await _send(send, 200, wire.encode(_info()))
-            return
-        operation, given = self._find(method, path)
-        if operation is None:
-            await _send(send, *_nowhere(method, path))
+        raw = scope.get("raw_path") or scope["path"].encode()
+        target = raw + b"?" + scope["query_string"]
+        head = Head(scope["method"].encode(), target, dict(scope["headers"]))
+        handler = self.find(head)
+        if handler is None:
+            await _send(send, *_nowhere(scope["method"], path))
             return
         try:
-            body = await read(receive, MAX_BODY) if method != "GET" else b""
-            asked = wire.decode(operation.takes, given, scope["query_string"], body)
-            answer = await self._run(operation, asked)
+            body = await read(receive, MAX_BODY)
         except ModelkeepError as error:
-            await _send(send, *wire.as_error(error, operation.conflict))
-        except Exception:
-            log.exception("%s %s failed", method, scope["path"])
-            await _send(send, *wire.error_body("INTERNAL_ERROR", "this is our fault; see the log of the server"))
-        else:
-            await _send(send, 200, answer)
+            await _send(send, *wire.as_error(error))
+            return
+        later = Later()
+        handler(later, body, head)
+        await (await later.response())(scope, receive, send)
+
+    def _add(self, method: str, path: str, handler: Handler) -> None:
+        for root in _ROOTS:
+            self._fixed[method.encode(), f"{root}/mlflow/{path}".encode()] = handler
+
+    def _find_shaped(self, method: str, path: bytes) -> Handler | None:
+        root, _, rest = path.decode("latin-1").partition("/mlflow/")
+        if root not in _ROOTS:
+            return None
+        parts = rest.split("/")
+        for shape, operation in self._shaped.get((method, len(parts)), ()):
+            pairs = list(zip(shape, parts, strict=True))
+            if all(said[0] == "{" or said == part for said, part in pairs):
+                given = {said[1:-1]: unquote(part) for said, part in pairs if said[0] == "{"}
+                return partial(self._answer, operation, given)
+        return None
+
+    def _answer(self, operation: Operation, given: Mapping[str, str], sink: Sink, body: bytes, head: Head) -> None:
+        try:
+            query = head.target.partition(b"?")[2]
+            asked = wire.decode(operation.takes, given, query, b"" if operation.method == "GET" else body)
+            work = operation.run(asked, round(self._keep.clock.now() * 1000))
+            self._answers.run(operation, work, sink)
+        except Exception as error:
+            sink.write(*refusal(error, operation))
 
     async def _files(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -119,32 +156,6 @@ class Door:
             answer = wire.as_error(error)
         if answer is not None:
             await _send(send, *answer)
-
-    def _find(self, method: str, path: str) -> tuple[Operation | None, dict[str, str]]:
-        found = self._fixed.get((method, path))
-        if found is not None:
-            return found, {}
-        parts = path.split("/")
-        for shape, operation in self._shaped.get((method, len(parts)), ()):
-            if all(said[0] == "{" or said == part for said, part in zip(shape, parts, strict=True)):
-                pairs = zip(shape, parts, strict=True)
-                return operation, {said[1:-1]: part for said, part in pairs if said[0] == "{"}
-        return None, {}
-
-    async def _run(self, operation: Operation, asked: Any) -> bytes:
-        work = operation.run(asked, round(self._keep.clock.now() * 1000))
-        if operation.kind == "write":
-            return _encoded(await asyncio.wrap_future(self._keep.db.submit(work)))
-
-        def look() -> bytes:
-            with self._keep.db.read() as conn:
-                return _encoded(work(conn))
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, look)
-
-
-def _encoded(content: Any) -> bytes:
-    return b"{}" if content is None else wire.encode(content)
 
 
 async def read(receive: Receive, limit: int) -> bytes:
@@ -177,16 +188,3 @@ def _nowhere(method: str, path: str) -> tuple[int, bytes]:
     return wire.error_body(
         "ENDPOINT_NOT_FOUND", f"{method} {path} is not a path of MLflow's API this server knows"
     )
-
-
-def _info() -> dict[str, Any]:
-    return {
-        "store_type": "SqlStore",
-        "workspaces_enabled": False,
-        "trace_archival_enabled": False,
-        "multipart_uploads_enabled": False,
-        "multipart_downloads_enabled": False,
-        "presigned_upload_run_id_supported": False,
-        "presigned_upload_model_id_supported": False,
-        "features_enabled": [],
-    }

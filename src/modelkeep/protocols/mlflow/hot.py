@@ -1,0 +1,82 @@
+"""Answers later: writes once they are durable, reads from a few threads, both without a task per request.
+
+Outcomes come back to the event loop together: one wake-up for all that one commit holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from modelkeep.core.errors import ModelkeepError
+from modelkeep.protocols.mlflow import wire
+from modelkeep.protocols.mlflow.wire import Operation, Work
+from modelkeep.serve.http import Sink
+from modelkeep.store.database import Database
+from modelkeep.store.writer import Outcome
+
+READERS = 8
+_EMPTY = b"{}"
+_FAULT = wire.error_body("INTERNAL_ERROR", "this is our fault; see the log of the server")
+_Ticket = tuple[Sink, Operation]
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """Runs works on a database and writes their answers to sinks, on the loop that asked first."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="modelkeep-read")
+        self._wake: Callable[..., Any] | None = None
+
+    def run(self, operation: Operation, work: Work, sink: Sink) -> None:
+        """Do the work of an operation and answer. Call it on the loop."""
+        if self._wake is None:
+            self._wake = asyncio.get_running_loop().call_soon_threadsafe
+        ticket = (sink, operation)
+        if operation.kind == "write":
+            self._db.post(work, ticket, self._told)
+        else:
+            self._readers.submit(self._read, work, ticket)
+
+    def _read(self, work: Work, ticket: _Ticket) -> None:
+        try:
+            with self._db.read() as conn:
+                outcome: Outcome = (ticket, _encoded(work(conn)), None)
+        except Exception as error:
+            outcome = (ticket, None, error)
+        self._told([outcome])
+
+    def _told(self, outcomes: list[Outcome]) -> None:
+        assert self._wake is not None
+        try:
+            self._wake(_answer, outcomes)
+        except RuntimeError:  # the loop has ended, and its clients with it
+            log.debug("%d answers came after the end", len(outcomes))
+
+
+def _answer(outcomes: list[Outcome]) -> None:
+    for (sink, operation), result, fault in outcomes:
+        if fault is None:
+            sink.write(200, _encoded(result))
+        else:
+            sink.write(*refusal(fault, operation))
+
+
+def refusal(fault: BaseException, operation: Operation) -> tuple[int, bytes]:
+    """Status and body of an operation's fault; one that is ours is logged."""
+    if isinstance(fault, ModelkeepError):
+        return wire.as_error(fault, operation.conflict)
+    log.error("%s %s failed", operation.method, operation.path, exc_info=fault)
+    return _FAULT
+
+
+def _encoded(content: Any) -> bytes:
+    """An answer's body; an empty object unless the work says more."""
+    if content is None:
+        return _EMPTY
+    return content if isinstance(content, bytes) else wire.encode(content)

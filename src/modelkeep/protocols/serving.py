@@ -54,7 +54,7 @@ class ServingDoors:
         self._plane = plane
         self._health = health
         self._exporter = Exporter(plane.series, lambda: plane.generation)
-        oip, scoring = OpenInference(plane), Scoring(plane)
+        oip, scoring = OpenInference(plane, max_body), Scoring(plane)
         self._finders: tuple[Callable[[Head], Handler | None], ...] = (oip.find, scoring.find)
         self.stamp: object = object()
         plane.swapped.append(self._changed)

@@ -1,25 +1,25 @@
-"""Open Inference Protocol v2, REST with JSON: requests to rows, batches to bytes.
+"""Open Inference Protocol v2, REST with JSON: requests to rows.
 
 https://github.com/open-inference/open-inference-protocol (inference_rest). One tensor per input, of shape [n] or
-[n, 1]; or one tensor of shape [n, inputs] in the order of the signature, under a name that is not an input's, when
-one datatype fits every input. Data is flat row-major or nested; null is a missing value.
+[n, 1]; or one tensor of shape [n, inputs] in the order of the signature, under any name, when one datatype fits
+every input. Data is flat row-major or nested; null is a missing value.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from modelkeep.core.errors import Invalid, Problem
 from modelkeep.formats.signature import Type
-from modelkeep.serve.batching import Batch, Call, Lane
-from modelkeep.serve.columns import Array, Inputs, Rows, shorten
+from modelkeep.serve.columns import Inputs, Rows, shorten
 
+T = TypeVar("T")
 _NONE: Final = type(None)
 _BOUNDS: Final[dict[str, tuple[int, int]]] = {
     **{f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
@@ -27,7 +27,7 @@ _BOUNDS: Final[dict[str, tuple[int, int]]] = {
 }
 _INT64: Final = _BOUNDS["INT64"]
 _INTEGERS: Final = tuple(_BOUNDS)
-_FLOATS: Final = ("FP16", "FP32", "FP64")
+_FLOATS: Final = ("FP16", "BF16", "FP32", "FP64")
 DATATYPES: Final = ("BOOL", *_INTEGERS, *_FLOATS, "BYTES")
 DATATYPE_OF: Final[dict[Type, str]] = {
     "float64": "FP64",
@@ -36,8 +36,6 @@ DATATYPE_OF: Final[dict[Type, str]] = {
     "string": "BYTES",
     "timestamp": "BYTES",
 }
-
-
 _VALUES: Final[dict[str, frozenset[type] | None]] = {
     **dict.fromkeys(_INTEGERS, frozenset((int, _NONE))),
     **dict.fromkeys(_FLOATS),  # whatever is no number is found when the batch is stacked
@@ -82,17 +80,21 @@ class Request(Struct, gc=False):
 
 
 _decoder: Final = msgspec.json.Decoder(Request)
-_encode: Final = msgspec.json.Encoder().encode
 
 
 def decode(body: bytes) -> Request:
-    """The request in ``body``.
+    """The request in ``body``. Raises ``Invalid`` as ``parsed`` does."""
+    return parsed(_decoder, body)
+
+
+def parsed(decoder: msgspec.json.Decoder[T], body: bytes | memoryview) -> T:
+    """What a decoder finds in ``body``.
 
     Raises:
-        Invalid: It is not one; the problem's path is that of the field.
+        Invalid: Nothing; the problem's path is that of the field.
     """
     try:
-        return _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         raise Invalid(message, path=path.rstrip("`").lstrip(".")) from None
@@ -110,7 +112,7 @@ def rows(inputs: Inputs, tensors: list[Tensor], *, ignore_unknown: bool = False)
     """
     if len(tensors) == 1:
         tensor = tensors[0]
-        if len(tensor.shape) == 2 and tensor.name not in inputs.index:
+        if is_matrix(inputs, tensor.name, tensor.shape):
             return _matrix(inputs, tensor)
     single = _single(inputs, tensors)
     if single is not None:
@@ -142,6 +144,20 @@ def rows(inputs: Inputs, tensors: list[Tensor], *, ignore_unknown: bool = False)
     if problems:
         raise Invalid(problems)
     return Rows(1, cells=cells) if count == 1 else Rows(count, columns=columns)
+
+
+def is_matrix(inputs: Inputs, name: str, shape: Sequence[int]) -> bool:
+    """Whether a request's only tensor holds all inputs at once.
+
+    Under a name that is no input's it can mean nothing else; under an input's name, only if its width is that of
+    all inputs, since one input alone would be of shape [n, 1].
+    """
+    return len(shape) == 2 and (name not in inputs.index or shape[1] == len(inputs.names) > 1)
+
+
+def fits(datatype: str, kind: Type) -> bool:
+    """Whether an input of this type takes tensors of this datatype."""
+    return datatype in _FITTING[kind]
 
 
 _ONE: Final = [1]
@@ -258,80 +274,15 @@ def _strangers(place: int, tensor: Tensor, data: Iterable[Any], accepted: frozen
 
 def _unfit(place: int, datatype: str, kind: Type) -> Problem:
     if datatype not in DATATYPES:
-        return _problem(place, "datatype", f"{datatype[:20]!r} is not one of {', '.join(DATATYPES)}")
+        return unknown_datatype(place, datatype)
     expected = ", ".join(_FITTING[kind])
     return _problem(place, "datatype", f"{datatype} does not fit an input of type {kind}; expected {expected}")
 
 
+def unknown_datatype(place: int, datatype: str) -> Problem:
+    """What to say of a datatype that the protocol does not have."""
+    return _problem(place, "datatype", f"{datatype[:20]!r} is not one of {', '.join(DATATYPES)}")
+
+
 def _problem(place: int, field: str, message: str) -> Problem:
     return Problem(f"inputs[{place}].{field}", message)
-
-
-# answers
-
-
-class _Frame:
-    """What every answer of one version has in common."""
-
-    __slots__ = ("head", "names", "pieces")
-
-    def __init__(self, lane: Lane) -> None:
-        about = {"model_name": lane.channel.endpoint, "model_version": str(lane.channel.version)}
-        self.head = _encode(about)[:-1] + b',"id":'
-        self.names = [output.name for output in lane.loaded.signature.outputs]
-        tensors = [_opening(lane, place, 1) for place in range(len(self.names))]
-        # what stands before each output's values in an answer of one row
-        self.pieces = [
-            (b',"outputs":[' if place == 0 else b"]},") + opening for place, opening in enumerate(tensors)
-        ]
-
-
-def _opening(lane: Lane, place: int, count: int) -> bytes:
-    output = lane.loaded.signature.outputs[place]
-    tensor = {"name": output.name, "datatype": DATATYPE_OF[output.type], "shape": [count, *output.shape]}
-    return _encode(tensor)[:-1] + b',"data":['
-
-
-def answer(call: Call, batch: Batch, wanted: list[Requested] | None = None) -> bytes:
-    """The response's JSON for the call's rows."""
-    lane = batch.lane
-    frame: _Frame | None = lane.memo.get("oip")
-    if frame is None:
-        frame = lane.memo["oip"] = _Frame(lane)
-    texts: list[list[bytes]] | None = batch.rendered.get("oip")
-    if texts is None:
-        texts = batch.rendered["oip"] = [_texts(batch.outputs[name]) for name in frame.names]
-    start, count = call.start, call.rows.count
-    parts = [frame.head, _encode(call.id)]
-    if count == 1 and wanted is None:
-        for piece, text in zip(frame.pieces, texts, strict=True):
-            parts += (piece, text[start])
-        parts.append(b"]}]}")
-        return b"".join(parts)
-    tensors = [
-        _opening(lane, place, count) + b",".join(text[start : start + count]) + b"]}"
-        for place, (name, text) in enumerate(zip(frame.names, texts, strict=True))
-        if wanted is None or any(one.name == name for one in wanted)
-    ]
-    parts += (b',"outputs":[', b",".join(tensors), b"]}")
-    return b"".join(parts)
-
-
-def _texts(column: Array) -> list[bytes]:
-    """Each row's values as JSON, made with one call of the encoder for the whole batch."""
-    values = column.tolist()
-    if column.ndim == 2:
-        return _encode(values)[2:-2].split(b"],[")
-    if column.dtype.kind in "OU":
-        return [_encode(value) for value in values]
-    return _encode(values)[1:-1].split(b",")
-
-
-def unknown_outputs(lane: Lane, wanted: list[Requested]) -> list[Problem]:
-    """Requested outputs that the version does not have."""
-    names = [output.name for output in lane.loaded.signature.outputs]
-    return [
-        Problem(f"outputs[{place}].name", f"{one.name[:60]!r} is not one of {', '.join(names)}")
-        for place, one in enumerate(wanted)
-        if one.name not in names
-    ]

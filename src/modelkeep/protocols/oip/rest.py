@@ -1,4 +1,4 @@
-"""The door for Open Inference Protocol v2, REST with JSON.
+"""The door for Open Inference Protocol v2, REST: JSON and raw tensors.
 
 ``POST .../infer`` is a hot route; the rest are ordinary ASGI routes. A client's ``id`` becomes the request's id,
 else one is made; the prediction ids are that id for one row, ``<id>/<row>`` for several.
@@ -6,6 +6,8 @@ else one is made; the prediction ids are that id for one row, ``<id>/<row>`` for
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,14 +17,17 @@ from starlette.routing import Route
 
 from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.protocols import errors
-from modelkeep.protocols.oip import codec
+from modelkeep.protocols.bodies import unpacked
+from modelkeep.protocols.oip import answers, binary, codec
 from modelkeep.protocols.respond import Later, json_response
 from modelkeep.serve.batching import Batch, Call
+from modelkeep.serve.columns import shorten
 from modelkeep.serve.dataplane import DataPlane, Endpoint
-from modelkeep.serve.http import Handler, Head, Sink
+from modelkeep.serve.http import Handler, Head, Sink, deadline
 
 VERSION = "0.1.0"
-_BINARY = b"inference-header-content-length"
+_HEADER = binary.HEADER.lower().encode()
+_BARE = binary.Request([], parameters={"binary_data_output": True})
 
 
 class _Some:
@@ -30,29 +35,30 @@ class _Some:
 
     __slots__ = ("sink", "wanted")
 
-    def __init__(self, sink: Sink, wanted: list[codec.Requested]) -> None:
+    def __init__(self, sink: Sink, wanted: Sequence[answers.Wish]) -> None:
         self.sink = sink
         self.wanted = wanted
 
 
 class _All:
-    """Answers with every output: the hot case."""
+    """Answers with every output as JSON: the hot case."""
 
     def answer(self, call: Call, batch: Batch) -> None:
-        call.sink.write(200, codec.answer(call, batch))
+        call.sink.write(200, answers.answer(call, batch))
 
     def refuse(self, call: Call, error: ModelkeepError) -> None:
-        call.sink.write(errors.status(error), errors.body(error))
+        errors.refuse(call.sink, error)
 
 
 class _Chosen:
-    """Answers with the requested outputs only."""
+    """Answers with the requested outputs as they were requested."""
 
     def answer(self, call: Call, batch: Batch) -> None:
-        call.sink.sink.write(200, codec.answer(call, batch, call.sink.wanted))
+        body, headers, kind = answers.chosen(call, batch, call.sink.wanted)
+        call.sink.sink.write(200, body, headers, kind)
 
     def refuse(self, call: Call, error: ModelkeepError) -> None:
-        call.sink.sink.write(errors.status(error), errors.body(error))
+        errors.refuse(call.sink.sink, error)
 
 
 _ALL = _All()
@@ -64,34 +70,68 @@ class OpenInference:
 
     Args:
         plane: What answers.
+        max_body: Largest request body, in bytes.
     """
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, max_body: int) -> None:
         self._plane = plane
+        self._max_body = max_body
+        self._heads = binary.Heads()
 
-    def infer(self, sink: Sink, body: bytes, key: str | None, name: str, version: str = "") -> None:
-        """Queue one inference request; the answer or the error is written to ``sink``."""
+    def infer(
+        self,
+        sink: Sink,
+        body: bytes,
+        name: str,
+        version: str = "",
+        *,
+        key: str | None = None,
+        deadline: float | None = None,
+        split: int | None = None,
+    ) -> None:
+        """Queue one inference request; the answer or the error is written to ``sink``.
+
+        Args:
+            deadline: ``time.perf_counter`` after which the answer is of no use.
+            split: Length of the JSON head, the rest being raw tensors; None when all is JSON.
+        """
         try:
-            request = codec.decode(body)
-            id = request.id or self._plane.new_id()
-            lane = self._plane.endpoint(name).lane(key or id, version)
-            rows = codec.rows(lane.inputs, request.inputs, ignore_unknown=lane.ignore_unknown)
-            if request.outputs:
-                problems = codec.unknown_outputs(lane, request.outputs)
-                if problems:
-                    raise Invalid(problems)
-                lane.submit(Call(rows, id, _CHOSEN, _Some(sink, request.outputs), key))
+            endpoint = self._plane.endpoint(name)
+            endpoint.admit()
+            if split is None:
+                request: codec.Request | binary.Request = codec.decode(body)
+            elif split <= len(body):
+                request = self._heads.decode(body[:split]) if split else _BARE
             else:
-                lane.submit(Call(rows, id, _ALL, sink, key))
+                raise Invalid(f"{split} bytes are more than the body's {len(body)}", path=binary.HEADER)
+            id = request.id or self._plane.new_id()
+            lane = endpoint.lane(key or id, version)
+            if isinstance(request, codec.Request):
+                rows = codec.rows(lane.inputs, request.inputs, ignore_unknown=lane.ignore_unknown)
+            elif split:
+                rows = binary.rows(lane, request, body, split)
+            else:
+                rows = binary.bare(lane.inputs, body)
+            priority = 0
+            if request.parameters:
+                deadline, priority = _urgency(request.parameters, deadline)
+            wanted = None
+            if request.outputs or request.parameters:
+                wanted = answers.wishes(lane, request.outputs, request.parameters)
+            if wanted is None:
+                lane.submit(Call(rows, id, _ALL, sink, key, deadline, priority))
+            else:
+                lane.submit(Call(rows, id, _CHOSEN, _Some(sink, wanted), key, deadline, priority))
         except ModelkeepError as error:
-            sink.write(errors.status(error), errors.body(error))
+            errors.refuse(sink, error)
 
     def find(self, head: Head) -> Handler | None:
         """The handler of ``POST /v2/models/{m}[/versions/{v}]/infer``, if the endpoint exists."""
         target = head.target
         if not target.startswith(b"/v2/models/") or not target.endswith(b"/infer") or b"?" in target:
             return None
-        if head.method != b"POST" or not head.is_json or _BINARY in head.headers:
+        said = head.headers.get(_HEADER)
+        if head.method != b"POST" or not (head.is_json or said is not None):
             return None
         parts = [unquote(part) for part in target.decode("latin-1").split("/")[3:-1]]
         if len(parts) == 3 and parts[1] == "versions":
@@ -102,9 +142,19 @@ class OpenInference:
             return None
         try:
             self._plane.endpoint(name)
+            split = None if said is None else binary.head_length(said.decode("latin-1"))
         except ModelkeepError:
-            return None
-        return lambda sink, body, head: self.infer(sink, body, head.key, name, version)
+            return None  # the ASGI route says what is wrong
+
+        def handle(sink: Sink, body: bytes, head: Head) -> None:
+            try:
+                deadline = head.deadline
+            except ModelkeepError as error:
+                errors.refuse(sink, error)
+                return
+            self.infer(sink, body, name, version, key=head.key, deadline=deadline, split=split)
+
+        return handle
 
     def routes(self) -> list[Route]:
         """The same and everything else as ASGI routes."""
@@ -123,12 +173,17 @@ class OpenInference:
         return found
 
     async def _infer(self, request: Request) -> Response:
-        if "inference-header-content-length" in request.headers:
-            raise Invalid("binary tensors are not supported; send JSON", path="Inference-Header-Content-Length")
+        said = request.headers.get(binary.HEADER)
         later = Later()
-        version = request.path_params.get("version", "")
-        key = request.headers.get("x-modelkeep-key")
-        self.infer(later, await request.body(), key, request.path_params["name"], version)
+        self.infer(
+            later,
+            await unpacked(request, self._max_body),
+            request.path_params["name"],
+            request.path_params.get("version", ""),
+            key=request.headers.get("x-modelkeep-key"),
+            deadline=deadline(request.headers.get("x-modelkeep-timeout-ms")),
+            split=None if said is None else binary.head_length(said),
+        )
         return await later.response()
 
     async def _server(self, request: Request) -> Response:
@@ -149,6 +204,18 @@ class OpenInference:
     async def _metadata(self, request: Request) -> Response:
         endpoint = self._plane.endpoint(request.path_params["name"])
         return json_response(metadata(endpoint, request.path_params.get("version", "")))
+
+
+def _urgency(parameters: Mapping[str, Any], deadline: float | None) -> tuple[float | None, int]:
+    """Deadline and priority: the protocol's parameters ``timeout``, in microseconds, and ``priority``."""
+    timeout, priority = parameters.get("timeout", 0), parameters.get("priority", 0)
+    for name, value in (("timeout", timeout), ("priority", priority)):
+        if type(value) is not int or value < 0:
+            raise Invalid(f"{shorten(value)} is not a whole number from 0 up", path=f"parameters.{name}")
+    if timeout:
+        mine = perf_counter() + timeout / 1e6
+        deadline = mine if deadline is None else min(deadline, mine)
+    return deadline, priority
 
 
 def metadata(endpoint: Endpoint, version: str = "") -> dict[str, Any]:

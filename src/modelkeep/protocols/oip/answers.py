@@ -1,0 +1,208 @@
+"""From batches to responses: JSON, raw tensors after a JSON head, or classifications.
+
+https://github.com/triton-inference-server/server/tree/main/docs/protocol (extension_binary_data,
+extension_classification).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from modelkeep.core.errors import Invalid, Problem
+from modelkeep.protocols.oip import tensors
+from modelkeep.protocols.oip.codec import DATATYPE_OF, Requested
+from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.columns import Array, shorten
+from modelkeep.serve.http import JSON
+
+OCTETS: Final = b"application/octet-stream"
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Wish(NamedTuple):
+    """One output as its client wants it.
+
+    Attributes:
+        place: In the signature.
+        binary: Whether as raw bytes after the JSON head.
+        classes: How many classes with the highest values, as texts ``value:index[:label]``; 0 for the values.
+    """
+
+    place: int
+    name: str
+    binary: bool
+    classes: int = 0
+
+
+def wishes(
+    lane: Lane, outputs: Sequence[Requested] | None, parameters: Mapping[str, Any] | None, binary: bool = False
+) -> tuple[Wish, ...] | None:
+    """The outputs a request asks for; None for every output as JSON, which is answered fastest.
+
+    Args:
+        outputs: As requested; none for all.
+        parameters: Of the request: ``binary_data_output``.
+        binary: Whether outputs are raw when neither says.
+
+    Raises:
+        Invalid: An output that the version does not have, or a parameter of a wrong type.
+    """
+    problems: list[Problem] = []
+    binary = _flag(parameters, "binary_data_output", "parameters", binary, problems)
+    names = [output.name for output in lane.loaded.signature.outputs]
+    found = []
+    for at, one in enumerate(outputs or ()):
+        path = f"outputs[{at}]"
+        if one.name not in names:
+            known = ", ".join(names)
+            problems.append(Problem(f"{path}.name", f"{one.name[:60]!r} is not one of {known}"))
+            continue
+        raw = _flag(one.parameters, "binary_data", f"{path}.parameters", binary, problems)
+        classes = (one.parameters or {}).get("classification", 0)
+        if type(classes) is not int or classes < 0:
+            problems.append(
+                Problem(f"{path}.parameters.classification", f"{shorten(classes)} is not a number of classes")
+            )
+        elif classes and lane.loaded.signature.outputs[names.index(one.name)].type == "string":
+            problems.append(Problem(f"{path}.parameters.classification", "the output holds texts, not values"))
+        else:
+            found.append(Wish(names.index(one.name), one.name, raw, classes))
+        if "shared_memory_region" in (one.parameters or {}):
+            problems.append(Problem(f"{path}.parameters.shared_memory_region", "shared memory is not supported"))
+    if problems:
+        raise Invalid(problems[:20])
+    if outputs:
+        return tuple(found)
+    return tuple(Wish(place, name, binary) for place, name in enumerate(names)) if binary else None
+
+
+def _flag(given: Mapping[str, Any] | None, name: str, path: str, default: bool, problems: list[Problem]) -> bool:
+    value = (given or {}).get(name, default)
+    if type(value) is not bool:
+        problems.append(Problem(f"{path}.{name}", f"{shorten(value)} is not true or false"))
+    return value is True
+
+
+class _Frame:
+    """What every answer of one version has in common."""
+
+    __slots__ = ("head", "names", "pieces")
+
+    def __init__(self, lane: Lane) -> None:
+        about = {"model_name": lane.channel.endpoint, "model_version": str(lane.channel.version)}
+        self.head = _encode(about)[:-1] + b',"id":'
+        self.names = [output.name for output in lane.loaded.signature.outputs]
+        tensors = [_opening(lane, place, 1) + b',"data":[' for place in range(len(self.names))]
+        # what stands before each output's values in an answer of one row
+        self.pieces = [
+            (b',"outputs":[' if place == 0 else b"]},") + opening for place, opening in enumerate(tensors)
+        ]
+
+
+def _opening(lane: Lane, place: int, count: int) -> bytes:
+    output = lane.loaded.signature.outputs[place]
+    tensor = {"name": output.name, "datatype": DATATYPE_OF[output.type], "shape": [count, *output.shape]}
+    return _encode(tensor)[:-1]
+
+
+def _frame(lane: Lane) -> _Frame:
+    frame: _Frame | None = lane.memo.get("oip")
+    if frame is None:
+        frame = lane.memo["oip"] = _Frame(lane)
+    return frame
+
+
+def answer(call: Call, batch: Batch) -> bytes:
+    """The response's JSON for the call's rows, with every output."""
+    frame = _frame(batch.lane)
+    start, count = call.start, call.rows.count
+    texts = [_texts(batch, name) for name in frame.names]
+    parts = [frame.head, _encode(call.id)]
+    if count == 1:
+        for piece, text in zip(frame.pieces, texts, strict=True):
+            parts += (piece, text[start])
+    else:
+        for place, text in enumerate(texts):
+            parts += (b"]}," if place else b',"outputs":[', _opening(batch.lane, place, count), b',"data":[')
+            parts.append(b",".join(text[start : start + count]))
+    parts.append(b"]}]}")
+    return b"".join(parts)
+
+
+def _texts(batch: Batch, name: str) -> list[bytes]:
+    """Each row's values as JSON, made with one call of the encoder for the whole batch."""
+    found: list[bytes] | None = batch.rendered.get(name)
+    if found is None:
+        column = batch.outputs[name]
+        values = column.tolist()
+        if column.ndim == 2:
+            found = _encode(values)[2:-2].split(b"],[")
+        elif column.dtype.kind in "OU":
+            found = [_encode(value) for value in values]
+        else:
+            found = _encode(values)[1:-1].split(b",")
+        batch.rendered[name] = found
+    return found
+
+
+def chosen(call: Call, batch: Batch, wanted: Sequence[Wish]) -> tuple[bytes, bytes, bytes]:
+    """The response with the outputs a request asks for, as it wants them.
+
+    Returns:
+        Body, header lines and content type, as ``serve.http.Sink.write`` takes them.
+    """
+    heads: list[bytes] = []
+    tails: list[bytes] = []
+    start, stop = call.start, call.start + call.rows.count
+    for wish in wanted:
+        if wish.classes:
+            values = _classified(batch, wish, start, stop)
+            shape = list(values.shape)
+            opening = _encode({"name": wish.name, "datatype": "BYTES", "shape": shape})[:-1]
+            data = tensors.write("BYTES", values) if wish.binary else _encode(values.reshape(-1).tolist())[1:-1]
+        else:
+            opening = _opening(batch.lane, wish.place, stop - start)
+            data = (
+                _raw(batch, wish, start, stop) if wish.binary else b",".join(_texts(batch, wish.name)[start:stop])
+            )
+        if wish.binary:
+            heads.append(b'%b,"parameters":{"binary_data_size":%d}}' % (opening, len(data)))
+            tails.append(data)
+        else:
+            heads.append(b'%b,"data":[%b]}' % (opening, data))
+    head = b'%b%b,"outputs":[%b]}' % (_frame(batch.lane).head, _encode(call.id), b",".join(heads))
+    if not any(wish.binary for wish in wanted):
+        return head, b"", JSON
+    return b"".join((head, *tails)), b"Inference-Header-Content-Length: %d\r\n" % len(head), OCTETS
+
+
+def _raw(batch: Batch, wish: Wish, start: int, stop: int) -> bytes:
+    datatype = DATATYPE_OF[batch.lane.loaded.signature.outputs[wish.place].type]
+    column = batch.outputs[wish.name]
+    if datatype != "BYTES":
+        return tensors.write(datatype, column[start:stop])
+    key = f"{wish.name} raw"
+    found: list[bytes] | None = batch.rendered.get(key)
+    if found is None:
+        found = batch.rendered[key] = tensors.elements(column.tolist())
+    return b"".join(found[start:stop])
+
+
+def _classified(batch: Batch, wish: Wish, start: int, stop: int) -> Array:
+    """``value:index[:label]`` of the classes with the highest values, highest first: (n, classes) texts."""
+    column = batch.outputs[wish.name][start:stop]
+    values = column.reshape(len(column), -1).astype(np.float64)
+    count = min(wish.classes, values.shape[1])
+    order = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    top = np.take_along_axis(values, order, axis=1)
+    labels = batch.lane.loaded.signature.classes
+    names = [f":{label}" for label in labels] if len(labels) == values.shape[1] else [""] * values.shape[1]
+    texts = [
+        [f"{value:f}:{index}{names[index]}" for value, index in zip(row, places, strict=True)]
+        for row, places in zip(top.tolist(), order.tolist(), strict=True)
+    ]
+    return np.array(texts, dtype=object).reshape(len(column), count)

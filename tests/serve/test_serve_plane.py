@@ -17,7 +17,7 @@ from serving_kit import Made
 from modelkeep.core.clock import SystemClock
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
 from modelkeep.registry.endpoints import Route, Wanted
-from modelkeep.serve import batching
+from modelkeep.serve import queueing
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded, Rows
 from modelkeep.serve.dataplane import DataPlane
@@ -88,7 +88,7 @@ def test_a_slow_model_leaves_the_loop_free_and_its_queue_becomes_batches(first: 
 
 
 def test_too_many_waiting_are_refused_at_once(first: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "MAX_WAITING", 10)
+    monkeypatch.setattr(queueing, "MAX_WAITING", 10)
 
     async def story() -> None:
         plane = DataPlane(asyncio.get_running_loop(), SystemClock())

@@ -1,17 +1,16 @@
 """One micro-batch per turn of the event loop.
 
-Each complete request appends itself to its lane; the first one schedules a flush for the end of the turn; the
-flush stacks the rows, checks them once, runs the model once and answers every request. Thin traffic never waits:
-a batch of one runs at once. A lane whose model is slow runs in a thread; what arrives meanwhile is the next batch.
+Each complete request appends itself to its lane's queue; the first one schedules a flush for the end of the turn;
+the flush stacks the rows, checks them once, runs the model once and answers every request. Thin traffic does not
+wait unless the endpoint asks for it: a batch of one runs at once. A batch that will take long runs in a thread;
+what arrives meanwhile is the next batch. Batches are no larger than what fits into the endpoint's budget.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections import deque
-from collections.abc import Callable, Sequence
+import math
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Protocol
@@ -19,19 +18,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from modelkeep.core.clock import Clock
-from modelkeep.core.errors import Invalid, ModelkeepError, Overloaded, Problem, TooLate
+from modelkeep.core.errors import Invalid, ModelkeepError, Overloaded, Problem, TooLate, Unavailable
 from modelkeep.formats.batch import Batch as Blocks
+from modelkeep.serve.cache import Cache
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Array, Loaded, Rows, by_row
+from modelkeep.serve.cost import Cost
+from modelkeep.serve.limits import Limits, redacted
 from modelkeep.serve.metrics import Counters
+from modelkeep.serve.queueing import NORMAL, Queue
+from modelkeep.serve.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
-MAX_ROWS = 16_384
-MAX_WAITING = 4_096
 SLOW = 0.005
-NORMAL = 5
-"""The priority of calls that name none."""
+USUAL = Limits()
 
 
 class Door(Protocol):
@@ -97,7 +98,7 @@ class Batch:
 
 
 class Lane:
-    """The queue in front of one version in one role at one endpoint.
+    """The queue in front of one version in one role at one endpoint, and who answers it.
 
     Belongs to the event loop's thread. A lane that no route leads to any more ends with its last batch: nothing
     else refers to it, so its model is freed.
@@ -105,10 +106,11 @@ class Lane:
     Attributes:
         loaded: The model and what is known of it.
         channel: Where batches are captured; names endpoint, model, version and mode.
+        limits: How the endpoint wants to be served.
         ignore_unknown: Whether inputs that the signature does not name are left out rather than refused.
         shadows: Who else sees each batch once it is answered.
         memo: Room for doors to keep what depends only on the version.
-        seconds_per_row: What the model took lately.
+        cost: What batches take.
     """
 
     def __init__(
@@ -120,93 +122,125 @@ class Lane:
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         executor: ThreadPoolExecutor,
-        ignore_unknown: bool = False,
+        limits: Limits = USUAL,
     ) -> None:
         self.loaded = loaded
         self.inputs = loaded.inputs
         self.channel = channel
         self.counters = counters
-        self.ignore_unknown = ignore_unknown
+        self.limits = limits
+        self.ignore_unknown = limits.ignore_unknown
         self.memo: dict[str, Any] = {}
         self.shadows: tuple[Shadow, ...] = ()
-        self.seconds_per_row = 0.0
+        self.cost = Cost()
+        self._cache = Cache(limits.cache_rows, limits.cache_bytes) if limits.cache_rows else None
         self._loop = loop
         self._clock = clock
         self._executor = executor
-        self._waiting: list[Call] = []
-        self._running = False
+        self._queue: Queue[Call] = Queue(channel.endpoint, limits, self.cost)
+        self._running = 0
         self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def full(self) -> Overloaded | None:
-        """Why no further call is taken now; None when there is room."""
-        if len(self._waiting) < MAX_WAITING:
-            return None
-        return Overloaded(f"{len(self._waiting)} requests wait for {self.channel.endpoint!r}")
+        """Why a call of one row would be refused now; None when there is room."""
+        return self._queue.full(perf_counter())
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait."""
+        return len(self._queue.calls)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is under way."""
+        return self.channel.idle
 
     def submit(self, call: Call) -> None:
         """Queue a call; it is answered or refused through its door.
 
         Raises:
-            Overloaded: Too many calls wait already.
+            Overloaded: It could not be answered within the endpoint's budget.
             TooLate: Its deadline has passed.
         """
-        waiting = self._waiting
-        full = self.full
-        if full is not None:
-            raise full
-        if call.deadline is not None and call.began >= call.deadline:
-            raise TooLate(f"the deadline passed before {self.channel.endpoint!r} could begin")
+        try:
+            replaced = self._queue.put(call)
+        except Overloaded:
+            self.counters.shed += 1
+            raise
+        except TooLate:
+            self.counters.late += 1
+            raise
         self.channel.begun += 1
-        waiting.append(call)
-        if not self._scheduled and not self._running:
-            self._scheduled = True
+        for gone in replaced:
+            self._refuse(gone, self._queue.overloaded())
+        if not self._scheduled:
+            self._schedule()
+        elif self._timer is not None and self._queue.rows >= self.limits.max_rows:
+            self._timer.cancel()
+            self._timer = None
+            self._loop.call_soon(self._flush)
+        if call.deadline is not None and (self._running or self._timer is not None):
+            self._loop.call_later(call.deadline - call.began, self._give_up)
+
+    def _schedule(self) -> None:
+        if self._scheduled or self._running >= self.limits.concurrency or not self._queue.calls:
+            return
+        self._scheduled = True
+        if self.limits.wait and self._queue.rows < self.limits.max_rows:
+            self._timer = self._loop.call_later(self.limits.wait, self._flush)
+        else:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
-        calls, rows = self._next()
-        if rows * self.seconds_per_row < SLOW:
+        self._scheduled, self._timer = False, None
+        now = perf_counter()
+        self._give_up(now)
+        for call in self._queue.outwaited(now):
+            self._refuse(call, self._queue.overloaded())
+        limits, queue = self.limits, self._queue
+        calls, rows = queue.take(min(limits.max_rows, self.cost.rows_within(limits.budget / 4)))
+        if not calls:
+            return
+        queue.in_loop = self.cost.estimate(rows) < SLOW and not self.loaded.waits
+        if queue.in_loop:
             self._land(calls, self._work(calls))
+            queue.spent(calls[0].began, len(calls), rows)
         else:
-            self._running = True
-            future = self._executor.submit(self._work, calls)
-            future.add_done_callback(
-                lambda done: self._loop.call_soon_threadsafe(self._landed, calls, done.result())
-            )
-        if self._waiting and not self._running:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+            queue.free_at = now + (0.0 if self.cost.fixed == math.inf else self.cost.estimate(rows))
+            self._in_thread(calls)
+        self._schedule()
 
-    def _next(self) -> tuple[list[Call], int]:
-        """The calls of the next batch and their rows: everything that waits, up to a bounded number of rows."""
-        calls = self._waiting
-        rows = 0
-        for place, call in enumerate(calls):
-            count = call.rows.count
-            if rows + count > MAX_ROWS and place:
-                self._waiting = calls[place:]
-                return calls[:place], rows
-            rows += count
-        self._waiting = []
-        return calls, rows
+    def _in_thread(self, calls: list[Call]) -> None:
+        self._running += 1
+        future = self._executor.submit(self._work, calls)
+        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._landed, calls, done.result()))
 
     def _landed(self, calls: list[Call], done: Batch | ModelkeepError) -> None:
-        self._running = False
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        self._running -= 1
+        self._queue.free_at = 0.0
+        self._schedule()
         self._land(calls, done)
+
+    def _give_up(self, now: float | None = None) -> None:
+        for call in self._queue.give_up(perf_counter() if now is None else now):
+            self._refuse(call, self._queue.late())
 
     def _work(self, calls: list[Call]) -> Batch | ModelkeepError:
         """Run the model on what the calls hold. Thread-safe; an error speaks of the batch as a whole."""
         try:
             inputs = self.inputs.stack([call.rows for call in calls])
             began = perf_counter()
-            outputs = dict(self.loaded.model.predict(inputs))
-            per_row = (perf_counter() - began) / inputs.rows
-            # the smallest of a slowly forgotten past: one hiccup must not send a fast model to a thread
-            self.seconds_per_row = min(per_row, self.seconds_per_row * 1.1 or per_row)
+            computed = inputs.rows
+            if self._cache is None:
+                outputs = dict(self.loaded.model.predict(inputs))
+            else:
+                counts = [call.rows.count for call in calls]
+                outputs, hits, computed = self._cache.predict(inputs, counts, self.loaded.model.predict)
+                self.counters.hits += hits
+            if computed:
+                self.cost.observe(computed, perf_counter() - began)
         except ModelkeepError as error:
             return error
         except Exception as error:
@@ -233,17 +267,32 @@ class Lane:
             else:
                 innocent.append(call)
             start = end
-        if faults and innocent:
-            self._land(innocent, self._work(innocent))
+        if isinstance(done, Unavailable):  # it is not about any of them
+            for call in calls:
+                self._refuse(call, done)
+        elif faults and innocent:
+            self._again(innocent)
         else:
             for call in innocent:
-                self._land([call], self._work([call]))
+                self._again([call])
+
+    def _again(self, calls: list[Call]) -> None:
+        """Run calls whose batch failed because of others."""
+        if self.loaded.waits:
+            self._in_thread(calls)
+        else:
+            self._land(calls, self._work(calls))
 
     def _refuse(self, call: Call, error: ModelkeepError) -> None:
-        self.counters.errors += 1
-        self.channel.errors += 1
+        if isinstance(error, Overloaded):
+            self.counters.shed += 1
+        elif isinstance(error, TooLate):
+            self.counters.late += 1
+        else:
+            self.counters.errors += 1
+            self.channel.errors += 1
         self.channel.ended += 1
-        call.door.refuse(call, error)
+        call.door.refuse(call, redacted(error) if self.limits.redact else error)
 
     def _answer(self, calls: list[Call], batch: Batch) -> None:
         start = 0
@@ -255,92 +304,17 @@ class Lane:
         latency = ((now - np.array([call.began for call in calls])) * 1e3).astype(np.float32)
         self.counters.observe(latency, start)
         keys = [call.key for call in calls]
+        ids = [call.id for call in calls]
+        counts = [call.rows.count for call in calls]
         self.channel.offer(
             batch.inputs,
             batch.outputs,
-            time=self._clock.now(),
-            ids=[call.id for call in calls],
-            counts=[call.rows.count for call in calls],
-            keys=keys if any(keys) else None,
-            latency=latency,
-        )
-        self.channel.ended += len(calls)
-        for shadow in self.shadows:
-            shadow.offer(batch.inputs, calls)
-
-
-class Shadow:
-    """A version that sees what a lane answered and answers nothing.
-
-    Runs in its own thread after the answers are written; holds a bounded number of batches and drops the rest, so
-    it can never slow or fail the version that answers.
-
-    Args:
-        share: Of the batches it sees, in [0, 1].
-    """
-
-    LIMIT = 64
-
-    def __init__(
-        self,
-        loaded: Loaded,
-        channel: Channel,
-        counters: Counters,
-        *,
-        share: float,
-        executor: ThreadPoolExecutor,
-        clock: Clock,
-    ) -> None:
-        self.loaded = loaded
-        self.share = share
-        self.channel = channel
-        self.counters = counters
-        self._executor = executor
-        self._clock = clock
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def offer(self, inputs: Blocks, calls: Sequence[Call]) -> None:
-        """Copy a batch to the shadow, or count it as dropped when the shadow is behind."""
-        if self.share < 1.0 and random.random() >= self.share:
-            return
-        channel = self.channel
-        if len(self._waiting) >= self.LIMIT:
-            channel.dropped += inputs.rows
-            return
-        ids = [call.id for call in calls]
-        counts = [call.rows.count for call in calls]
-        keys = [call.key for call in calls]
-        self._waiting.append(lambda: self._run(inputs, ids, counts, keys))
-        channel.begun += 1
-        try:
-            self._executor.submit(self._next)
-        except RuntimeError:  # the process is ending
-            channel.dropped += inputs.rows
-
-    def _next(self) -> None:
-        try:
-            self._waiting.popleft()()
-        finally:
-            self.channel.ended += 1
-
-    def _run(self, inputs: Blocks, ids: list[str], counts: list[int], keys: list[str | None]) -> None:
-        began = perf_counter()
-        try:
-            mine = self.loaded.inputs.again(inputs)
-            outputs = dict(self.loaded.model.predict(mine))
-        except Exception as error:
-            log.debug("shadow version %s failed: %s", self.channel.version, error)
-            self.channel.errors += len(ids)
-            self.counters.errors += len(ids)
-            return
-        latency = np.full(len(ids), (perf_counter() - began) * 1e3, dtype=np.float32)
-        self.counters.observe(latency, mine.rows)
-        self.channel.offer(
-            mine,
-            outputs,
             time=self._clock.now(),
             ids=ids,
             counts=counts,
             keys=keys if any(keys) else None,
             latency=latency,
         )
+        self.channel.ended += len(calls)
+        for shadow in self.shadows:
+            shadow.offer(batch.inputs, ids, counts, keys)

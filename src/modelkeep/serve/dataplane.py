@@ -19,14 +19,20 @@ from modelkeep.core.clock import Clock
 from modelkeep.core.errors import ModelkeepError, NotFound, Unavailable
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve import ids
-from modelkeep.serve.batching import Batch, Call, Lane, Shadow
+from modelkeep.serve.batching import Batch, Call, Lane
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded
+from modelkeep.serve.endpoint import Endpoint, Way, channels, same
+from modelkeep.serve.limits import limits, redacted
 from modelkeep.serve.metrics import Counters, Series
-from modelkeep.serve.routing import Table
+from modelkeep.serve.shadow import Shadow
 from modelkeep.serve.spool import Spool
 
+__all__ = ["Answer", "DataPlane", "Endpoint", "Packages"]
+
 log = logging.getLogger(__name__)
+
+SLOW_BATCHES = 64
 
 
 class Packages(Protocol):
@@ -39,17 +45,6 @@ class Packages(Protocol):
     def keep(self, digests: Iterable[str]) -> None:
         """Only these are wanted now; the others may be forgotten."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """A route that is ready: a lane with its weight, or a shadow."""
-
-    version: int
-    mode: str
-    weight: float
-    lane: Lane
-    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,71 +61,6 @@ class Answer:
     model: str
     version: int
     columns: Mapping[str, Any]
-
-
-class Endpoint:
-    """A stable address and where it leads now. Belongs to the event loop's thread; replaced whole by a swap."""
-
-    __slots__ = ("_aliases", "_versions", "_ways", "name", "only", "table", "wanted")
-
-    def __init__(self, wanted: Wanted, ways: Sequence[Way]) -> None:
-        self.name = wanted.endpoint
-        self.wanted = wanted
-        self._ways = tuple(ways)
-        self.table: Table[Way] = Table(wanted.endpoint, ways)
-        self.only: Lane | None = self.table.only.lane if self.table.only else None
-        self._versions = {way.version: way.lane for way in reversed(self._ways)}
-        aliases: Mapping[str, int] = wanted.settings.get("aliases") or {}
-        self._aliases = {name: self._versions[v] for name, v in aliases.items() if v in self._versions}
-        stable = [way for way in ways if way.mode == "stable"]
-        if stable:
-            self._aliases.setdefault("champion", max(stable, key=lambda way: way.weight).lane)
-        for way in ways:
-            if way.mode != "stable":
-                self._aliases.setdefault("challenger", way.lane)
-
-    @property
-    def ways(self) -> tuple[Way, ...]:
-        return self._ways
-
-    @property
-    def versions(self) -> list[int]:
-        """Versions that can be addressed here, smallest first."""
-        return sorted(self._versions)
-
-    @property
-    def lead(self) -> Lane:
-        """The lane that stands for the endpoint in metadata."""
-        found = self._aliases.get("champion") or self.only
-        return found or self.table.routes[0].lane
-
-    def admit(self) -> None:
-        """Ask before a body is decoded whether there is room at all, so that a refusal costs next to nothing.
-
-        Raises:
-            Overloaded: Whoever answers has more waiting than it can answer in time.
-        """
-        if self.only is not None and self.only.full is not None:
-            raise self.only.full
-
-    def lane(self, key: str, ref: str = "") -> Lane:
-        """Who answers a request: by weight and key, or the version or alias it names.
-
-        Raises:
-            NotFound: There is no such version or alias here.
-            Unavailable: Nothing answers here yet.
-        """
-        if not ref:
-            if self.only is not None:
-                return self.only
-            if not self.table.routes:
-                raise Unavailable(f"endpoint {self.name!r} has only shadows", hint="give one route a weight")
-            return self.table.pick(key).lane
-        found = self._versions.get(int(ref)) if ref.isascii() and ref.isdigit() else self._aliases.get(ref)
-        if found is None:
-            known = ", ".join([*map(str, self.versions), *sorted(self._aliases)])
-            raise NotFound(f"endpoint {self.name!r} does not serve {ref[:60]!r}; it serves {known}")
-        return found
 
 
 class DataPlane:
@@ -153,7 +83,7 @@ class DataPlane:
         self._clock = clock
         self._spool = spool
         self._counters: dict[tuple[Any, ...], Counters] = {}
-        self._slow = ThreadPoolExecutor(2, thread_name_prefix="slow-model")
+        self._slow = ThreadPoolExecutor(SLOW_BATCHES, thread_name_prefix="slow-model")
         self._shadowing = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
     # what doors ask
@@ -188,6 +118,13 @@ class DataPlane:
             f"several endpoints are served: {', '.join(sorted(self.endpoints))}",
             hint="POST to /endpoints/<name>/invocations",
         )
+
+    def shown(self, name: str, error: ModelkeepError) -> ModelkeepError:
+        """The error as requests for ``name`` may see it: ``deploy.errors`` decides."""
+        found = self._names.get(name)
+        if found is None or not any(way.lane.limits.redact for way in found.ways):
+            return error
+        return redacted(error)
 
     async def infer(
         self,
@@ -262,7 +199,7 @@ class DataPlane:
         ways = []
         trusted = tuple((wanted.settings.get("declaration") or {}).get("trust", ()))
         for route in wanted.routes:
-            old = _same(before, wanted, route)
+            old = same(before, wanted, route)
             if old is not None:
                 ways.append(replace(old, weight=route.weight))
                 continue
@@ -277,6 +214,7 @@ class DataPlane:
 
     def _way(self, wanted: Wanted, route: Route, loaded: Loaded) -> Way:
         labels = (wanted.endpoint, wanted.model, route.version, route.mode)
+        bounds = limits(wanted.settings)
         counters = self._counters.setdefault(labels, Counters())
 
         def channel() -> Channel:
@@ -295,7 +233,7 @@ class DataPlane:
             loop=self._loop,
             clock=self._clock,
             executor=self._slow,
-            ignore_unknown=wanted.settings.get("unknown_fields") == "ignore",
+            limits=bounds,
         )
         shadow = None
         if route.mode == "shadow":
@@ -313,7 +251,7 @@ class DataPlane:
         self, made: dict[str, Endpoint], faults: dict[str, str], generation: int, done: Future[None]
     ) -> None:
         """On the loop: between two requests everything changes at once."""
-        old, new = _channels(self.endpoints.values()), _channels(made.values())
+        old, new = channels(self.endpoints.values()), channels(made.values())
         for endpoint in self.endpoints.values():
             for way in endpoint.ways:
                 way.lane.shadows = ()  # of a lane that ends here; the others get theirs below
@@ -344,29 +282,6 @@ class DataPlane:
         """Wait for batches in threads; the loop must go on running until this returns."""
         self._slow.shutdown(wait=True)
         self._shadowing.shutdown(wait=True, cancel_futures=True)
-
-
-def _same(before: Endpoint | None, wanted: Wanted, route: Route) -> Way | None:
-    """The way that serves this route already, if nothing but its weight changed."""
-    if before is None or before.wanted.settings != wanted.settings or before.wanted.model != wanted.model:
-        return None
-    packages = {(r.version, r.mode): r.package for r in before.wanted.routes}
-    if packages.get((route.version, route.mode)) != route.package:
-        return None
-    for way in before.ways:
-        if (way.version, way.mode) == (route.version, route.mode):
-            return way
-    return None
-
-
-def _channels(endpoints: Iterable[Endpoint]) -> dict[int, Channel]:
-    found: dict[int, Channel] = {}
-    for endpoint in endpoints:
-        for way in endpoint.ways:
-            found[id(way.lane.channel)] = way.lane.channel
-            if way.shadow:
-                found[id(way.shadow.channel)] = way.shadow.channel
-    return found
 
 
 class _Futures:

@@ -20,12 +20,27 @@ _FOLD = 256
 
 
 class Counters:
-    """Requests, rows, errors and latencies of one version in one role at one endpoint."""
+    """Requests, rows, errors and latencies of one version in one role at one endpoint.
 
-    __slots__ = ("_buckets", "_folding", "_recent", "_total_ms", "errors", "requests", "rows")
+    Besides: ``hits`` were answered from the cache, ``shed`` refused for want of room, ``late`` for their deadline.
+    """
+
+    __slots__ = (
+        "_buckets",
+        "_folding",
+        "_recent",
+        "_total_ms",
+        "errors",
+        "hits",
+        "late",
+        "requests",
+        "rows",
+        "shed",
+    )
 
     def __init__(self) -> None:
         self.requests = self.rows = self.errors = 0
+        self.hits = self.shed = self.late = 0
         self._folding = Lock()
         self._recent: deque[Array] = deque()
         self._buckets = np.zeros(len(BOUNDS_MS) + 1, dtype=np.int64)
@@ -82,6 +97,9 @@ class Exporter(Collector):
         rows = CounterMetricFamily("modelkeep_predictions", "Rows predicted", labels=names)
         errors = CounterMetricFamily("modelkeep_errors", "Requests refused or failed", labels=names)
         dropped = CounterMetricFamily("modelkeep_capture_dropped", "Rows not captured", labels=names)
+        hits = CounterMetricFamily("modelkeep_cache_hits", "Requests answered from the cache", labels=names)
+        shed = CounterMetricFamily("modelkeep_shed", "Requests refused because the queue was full", labels=names)
+        late = CounterMetricFamily("modelkeep_late", "Requests refused after their deadline", labels=names)
         latency = HistogramMetricFamily(
             "modelkeep_request_seconds", "From the whole request to the answer", labels=names
         )
@@ -91,12 +109,15 @@ class Exporter(Collector):
             rows.add_metric(labels, counters.rows)
             errors.add_metric(labels, counters.errors)
             dropped.add_metric(labels, series.channel.dropped + series.channel.lost)
+            hits.add_metric(labels, counters.hits)
+            shed.add_metric(labels, counters.shed)
+            late.add_metric(labels, counters.late)
             cumulative, total = counters.histogram()
             bounds = [str(bound / 1e3) for bound in BOUNDS_MS] + ["+Inf"]
             latency.add_metric(labels, list(zip(bounds, cumulative, strict=True)), sum_value=total / 1e3)
         generation = GaugeMetricFamily("modelkeep_generation", "Generation of the wanted state being served")
         generation.add_metric([], self._generation())
-        yield from (requests, rows, errors, dropped, latency, generation)
+        yield from (requests, rows, errors, dropped, hits, shed, late, latency, generation)
 
     def render(self) -> bytes:
         """The text exposition format."""

@@ -1,0 +1,211 @@
+"""The calls that wait in front of a version: who is let in, who goes first, who is given up.
+
+A queue that grows faster than it is served answers everybody too late. So a call is let in only if it can be
+expected to be answered within the endpoint's budget, by what the batches before it took; otherwise it is refused
+at once, which costs little, and those let in are answered in time (load shedding: Beyer et al., Site Reliability
+Engineering, O'Reilly 2016, chapter 21).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Generic, Protocol, TypeVar
+
+from modelkeep.core.errors import Overloaded, TooLate
+from modelkeep.serve.columns import Rows
+from modelkeep.serve.cost import Cost
+from modelkeep.serve.limits import Limits
+
+MAX_WAITING = 16_384
+NORMAL = 5
+"""The priority of calls that name none."""
+_LOOP = 0.5
+_THREAD = 0.8
+
+
+class Waits(Protocol):
+    """What a queue needs to know of a call."""
+
+    began: float
+    deadline: float | None
+    priority: int
+    rows: Rows
+
+
+C = TypeVar("C", bound=Waits)
+
+
+class Queue(Generic[C]):
+    """Belongs to the event loop's thread.
+
+    Args:
+        endpoint: For messages.
+        limits: Of the endpoint.
+        cost: What batches take; kept up to date by whoever predicts.
+
+    Attributes:
+        calls: Those that wait, in the order in which they came.
+        rows: Theirs together.
+        free_at: ``time.perf_counter`` at which the batch under way can be expected to end.
+        per_call: Seconds that decoding and answering one request take the loop.
+        in_loop: Whether batches run in the loop. Then requests wait unseen in sockets for as long as a turn of the
+            loop takes, so a turn may use only half of the budget.
+    """
+
+    __slots__ = (
+        "_dated",
+        "_mixed",
+        "calls",
+        "cost",
+        "endpoint",
+        "free_at",
+        "in_loop",
+        "limits",
+        "per_call",
+        "rows",
+    )
+
+    def __init__(self, endpoint: str, limits: Limits, cost: Cost) -> None:
+        self.endpoint = endpoint
+        self.limits = limits
+        self.cost = cost
+        self.calls: list[C] = []
+        self.rows = 0
+        self.free_at = 0.0
+        self.per_call = 0.0
+        self.in_loop = True
+        self._dated = self._mixed = False
+
+    def excess(self, now: float, rows: int, calls: int, count: int) -> float:
+        """Seconds by which a call of ``count`` rows would exceed the budget behind ``rows`` of ``calls`` others.
+
+        A call may always wait for one batch of its own size: a version slower than its budget answers none the
+        less. Not above zero means that there is room.
+        """
+        cost = self.cost
+        fixed = 0.0 if cost.fixed == math.inf else cost.fixed
+        expected = fixed + cost.per_row * (rows + count) + self.per_call * calls
+        if self.free_at > now:
+            expected += self.free_at - now
+        share = _LOOP if self.in_loop else _THREAD
+        return expected - max(share * self.limits.budget, 2 * (fixed + cost.per_row * count))
+
+    def full(self, now: float) -> Overloaded | None:
+        """Why a call of one row would be refused; None when there is room."""
+        excess = self.excess(now, self.rows, len(self.calls), 1)
+        if excess <= 0 and len(self.calls) < MAX_WAITING:
+            return None
+        return self._overloaded(excess)
+
+    def put(self, call: C) -> Sequence[C]:
+        """Let a call in.
+
+        Returns:
+            Calls that it replaces, because they are less urgent and there is no room for both.
+
+        Raises:
+            Overloaded: It could not be answered within the budget.
+            TooLate: Its deadline has passed.
+        """
+        count = call.rows.count
+        if call.deadline is not None:
+            if call.deadline <= call.began:
+                raise self.late()
+            self._dated = True
+        replaced: Sequence[C] = ()
+        excess = self.excess(call.began, self.rows, len(self.calls), count)
+        if excess > 0 or len(self.calls) >= MAX_WAITING:
+            replaced = self._make_room(call, excess)
+        if call.priority != NORMAL:
+            self._mixed = True
+        self.calls.append(call)
+        self.rows += count
+        return replaced
+
+    def _make_room(self, call: C, excess: float) -> Sequence[C]:
+        """Take the last of the least urgent calls out until this one fits."""
+        below: list[C] = []
+        if self._mixed or call.priority < NORMAL:
+            below = sorted((other for other in self.calls if other.priority > call.priority), key=_urgency)
+        rows, waiting = self.rows, len(self.calls)
+        replaced: list[C] = []
+        while below and (excess > 0 or waiting >= MAX_WAITING):
+            gone = below.pop()
+            replaced.append(gone)
+            rows, waiting = rows - gone.rows.count, waiting - 1
+            excess = self.excess(call.began, rows, waiting, call.rows.count)
+        if excess > 0 or waiting >= MAX_WAITING:
+            raise self._overloaded(excess)
+        self._drop(replaced)
+        return replaced
+
+    def _drop(self, gone: Sequence[C]) -> None:
+        if gone:
+            names = {id(call) for call in gone}
+            self.calls = [call for call in self.calls if id(call) not in names]
+            self.rows = sum(call.rows.count for call in self.calls)
+
+    def give_up(self, now: float) -> list[C]:
+        """Take out the calls whose deadline has passed."""
+        if not self._dated:
+            return []
+        late = [call for call in self.calls if call.deadline is not None and call.deadline <= now]
+        self._drop(late)
+        self._dated = any(call.deadline is not None for call in self.calls)
+        return late
+
+    def outwaited(self, now: float) -> list[C]:
+        """Take out the calls that more urgent ones kept waiting beyond the budget."""
+        if not self._mixed:
+            return []
+        old = [call for call in self.calls if call.began + self.limits.budget < now]
+        self._drop(old)
+        return old
+
+    def take(self, most: int) -> tuple[list[C], int]:
+        """The next batch, the most urgent calls first, and its rows: at most ``most``, but at least one call."""
+        if self._mixed:
+            self.calls.sort(key=_urgency)
+        calls, rows = self.calls, self.rows
+        if rows > most:
+            rows = place = 0
+            for place, call in enumerate(calls):
+                count = call.rows.count
+                if rows + count > most and place:
+                    break
+                rows += count
+            else:
+                place = len(calls)
+            self.calls, calls = calls[place:], calls[:place]
+            self.rows -= rows
+        else:
+            self.calls = []
+            self.rows = 0
+        if not self.calls:
+            self._mixed = self._dated = False
+        return calls, rows
+
+    def spent(self, since: float, calls: int, rows: int) -> None:
+        """A batch in the loop has been answered; its first request had been decoded at ``since``."""
+        each = max(perf_counter() - since - self.cost.estimate(rows), 0.0) / calls
+        self.per_call += 0.05 * (min(each, 10 * self.per_call + 1e-5) - self.per_call)
+
+    def late(self) -> TooLate:
+        """What a call is told whose deadline has passed."""
+        return TooLate(f"the deadline passed before {self.endpoint!r} could begin")
+
+    def overloaded(self) -> Overloaded:
+        """What a call is told that has to make room."""
+        return self._overloaded(0.0)
+
+    def _overloaded(self, excess: float) -> Overloaded:
+        return Overloaded(
+            f"{self.endpoint!r} has {len(self.calls)} requests waiting and could not answer in time",
+            retry_after=max(excess, 0.05),
+        )
+
+
+def _urgency(call: Waits) -> int:
+    return call.priority

@@ -23,6 +23,7 @@ from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.lifecycle import locks
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.loop import Loop
+from modelkeep.protocols.mlflow.deliver import Deliveries
 from modelkeep.store.jobs import Job
 
 
@@ -100,11 +101,14 @@ class _Running:
         watcher = threading.Thread(target=self.loop.run, args=(stopping,), name="loop", daemon=True)
         if self.options.loop:
             watcher.start()
+        deliveries = Deliveries(self.keep.db)
+        deliveries.start()
         threading.Thread(target=self._tell, args=(server, addresses), daemon=True).start()
         try:
             server.run(sockets=self.sockets)
         finally:
             stopping.set()
+            deliveries.stop()
             if kept is not None:
                 kept.stop()
             self.loop.stop_jobs()

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import Conflict, NotFound
+from modelkeep.core.errors import Conflict, NotFound, Refused
 from modelkeep.registry import endpoints, events, models
 from modelkeep.registry.endpoints import Rollout, Route, Wanted
 from modelkeep.registry.models import Version
@@ -112,6 +112,30 @@ def abort(conn: Connection, endpoint: str, *, version: int, now: float, because:
         {"endpoint": endpoint, "because": because, "champion": stable.version if stable else None},
         now=now,
     )
+
+
+def appoint(conn: Connection, model: str, version: int, *, now: float, because: str) -> bool:
+    """Give all traffic to a version by hand, wherever the model is served, ending any rollout.
+
+    Returns:
+        Whether the model is served at all; when it is not, nothing is changed.
+
+    Raises:
+        NotFound: There is no such version.
+        Refused: It has no package that an endpoint could serve.
+    """
+    served = [wanted for wanted in endpoints.wanted(conn) if wanted.model == model]
+    found = models.version(conn, model, version)
+    if served and not found.package:
+        raise Refused(
+            f"version {version} of {model!r} has no package that endpoint {served[0].endpoint!r} could serve",
+            hint="register it with apply, or give it another alias",
+        )
+    for wanted in served:
+        stable = _stable(wanted)
+        if wanted.rollout or stable is None or stable.version != version:
+            _crown(conn, found, endpoint=wanted.endpoint, settings=wanted.settings, now=now, because=because)
+    return bool(served)
 
 
 def roll_back(conn: Connection, model: str, *, to: int | None, now: float, because: str) -> Version:

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from modelkeep.core.errors import Invalid
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow import registry, shapes, wire
+from modelkeep.protocols.mlflow import model_versions, shapes, wire
 from modelkeep.registry import artifacts, catalog, logged, runs
 from modelkeep.registry.artifacts import Entry, Owner
 
@@ -225,7 +225,7 @@ def _uri(conn: Connection, said: dict[str, str]) -> str:
         number = said.get("version", "")
         if not number.isdecimal() or len(number) > 9:
             raise Invalid(f"Model version must be an integer, got '{number[:100]}'")
-        return registry.files_uri(catalog.find_version(conn, said["name"], int(number)))
+        return model_versions.files_uri(catalog.find_version(conn, said["name"], int(number)))
     run_id = said.get("run_id") or said.get("run_uuid", "")
     if not run_id:
         raise wire.missing("run_id")

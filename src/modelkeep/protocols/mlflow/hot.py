@@ -19,9 +19,11 @@ from modelkeep.store.database import Database
 from modelkeep.store.writer import Outcome
 
 READERS = 8
+TASKS = 4
+"""Threads for what waits for others than the database, so that no read has to wait for those."""
 _EMPTY = b"{}"
 _FAULT = wire.error_body("INTERNAL_ERROR", "this is our fault; see the log of the server")
-_Ticket = tuple[Sink, Operation]
+_Ticket = tuple[Sink, Operation, Work]
 log = logging.getLogger(__name__)
 
 
@@ -31,22 +33,32 @@ class Answers:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="modelkeep-read")
+        self._tasks = ThreadPoolExecutor(TASKS, thread_name_prefix="modelkeep-task")
         self._wake: Callable[..., Any] | None = None
 
     def run(self, operation: Operation, work: Work, sink: Sink) -> None:
         """Do the work of an operation and answer. Call it on the loop."""
         if self._wake is None:
             self._wake = asyncio.get_running_loop().call_soon_threadsafe
-        ticket = (sink, operation)
+        ticket = (sink, operation, work)
         if operation.kind == "write":
             self._db.post(work, ticket, self._told)
+        elif operation.kind == "task":
+            self._tasks.submit(self._do, work, ticket)
         else:
-            self._readers.submit(self._read, work, ticket)
+            self._readers.submit(self._read, ticket)
 
-    def _read(self, work: Work, ticket: _Ticket) -> None:
+    def _read(self, ticket: _Ticket) -> None:
         try:
             with self._db.read() as conn:
-                outcome: Outcome = (ticket, _encoded(work(conn)), None)
+                outcome: Outcome = (ticket, _encoded(ticket[2](conn)), None)
+        except Exception as error:
+            outcome = (ticket, None, error)
+        self._told([outcome])
+
+    def _do(self, task: Callable[[Database], Any], ticket: _Ticket) -> None:
+        try:
+            outcome: Outcome = (ticket, _encoded(task(self._db)), None)
         except Exception as error:
             outcome = (ticket, None, error)
         self._told([outcome])
@@ -60,9 +72,10 @@ class Answers:
 
 
 def _answer(outcomes: list[Outcome]) -> None:
-    for (sink, operation), result, fault in outcomes:
+    for (sink, operation, work), result, fault in outcomes:
         if fault is None:
-            sink.write(200, _encoded(result))
+            shape = operation.shape
+            sink.write(200, _encoded(result if shape is None else shape(result, work)))
         else:
             sink.write(*refusal(fault, operation))
 

@@ -1,23 +1,30 @@
-"""Operations on registered models, their versions, aliases and stages."""
+"""Operations on registered models and their aliases; those on versions are in ``model_versions``."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import Invalid, NotFound
+from modelkeep.core.errors import Invalid, NotFound, Refused
+from modelkeep.lifecycle import rollout
 from modelkeep.protocols.mlflow import checks, shapes
-from modelkeep.protocols.mlflow.experiments import Pair, Text
+from modelkeep.protocols.mlflow.experiments import Pair
+from modelkeep.protocols.mlflow.model_versions import (
+    Search,
+    Tag,
+    check_tag,
+    one,
+    tags_of,
+    told,
+    version_shape,
+    version_shapes,
+)
 from modelkeep.protocols.mlflow.wire import Operation, Work
-from modelkeep.registry import catalog, logged, models, runs
-from modelkeep.registry.catalog import Contents, Origin
-
-_CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)|%2e|%2f|%5c|%25|[\\#?;\x00-\x1f]", re.IGNORECASE)
-_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*:")
+from modelkeep.registry import catalog, endpoints, models
+from modelkeep.registry.catalog import Contents
 
 
 class Model(Struct, frozen=True):
@@ -40,46 +47,6 @@ class Latest(Struct, frozen=True):
 
     name: str
     stages: list[str] = []
-
-
-class Search(Struct, frozen=True):
-    """searchRegisteredModels and searchModelVersions."""
-
-    filter: str = ""
-    max_results: int = 0
-    order_by: list[str] = []
-    page_token: Text = ""
-
-
-class CreateVersion(Struct, frozen=True):
-    """createModelVersion."""
-
-    name: str
-    source: str
-    run_id: str = ""
-    tags: list[Pair] = []
-    run_link: str = ""
-    description: str = ""
-    model_id: str = ""
-
-
-class Version(Struct, frozen=True):
-    """A version by number; with what may be changed of it."""
-
-    name: str
-    version: str
-    description: str = ""
-    stage: str = ""
-    archive_existing_versions: bool = False
-
-
-class Tag(Struct, frozen=True):
-    """A tag of a model, or of one of its versions."""
-
-    name: str
-    key: str
-    value: str = ""
-    version: str = ""
 
 
 class Alias(Struct, frozen=True):
@@ -110,97 +77,13 @@ def model_shapes(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def version_shapes(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
-    """``mlflow.ModelVersion`` of rows of versions."""
-    held = Contents(conn, [row.model for row in rows])
-    return [version_shape(row, held) for row in rows]
-
-
-def version_shape(row: Any, held: Contents) -> dict[str, Any]:
-    """``mlflow.ModelVersion`` of one row."""
-    found = {
-        "name": row.name,
-        "version": str(row.version),
-        "creation_timestamp": row.created_ms,
-        "last_updated_timestamp": row.updated_ms,
-        "user_id": row.user_id,
-        "current_stage": row.stage,
-        "description": row.description,
-        "source": files_uri(row),
-        "run_id": row.run_id,
-        "status": row.status,
-        "status_message": row.status_message,
-        "run_link": row.run_link,
-        "tags": shapes.pairs(held.version_tags.get((row.model, row.version), ())),
-        "aliases": [alias for alias, to in held.aliases.get(row.model, ()) if to == row.version],
-    }
-    return {**found, "model_id": row.model_id} if row.model_id else found
-
-
-def files_uri(row: Any) -> str:
-    """Where clients find a version's files: in the package when ``apply`` made it, else where they were put."""
-    if row.package:
-        return f"mlflow-artifacts:/packages/{row.package}"
-    source: str = row.source
-    return source
-
-
-def _source(conn: Connection, asked: CreateVersion) -> Origin:
-    """Where the version's files are, checked: a place this server keeps, or a URI only clients open."""
-    source, run_id, model_id = asked.source, asked.run_id, asked.model_id
-    if _CLIMBS.search(source) or not source.strip():
-        raise checks.invalid("source", source, "expected a plain URI without '..', escapes, queries or fragments")
-    checks.length("source", source, 2048)
-    if source.startswith("models:/"):
-        source, run_id, model_id = _of_models(conn, source.removeprefix("models:/"), run_id, model_id)
-    elif source.startswith("runs:/"):
-        named, _, path = source.removeprefix("runs:/").partition("/")
-        source = f"{shapes.artifact_uri(runs.find(conn, named))}/{path}"
-    elif not _SCHEME.match(source) or source.lower().startswith(("file:", "sqlite:")):
-        _inside_run(conn, source, run_id)
-    if model_id and not run_id:
-        run_id = logged.find(conn, model_id).source_run_id
-    return Origin(source, run_id, asked.run_link, model_id, asked.description)
-
-
-def _of_models(conn: Connection, named: str, run_id: str, model_id: str) -> tuple[str, str, str]:
-    name, _, ref = named.strip("/").partition("/")
-    if not ref and "@" not in name:
-        found = logged.find(conn, name)
-        return found.artifact_uri, run_id or found.source_run_id, model_id or name
-    if "@" in name:
-        name, _, ref = name.partition("@")
-    version = catalog.find_version(conn, name, models.version(conn, name, ref).version)
-    return files_uri(version), run_id or version.run_id, model_id or version.model_id
-
-
-def _inside_run(conn: Connection, source: str, run_id: str) -> None:
-    kept = shapes.artifact_uri(runs.find(conn, run_id)) if run_id else ""
-    if not kept or not (source == kept or source.startswith(f"{kept}/")):
-        raise Invalid(
-            f"Invalid model version source: '{source}'. To use a local path as a model version source, the run_id"
-            " request parameter has to be specified and the local path has to be contained within the artifact"
-            " directory of the run specified by the run_id."
-        )
-
-
-def _tags(given: Iterable[Pair]) -> dict[str, str]:
-    for tag in given:
-        _tag(tag.key, tag.value)
-    return {tag.key: tag.value for tag in given}
-
-
-def _tag(key: str, value: str) -> None:
-    checks.key(key, "key")
-    checks.length("value", value, checks.MAX_REGISTRY_TAG)
-
-
 def _create(asked: Model, now: int) -> Work:
     checks.model_name(asked.name)
-    tags = _tags(asked.tags)
+    tags = tags_of(asked.tags)
 
     def work(conn: Connection) -> dict[str, Any]:
         row = catalog.create_model(conn, asked.name, now, asked.description, tags)
+        told(conn, "model.created", asked.name, {}, now)
         return {"registered_model": model_shapes(conn, [row])[0]}
 
     return work
@@ -214,7 +97,9 @@ def _rename(asked: Rename, now: int) -> Work:
     checks.model_name(asked.new_name)
 
     def work(conn: Connection) -> dict[str, Any]:
-        return {"registered_model": model_shapes(conn, [catalog.rename(conn, asked.name, asked.new_name, now)])[0]}
+        row = catalog.rename(conn, asked.name, asked.new_name, now)
+        told(conn, "model.renamed", asked.new_name, {"before": asked.name}, now)
+        return {"registered_model": model_shapes(conn, [row])[0]}
 
     return work
 
@@ -227,8 +112,12 @@ def _update(asked: Model, now: int) -> Work:
     return work
 
 
-def _delete(asked: Model, _: int) -> Work:
-    return lambda conn: catalog.delete_model(conn, asked.name)
+def _delete(asked: Model, now: int) -> Work:
+    def work(conn: Connection) -> None:
+        catalog.delete_model(conn, asked.name)
+        told(conn, "model.deleted", asked.name, {}, now)
+
+    return work
 
 
 def _search(asked: Search, _: int) -> Work:
@@ -260,77 +149,21 @@ def _latest(asked: Latest, _: int) -> Work:
 
 
 def _set_model_tag(asked: Tag, now: int) -> Work:
-    _tag(asked.key, asked.value)
-    return lambda conn: catalog.set_model_tags(conn, asked.name, {asked.key: asked.value}, now)
+    check_tag(asked.key, asked.value)
 
-
-def _delete_model_tag(asked: Tag, _: int) -> Work:
-    return lambda conn: catalog.delete_model_tag(conn, asked.name, asked.key)
-
-
-def _create_version(asked: CreateVersion, now: int) -> Work:
-    checks.model_name(asked.name)
-    tags = _tags(asked.tags)
-
-    def work(conn: Connection) -> dict[str, Any]:
-        catalog.find_model(conn, asked.name)
-        origin = _source(conn, asked)
-        return _one(conn, catalog.create_version(conn, asked.name, origin, tags, now))
+    def work(conn: Connection) -> None:
+        catalog.set_model_tags(conn, asked.name, {asked.key: asked.value}, now)
+        told(conn, "tag.set", asked.name, {"key": asked.key, "value": asked.value}, now)
 
     return work
 
 
-def _one(conn: Connection, row: Any) -> dict[str, Any]:
-    return {"model_version": version_shapes(conn, [row])[0]}
-
-
-def _get_version(asked: Version, _: int) -> Work:
-    number = checks.version_number(asked.version)
-    return lambda conn: _one(conn, catalog.find_version(conn, asked.name, number))
-
-
-def _update_version(asked: Version, now: int) -> Work:
-    number = checks.version_number(asked.version)
-    return lambda conn: _one(
-        conn, catalog.change_version(conn, asked.name, number, now, description=asked.description)
-    )
-
-
-def _stage(asked: Version, now: int) -> Work:
-    number, archive = checks.version_number(asked.version), asked.archive_existing_versions
-    return lambda conn: _one(conn, catalog.set_stage(conn, asked.name, number, asked.stage, now, archive=archive))
-
-
-def _delete_version(asked: Version, now: int) -> Work:
-    number = checks.version_number(asked.version)
-    return lambda conn: catalog.delete_version(conn, asked.name, number, now)
-
-
-def _search_versions(asked: Search, _: int) -> Work:
-    limit = asked.max_results or 10_000
-    checks.page(limit, 200_000)
-
-    def work(conn: Connection) -> dict[str, Any]:
-        rows, token = catalog.search_versions(conn, asked.filter, asked.order_by, limit, asked.page_token)
-        return {"model_versions": version_shapes(conn, rows), **({"next_page_token": token} if token else {})}
+def _delete_model_tag(asked: Tag, now: int) -> Work:
+    def work(conn: Connection) -> None:
+        catalog.delete_model_tag(conn, asked.name, asked.key)
+        told(conn, "tag.deleted", asked.name, {"key": asked.key}, now)
 
     return work
-
-
-def _download_uri(asked: Version, _: int) -> Work:
-    number = checks.version_number(asked.version)
-    return lambda conn: {"artifact_uri": files_uri(catalog.find_version(conn, asked.name, number))}
-
-
-def _set_version_tag(asked: Tag, now: int) -> Work:
-    number = checks.version_number(asked.version)
-    _tag(asked.key, asked.value)
-    return lambda conn: catalog.set_version_tags(conn, asked.name, number, {asked.key: asked.value}, now)
-
-
-def _delete_version_tag(asked: Tag, _: int) -> Work:
-    number = checks.version_number(asked.version)
-    return lambda conn: catalog.delete_version_tag(conn, asked.name, number, asked.key)
 
 
 def _set_alias(asked: Alias, now: int) -> Work:
@@ -339,7 +172,13 @@ def _set_alias(asked: Alias, now: int) -> Work:
 
     def work(conn: Connection) -> None:
         catalog.find_version(conn, asked.name, number)
+        because = "a client set the alias champion"
+        if asked.alias == "champion" and rollout.appoint(
+            conn, asked.name, number, now=now / 1000, because=because
+        ):
+            return
         models.set_alias(conn, asked.name, asked.alias, number, now / 1000)
+        told(conn, "alias.set", f"{asked.name}@{number}", {"alias": asked.alias}, now)
 
     return work
 
@@ -349,7 +188,16 @@ def _delete_alias(asked: Alias, now: int) -> Work:
 
     def work(conn: Connection) -> None:
         catalog.find_model(conn, asked.name)
+        before = models.alias(conn, asked.name, asked.alias)
+        if before is None:
+            return
+        served = [wanted.endpoint for wanted in endpoints.wanted(conn) if wanted.model == asked.name]
+        if asked.alias == "champion" and served:
+            raise Refused(
+                f"endpoint {served[0]!r} serves the champion of {asked.name!r}; give the alias to another version"
+            )
         models.delete_alias(conn, asked.name, asked.alias, now / 1000)
+        told(conn, "alias.deleted", f"{asked.name}@{before}", {"alias": asked.alias}, now)
 
     return work
 
@@ -363,11 +211,11 @@ def _by_alias(asked: Alias, _: int) -> Work:
             found = catalog.latest(conn, [row.id]).get(row.id)
             if not found:
                 raise NotFound(f"Latest version not found for model {asked.name}.")
-            return _one(conn, max(found, key=lambda each: int(each.version)))
+            return one(conn, max(found, key=lambda each: int(each.version)))
         number = models.alias(conn, asked.name, asked.alias)
         if number is None:
             raise Invalid(f"Registered model alias {asked.alias} not found.")
-        return _one(conn, catalog.find_version(conn, asked.name, number))
+        return one(conn, catalog.find_version(conn, asked.name, number))
 
     return work
 
@@ -386,13 +234,4 @@ OPERATIONS = [
     Operation("POST", "registered-models/alias", Alias, _set_alias, "write"),
     Operation("DELETE", "registered-models/alias", Alias, _delete_alias, "write"),
     Operation("GET", "registered-models/alias", Alias, _by_alias),
-    Operation("POST", "model-versions/create", CreateVersion, _create_version, "write"),
-    Operation("GET", "model-versions/get", Version, _get_version),
-    Operation("PATCH", "model-versions/update", Version, _update_version, "write"),
-    Operation("POST", "model-versions/transition-stage", Version, _stage, "write"),
-    Operation("DELETE", "model-versions/delete", Version, _delete_version, "write"),
-    Operation("GET", "model-versions/search", Search, _search_versions),
-    Operation("GET", "model-versions/get-download-uri", Version, _download_uri),
-    Operation("POST", "model-versions/set-tag", Tag, _set_version_tag, "write"),
-    Operation("DELETE", "model-versions/delete-tag", Tag, _delete_version_tag, "write"),
 ]

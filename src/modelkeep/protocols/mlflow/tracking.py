@@ -17,7 +17,16 @@ from starlette.types import Receive, Scope, Send
 from modelkeep import __version__
 from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow import experiments, logged_models, metrics, registry, runs, wire
+from modelkeep.protocols.mlflow import (
+    experiments,
+    logged_models,
+    metrics,
+    model_versions,
+    registry,
+    runs,
+    webhooks,
+    wire,
+)
 from modelkeep.protocols.mlflow.artifacts import Artifacts
 from modelkeep.protocols.mlflow.hot import Answers, refusal
 from modelkeep.protocols.mlflow.wire import Operation
@@ -30,7 +39,7 @@ MAX_BODY = 32 * 1024 * 1024
 
 _UNBUILT = (
     "datasets gateway issues label-schemas mpu presigned prompt-optimization review-queues scorers traces"
-    " unified-traces webhooks workspaces"
+    " unified-traces workspaces"
 )
 """Parts of MLflow's API that are not built."""
 
@@ -39,7 +48,9 @@ OPERATIONS: Sequence[Operation] = (
     *runs.OPERATIONS,
     *metrics.OPERATIONS,
     *registry.OPERATIONS,
+    *model_versions.OPERATIONS,
     *logged_models.OPERATIONS,
+    *webhooks.OPERATIONS,
 )
 _VERSIONS = ("2.0", "2.11", "3.0")
 _ROOTS = tuple(f"/{root}/{version}" for root in ("api", "ajax-api") for version in _VERSIONS)

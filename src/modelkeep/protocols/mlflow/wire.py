@@ -14,7 +14,6 @@ from urllib.parse import parse_qs
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection
 
 from modelkeep.core.errors import (
     Conflict,
@@ -26,8 +25,11 @@ from modelkeep.core.errors import (
     Unavailable,
 )
 
-Work = Callable[[Connection], Any]
-"""What is done in a transaction; gives the answer's content, to be encoded as JSON; None is an empty object."""
+Work = Callable[[Any], Any]
+"""What is done in a transaction, given its ``Connection``; a task is given the ``Database``.
+
+Gives the answer's content, to be encoded as JSON; None is an empty object.
+"""
 
 
 class Operation(Struct, frozen=True):
@@ -38,16 +40,18 @@ class Operation(Struct, frozen=True):
         path: Below ``/api/2.0/mlflow/``; ``{name}`` stands for one segment.
         takes: Struct of the request's fields.
         run: Checks the request and gives the work; takes the request and the time in milliseconds.
-        kind: Whether the work only reads.
+        kind: Whether the work reads or writes, in a transaction; or is a task that is given the ``Database``.
         conflict: The error code of a ``Conflict``.
+        shape: Makes the answer's content of the work's result and the work; None when the result is the content.
     """
 
     method: str
     path: str
     takes: Any
     run: Callable[[Any, int], Work]
-    kind: Literal["read", "write"] = "read"
+    kind: Literal["read", "write", "task"] = "read"
     conflict: str = "RESOURCE_ALREADY_EXISTS"
+    shape: Callable[[Any, Any], Any] | None = None
 
 
 class NotOffered(ModelkeepError):

@@ -18,6 +18,7 @@ from modelkeep.store import (  # noqa: F401 - they add to the metadata
     tables,
     trace_tables,
     transfer_tables,
+    webhook_tables,
 )
 from modelkeep.store.columns import metadata
 

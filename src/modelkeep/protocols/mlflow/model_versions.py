@@ -1,0 +1,257 @@
+"""Operations on the versions of registered models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from modelkeep.core.errors import Invalid
+from modelkeep.protocols.mlflow import checks, shapes
+from modelkeep.protocols.mlflow.announcements import PROMPT
+from modelkeep.protocols.mlflow.experiments import Pair, Text
+from modelkeep.protocols.mlflow.wire import Operation, Work
+from modelkeep.registry import catalog, events, logged, models, runs
+from modelkeep.registry.catalog import Contents, Origin
+
+_CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)|%2e|%2f|%5c|%25|[\\#?;\x00-\x1f]", re.IGNORECASE)
+_OF_PROMPTS = "dummy-source"
+"""What clients say is the source of a prompt, which has no files; the only such text that is accepted."""
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*:")
+
+
+class Search(Struct, frozen=True):
+    """searchRegisteredModels and searchModelVersions."""
+
+    filter: str = ""
+    max_results: int = 0
+    order_by: list[str] = []
+    page_token: Text = ""
+
+
+class CreateVersion(Struct, frozen=True):
+    """createModelVersion."""
+
+    name: str
+    source: str
+    run_id: str = ""
+    tags: list[Pair] = []
+    run_link: str = ""
+    description: str = ""
+    model_id: str = ""
+
+
+class Version(Struct, frozen=True):
+    """A version by number; with what may be changed of it."""
+
+    name: str
+    version: str
+    description: str = ""
+    stage: str = ""
+    archive_existing_versions: bool = False
+
+
+class Tag(Struct, frozen=True):
+    """A tag of a model, or of one of its versions."""
+
+    name: str
+    key: str
+    value: str = ""
+    version: str = ""
+
+
+def version_shapes(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """``mlflow.ModelVersion`` of rows of versions."""
+    held = Contents(conn, [row.model for row in rows])
+    return [version_shape(row, held) for row in rows]
+
+
+def version_shape(row: Any, held: Contents) -> dict[str, Any]:
+    """``mlflow.ModelVersion`` of one row."""
+    found = {
+        "name": row.name,
+        "version": str(row.version),
+        "creation_timestamp": row.created_ms,
+        "last_updated_timestamp": row.updated_ms,
+        "user_id": row.user_id,
+        "current_stage": row.stage,
+        "description": row.description,
+        "source": files_uri(row),
+        "run_id": row.run_id,
+        "status": row.status,
+        "status_message": row.status_message,
+        "run_link": row.run_link,
+        "tags": shapes.pairs(held.version_tags.get((row.model, row.version), ())),
+        "aliases": [alias for alias, to in held.aliases.get(row.model, ()) if to == row.version],
+    }
+    return {**found, "model_id": row.model_id} if row.model_id else found
+
+
+def files_uri(row: Any) -> str:
+    """Where clients find a version's files: in the package when ``apply`` made it, else where they were put."""
+    if row.package:
+        return f"mlflow-artifacts:/packages/{row.package}"
+    source: str = row.source
+    return source
+
+
+def _source(conn: Connection, asked: CreateVersion) -> Origin:
+    """Where the version's files are, checked: a place this server keeps, or a URI only clients open."""
+    source, run_id, model_id = asked.source, asked.run_id, asked.model_id
+    if source == _OF_PROMPTS and any(tag.key == PROMPT and tag.value.lower() == "true" for tag in asked.tags):
+        return Origin(source, run_id, asked.run_link, model_id, asked.description)
+    if _CLIMBS.search(source) or not source.strip():
+        raise checks.invalid("source", source, "expected a plain URI without '..', escapes, queries or fragments")
+    checks.length("source", source, 2048)
+    if source.startswith("models:/"):
+        source, run_id, model_id = _of_models(conn, source.removeprefix("models:/"), run_id, model_id)
+    elif source.startswith("runs:/"):
+        named, _, path = source.removeprefix("runs:/").partition("/")
+        source = f"{shapes.artifact_uri(runs.find(conn, named))}/{path}"
+    elif not _SCHEME.match(source) or source.lower().startswith(("file:", "sqlite:")):
+        _inside_run(conn, source, run_id)
+    if model_id and not run_id:
+        run_id = logged.find(conn, model_id).source_run_id
+    return Origin(source, run_id, asked.run_link, model_id, asked.description)
+
+
+def _of_models(conn: Connection, named: str, run_id: str, model_id: str) -> tuple[str, str, str]:
+    name, _, ref = named.strip("/").partition("/")
+    if not ref and "@" not in name:
+        found = logged.find(conn, name)
+        return found.artifact_uri, run_id or found.source_run_id, model_id or name
+    if "@" in name:
+        name, _, ref = name.partition("@")
+    version = catalog.find_version(conn, name, models.version(conn, name, ref).version)
+    return files_uri(version), run_id or version.run_id, model_id or version.model_id
+
+
+def _inside_run(conn: Connection, source: str, run_id: str) -> None:
+    kept = shapes.artifact_uri(runs.find(conn, run_id)) if run_id else ""
+    if not kept or not (source == kept or source.startswith(f"{kept}/")):
+        raise Invalid(
+            f"Invalid model version source: '{source}'. To use a local path as a model version source, the run_id"
+            " request parameter has to be specified and the local path has to be contained within the artifact"
+            " directory of the run specified by the run_id."
+        )
+
+
+def tags_of(given: Iterable[Pair]) -> dict[str, str]:
+    for tag in given:
+        check_tag(tag.key, tag.value)
+    return {tag.key: tag.value for tag in given}
+
+
+def check_tag(key: str, value: str) -> None:
+    checks.key(key, "key")
+    checks.length("value", value, checks.MAX_REGISTRY_TAG)
+
+
+def told(conn: Connection, kind: str, subject: str, data: dict[str, Any], now: int) -> None:
+    """Write a change into the history; webhooks are told from there."""
+    events.append(conn, kind, subject, data, now=now / 1000, actor="mlflow client")
+
+
+def _create_version(asked: CreateVersion, now: int) -> Work:
+    checks.model_name(asked.name)
+    tags = tags_of(asked.tags)
+
+    def work(conn: Connection) -> dict[str, Any]:
+        catalog.find_model(conn, asked.name)
+        origin = _source(conn, asked)
+        row = catalog.create_version(conn, asked.name, origin, tags, now)
+        told(conn, "version.created", f"{asked.name}@{row.version}", {"source": asked.source}, now)
+        return one(conn, row)
+
+    return work
+
+
+def one(conn: Connection, row: Any) -> dict[str, Any]:
+    """The answer about one version."""
+    return {"model_version": version_shapes(conn, [row])[0]}
+
+
+def _get_version(asked: Version, _: int) -> Work:
+    number = checks.version_number(asked.version)
+    return lambda conn: one(conn, catalog.find_version(conn, asked.name, number))
+
+
+def _update_version(asked: Version, now: int) -> Work:
+    number = checks.version_number(asked.version)
+    return lambda conn: one(
+        conn, catalog.change_version(conn, asked.name, number, now, description=asked.description)
+    )
+
+
+def _stage(asked: Version, now: int) -> Work:
+    number, archive = checks.version_number(asked.version), asked.archive_existing_versions
+
+    def work(conn: Connection) -> dict[str, Any]:
+        row = catalog.set_stage(conn, asked.name, number, asked.stage, now, archive=archive)
+        told(conn, "version.staged", f"{asked.name}@{number}", {"stage": row.stage}, now)
+        return one(conn, row)
+
+    return work
+
+
+def _delete_version(asked: Version, now: int) -> Work:
+    number = checks.version_number(asked.version)
+
+    def work(conn: Connection) -> None:
+        catalog.delete_version(conn, asked.name, number, now)
+        told(conn, "version.deleted", f"{asked.name}@{number}", {}, now)
+
+    return work
+
+
+def _search_versions(asked: Search, _: int) -> Work:
+    limit = asked.max_results or 10_000
+    checks.page(limit, 200_000)
+
+    def work(conn: Connection) -> dict[str, Any]:
+        rows, token = catalog.search_versions(conn, asked.filter, asked.order_by, limit, asked.page_token)
+        return {"model_versions": version_shapes(conn, rows), **({"next_page_token": token} if token else {})}
+
+    return work
+
+
+def _download_uri(asked: Version, _: int) -> Work:
+    number = checks.version_number(asked.version)
+    return lambda conn: {"artifact_uri": files_uri(catalog.find_version(conn, asked.name, number))}
+
+
+def _set_version_tag(asked: Tag, now: int) -> Work:
+    number = checks.version_number(asked.version)
+    check_tag(asked.key, asked.value)
+
+    def work(conn: Connection) -> None:
+        catalog.set_version_tags(conn, asked.name, number, {asked.key: asked.value}, now)
+        told(conn, "tag.set", f"{asked.name}@{number}", {"key": asked.key, "value": asked.value}, now)
+
+    return work
+
+
+def _delete_version_tag(asked: Tag, now: int) -> Work:
+    number = checks.version_number(asked.version)
+
+    def work(conn: Connection) -> None:
+        catalog.delete_version_tag(conn, asked.name, number, asked.key)
+        told(conn, "tag.deleted", f"{asked.name}@{number}", {"key": asked.key}, now)
+
+    return work
+
+
+OPERATIONS = [
+    Operation("POST", "model-versions/create", CreateVersion, _create_version, "write"),
+    Operation("GET", "model-versions/get", Version, _get_version),
+    Operation("PATCH", "model-versions/update", Version, _update_version, "write"),
+    Operation("POST", "model-versions/transition-stage", Version, _stage, "write"),
+    Operation("DELETE", "model-versions/delete", Version, _delete_version, "write"),
+    Operation("GET", "model-versions/search", Search, _search_versions),
+    Operation("GET", "model-versions/get-download-uri", Version, _download_uri),
+    Operation("POST", "model-versions/set-tag", Tag, _set_version_tag, "write"),
+    Operation("DELETE", "model-versions/delete-tag", Tag, _delete_version_tag, "write"),
+]

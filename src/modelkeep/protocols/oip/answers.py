@@ -160,7 +160,7 @@ def chosen(call: Call, batch: Batch, wanted: Sequence[Wish]) -> tuple[bytes, byt
     start, stop = call.start, call.start + call.rows.count
     for wish in wanted:
         if wish.classes:
-            values = _classified(batch, wish, start, stop)
+            values = classified(batch, wish, start, stop)
             shape = list(values.shape)
             opening = _encode({"name": wish.name, "datatype": "BYTES", "shape": shape})[:-1]
             data = tensors.write("BYTES", values) if wish.binary else _encode(values.reshape(-1).tolist())[1:-1]
@@ -192,7 +192,7 @@ def _raw(batch: Batch, wish: Wish, start: int, stop: int) -> bytes:
     return b"".join(found[start:stop])
 
 
-def _classified(batch: Batch, wish: Wish, start: int, stop: int) -> Array:
+def classified(batch: Batch, wish: Wish, start: int, stop: int) -> Array:
     """``value:index[:label]`` of the classes with the highest values, highest first: (n, classes) texts."""
     column = batch.outputs[wish.name][start:stop]
     values = column.reshape(len(column), -1).astype(np.float64)

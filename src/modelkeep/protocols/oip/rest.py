@@ -114,7 +114,7 @@ class OpenInference:
                 rows = binary.bare(lane.inputs, body)
             priority = 0
             if request.parameters:
-                deadline, priority = _urgency(request.parameters, deadline)
+                deadline, priority = urgency(request.parameters, deadline)
             wanted = None
             if request.outputs or request.parameters:
                 wanted = answers.wishes(lane, request.outputs, request.parameters)
@@ -206,7 +206,7 @@ class OpenInference:
         return json_response(metadata(endpoint, request.path_params.get("version", "")))
 
 
-def _urgency(parameters: Mapping[str, Any], deadline: float | None) -> tuple[float | None, int]:
+def urgency(parameters: Mapping[str, Any], deadline: float | None) -> tuple[float | None, int]:
     """Deadline and priority: the protocol's parameters ``timeout``, in microseconds, and ``priority``."""
     timeout, priority = parameters.get("timeout", 0), parameters.get("priority", 0)
     for name, value in (("timeout", timeout), ("priority", priority)):

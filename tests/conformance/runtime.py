@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from modelkeep.core.errors import Damaged, NotFound
+from modelkeep.core.ports import Model
 from modelkeep.formats import manifest, runtimes
 from modelkeep.formats.batch import Layout
 
@@ -38,11 +39,15 @@ class RuntimeSuite:
     def case(self, request: pytest.FixtureRequest) -> Case:
         raise NotImplementedError
 
+    def load(self, case: Case) -> Model:
+        """The case's model, running as the suite wants it to."""
+        return runtimes.load(case.files, trusted=case.trusted)
+
     def test_the_package_runs_on_it(self, case: Case) -> None:
         assert manifest.read(case.files).runtime == self.runtime
 
     def test_it_says_what_the_original_says(self, case: Case) -> None:
-        found = runtimes.load(case.files, trusted=case.trusted).predict(case.columns)
+        found = self.load(case).predict(case.columns)
         assert list(found) == list(case.expected)
         for name, values in case.expected.items():
             values = np.asarray(values)
@@ -54,7 +59,7 @@ class RuntimeSuite:
 
     def test_outputs_are_those_of_the_signature(self, case: Case) -> None:
         said = runtimes.signature(case.files)
-        found = runtimes.load(case.files, trusted=case.trusted).predict(case.columns)
+        found = self.load(case).predict(case.columns)
         kinds = {"float64": "f", "int64": "i", "bool": "b", "string": "O"}
         assert [(name, found[name].dtype.kind) for name in found] == [
             (f.name, kinds[f.type]) for f in said.outputs
@@ -65,7 +70,7 @@ class RuntimeSuite:
         ]
 
     def test_rows_do_not_depend_on_each_other(self, case: Case) -> None:
-        model = runtimes.load(case.files, trusted=case.trusted)
+        model = self.load(case)
         batch = Layout(runtimes.signature(case.files)).pack(case.columns)
         whole = model.predict(batch)
         for row in range(5):
@@ -77,7 +82,7 @@ class RuntimeSuite:
                     assert alone[name][0] == whole[name][row]
 
     def test_threads_may_share_it(self, case: Case) -> None:
-        model = runtimes.load(case.files, trusted=case.trusted)
+        model = self.load(case)
         first = next(iter(case.expected))
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: model.predict(case.columns)[first].tolist(), range(12)))
@@ -89,11 +94,11 @@ class RuntimeSuite:
             data = bytearray(case.files[changed])
             data[len(data) // 2] ^= 1
             with pytest.raises(Damaged, match=changed):
-                runtimes.load({**case.files, changed: bytes(data)}, trusted=case.trusted)
+                self.load(case._replace(files={**case.files, changed: bytes(data)}))
 
     def test_lost_files_are_noticed(self, case: Case) -> None:
         files = {name: data for name, data in case.files.items() if name != manifest.SIGNATURE}
         with pytest.raises(Damaged, match=r"lacks signature\.json"):
-            runtimes.load(files, trusted=case.trusted)
+            self.load(case._replace(files=files))
         with pytest.raises(NotFound, match="manifest"):
-            runtimes.load({}, trusted=case.trusted)
+            self.load(case._replace(files={}))

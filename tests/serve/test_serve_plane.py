@@ -21,6 +21,7 @@ from modelkeep.serve import queueing
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded, Rows
 from modelkeep.serve.dataplane import DataPlane
+from modelkeep.serve.isolated import DEFAULT, Terms
 from modelkeep.serve.packages import LocalPackages
 from modelkeep.serve.spool import Spool
 
@@ -32,7 +33,7 @@ class Ready:
         self.all = loaded
         self.kept: set[str] = set()
 
-    def load(self, digest: str, *, trusted: Sequence[str] = ()) -> Loaded:
+    def load(self, digest: str, *, trusted: Sequence[str] = (), terms: Terms = DEFAULT) -> Loaded:
         if digest not in self.all:
             raise NotFound(f"no package {digest}")
         return self.all[digest]

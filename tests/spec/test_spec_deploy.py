@@ -25,6 +25,8 @@ BODY = "model: m\ndata: {{source: rows.csv, target: y}}\ndeploy: {deploy}\n"
         ("{concurrency: 0}", "deploy.concurrency", "at least 1"),
         ("{cache: {rows: -1}}", "deploy.cache.rows", "at least 0"),
         ("{cache: {bytes: many}}", "deploy.cache.bytes", ""),
+        ("{memory: 1000}", "deploy.memory", "at least 67108864"),
+        ("{repeatable: maybe}", "deploy.repeatable", ""),
         ("{errors: none}", "deploy.errors", "redacted"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,6 +35,24 @@ def load(files: Mapping[str, bytes], *, trusted: Sequence[str] = (), threads: in
     """
     manifest = manifests.read(files)
     return _LOADERS[manifest.runtime](files, manifest, trusted, threads)
+
+
+IN_PROCESS = frozenset({"onnx"})
+"""Runtimes that run no code of anybody's and free what they take; all others belong in a process of their own."""
+
+_NEEDS = {
+    "sklearn": (
+        *("modelkeep.formats.sklearn_runtime", "modelkeep.formats.skops_io"),
+        *("sklearn.compose", "sklearn.ensemble", "sklearn.linear_model", "sklearn.pipeline", "sklearn.svm"),
+    ),
+}
+
+
+def prepare(runtime: str) -> None:
+    """Import what loading and running packages of this runtime will need, as far as it is installed."""
+    for name in _NEEDS.get(runtime, ()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def signature(files: Mapping[str, bytes]) -> Signature:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -186,6 +186,14 @@ class Inputs:
         return f"is no input; expected {', '.join(self.names[:20])}{more}"
 
 
+class Apart(Protocol):
+    """What runs a model outside of this process."""
+
+    def status(self) -> dict[str, Any]:
+        """JSON types: how it stands, for the health report."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A version in memory, verified and warm.
@@ -194,11 +202,18 @@ class Loaded:
         model: Predicts.
         inputs: What it takes.
         runtime: What runs it.
+        apart: The processes it runs in, when it does not run in this one.
     """
 
     model: Model
     inputs: Inputs
     runtime: str
+    apart: Apart | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether predicting may wait, for another process or for loading: then never on the event loop."""
+        return bool(getattr(self.model, "waits", False))
 
     @property
     def signature(self) -> Signature:

@@ -23,6 +23,7 @@ from modelkeep.serve.batching import Batch, Call, Lane
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded
 from modelkeep.serve.endpoint import Endpoint, Way, channels, same
+from modelkeep.serve.isolated import DEFAULT, Terms, terms_of, trusted_by
 from modelkeep.serve.limits import limits, redacted
 from modelkeep.serve.metrics import Counters, Series
 from modelkeep.serve.shadow import Shadow
@@ -38,7 +39,7 @@ SLOW_BATCHES = 64
 class Packages(Protocol):
     """Where versions come from."""
 
-    def load(self, digest: str, *, trusted: Sequence[str] = ()) -> Loaded:
+    def load(self, digest: str, *, trusted: Sequence[str] = (), terms: Terms = DEFAULT) -> Loaded:
         """The version, its bytes verified, warm. Raises ``Damaged``, ``NotFound``, ``Unavailable``."""
         ...
 
@@ -197,14 +198,14 @@ class DataPlane:
         self, wanted: Wanted, before: Endpoint | None, packages: Packages, faults: dict[str, str]
     ) -> list[Way]:
         ways = []
-        trusted = tuple((wanted.settings.get("declaration") or {}).get("trust", ()))
+        trusted, terms = trusted_by(wanted.settings), terms_of(wanted.settings)
         for route in wanted.routes:
             old = same(before, wanted, route)
             if old is not None:
                 ways.append(replace(old, weight=route.weight))
                 continue
             try:
-                ways.append(self._way(wanted, route, packages.load(route.package, trusted=trusted)))
+                ways.append(self._way(wanted, route, packages.load(route.package, trusted=trusted, terms=terms)))
             except ModelkeepError as error:
                 if route.mode != "shadow":
                     raise

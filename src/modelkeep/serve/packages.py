@@ -23,6 +23,8 @@ from modelkeep.core.ports import BlobStore
 from modelkeep.formats import manifest, runtimes
 from modelkeep.formats.signature import Signature
 from modelkeep.serve.columns import Inputs, Loaded
+from modelkeep.serve.isolated import DEFAULT, IsolatedModel, Terms
+from modelkeep.serve.isolated_keeper import Keeper
 from modelkeep.store.blobs import read_tree
 
 log = logging.getLogger(__name__)
@@ -41,10 +43,11 @@ class LocalPackages:
     def __init__(self, folder: Path, blobs: Callable[[], BlobStore]) -> None:
         self.folder = folder
         self._blobs = blobs
-        self._loaded: dict[tuple[str, tuple[str, ...]], Loaded] = {}
+        self._loaded: dict[tuple[str, tuple[str, ...], Terms], Loaded] = {}
         self._guard = threading.Lock()
+        self._keeper = Keeper()
 
-    def load(self, digest: str, *, trusted: Sequence[str] = ()) -> Loaded:
+    def load(self, digest: str, *, trusted: Sequence[str] = (), terms: Terms = DEFAULT) -> Loaded:
         """The version, verified and warm; the same object while it is wanted.
 
         Raises:
@@ -52,10 +55,10 @@ class LocalPackages:
             NotFound, Unavailable: The store does not have it, or is away.
             Refused: Loading it would run code that is not trusted.
         """
-        key = (digest, tuple(trusted))
+        key = (digest, tuple(trusted), terms)
         with self._guard:
             if key not in self._loaded:
-                self._loaded[key] = self._load(digest, trusted)
+                self._loaded[key] = self._load(digest, trusted, terms)
             return self._loaded[key]
 
     def keep(self, digests: Iterable[str]) -> None:
@@ -64,7 +67,11 @@ class LocalPackages:
         with self._guard:
             self._loaded = {key: loaded for key, loaded in self._loaded.items() if key[0] in wanted}
 
-    def _load(self, digest: str, trusted: Sequence[str]) -> Loaded:
+    def close(self) -> None:
+        """End the processes of models that run apart."""
+        self._keeper.close()
+
+    def _load(self, digest: str, trusted: Sequence[str], terms: Terms) -> Loaded:
         try:
             verify(self.folder / digest, digest)
         except (NotFound, Damaged) as error:
@@ -72,9 +79,14 @@ class LocalPackages:
                 log.warning("the local copy is fetched anew: %s", error)
                 shutil.rmtree(self.folder / digest, ignore_errors=True)
             self._fetch(digest)
-        files = manifest.Folder(self.folder / digest)
-        model = runtimes.load(files, trusted=trusted)
-        loaded = Loaded(model, Inputs(runtimes.signature(files)), manifest.read(files).runtime)
+        folder = self.folder / digest
+        files = manifest.Folder(folder)
+        signature, runtime = runtimes.signature(files), manifest.read(files).runtime
+        if runtime in runtimes.IN_PROCESS:
+            loaded = Loaded(runtimes.load(files, trusted=trusted), Inputs(signature), runtime)
+        else:
+            apart = IsolatedModel(self._keeper, runtime, folder, signature, trusted=trusted, terms=terms)
+            loaded = Loaded(apart, Inputs(signature), runtime, apart)
         warm(loaded)
         return loaded
 

@@ -238,6 +238,7 @@ async def _serve(
     finally:
         await asyncio.to_thread(follower.stop)
         await asyncio.to_thread(plane.close)
+        await asyncio.to_thread(packages.close)
         await asyncio.to_thread(spool.close)
 
 

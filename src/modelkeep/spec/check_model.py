@@ -195,6 +195,8 @@ def _deploy(declaration: Declaration, report: Report) -> None:
     report.between("deploy.concurrency", deploy.concurrency, 1, 64)
     report.between("deploy.cache.rows", deploy.cache.rows, 0, 100_000_000)
     report.between("deploy.cache.bytes", deploy.cache.bytes, 0, 1 << 40)
+    if deploy.memory < 1 << 26:
+        report.add("deploy.memory", f"{deploy.memory} bytes hold no process; expected at least {1 << 26}")
 
 
 def _replicas(replicas: Replicas, report: Report) -> None:

@@ -234,6 +234,8 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         batch: How requests are answered together.
         concurrency: How many batches of a version that takes long are predicted at the same time, in one process.
         cache: Answers kept.
+        memory: Bytes that the process of a version may hold, when it runs in one of its own.
+        repeatable: Whether a prediction may be made again when the process that made it died; if not, it fails.
     """
 
     endpoint: str = ""
@@ -245,6 +247,8 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     batch: MicroBatch = MicroBatch()
     concurrency: int = 1
     cache: Cache = Cache()
+    memory: int = 4_294_967_296
+    repeatable: bool = True
 
 
 class Drift(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -6,16 +6,15 @@ Sources: mlflow.org/docs/latest/tracking; limits and last-value rules as its SQL
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, field
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from modelkeep.core.errors import Conflict, Invalid, NotFound, Problem
-from modelkeep.registry.experiments import find_active
+from modelkeep.core.errors import Invalid, NotFound, Problem
+from modelkeep.registry.changes import RUN_NAME, Begin, Log, Point
 from modelkeep.store import tables
 from modelkeep.store.bulk import insert_rows, select_in
 
@@ -23,15 +22,6 @@ STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 PARENT = "mlflow.parentRunId"
 
 _ENDED = ("FINISHED", "FAILED", "KILLED")
-_NEWER = (
-    "ON CONFLICT (run, key) DO UPDATE SET value = excluded.value, timestamp_ms = excluded.timestamp_ms, "
-    "step = excluded.step WHERE (excluded.step, excluded.timestamp_ms, coalesce(excluded.value, 0)) >= "
-    "(latest_metrics.step, latest_metrics.timestamp_ms, coalesce(latest_metrics.value, 0))"
-)
-_REPLACE = "ON CONFLICT (run, key) DO UPDATE SET value = excluded.value"
-
-Point = tuple[str, float, int, int]
-"""Key, value (NaN and infinities allowed), timestamp in milliseconds, step."""
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -91,27 +81,12 @@ def create(
         NotFound: There is no such experiment or parent.
         Invalid: The experiment was deleted.
     """
-    kept_in = find_active(conn, experiment_id)
     if parent is not None:
         find(conn, parent)
-    fresh = run_id or secrets.token_hex(16)
-    row = {
-        "run_id": fresh,
-        "experiment": experiment_id,
-        "name": name,
-        "user_id": user,
-        "source_name": source,
-        "artifact_uri": f"{kept_in.artifact_location.rstrip('/')}/{fresh}/artifacts"
-        if kept_in.artifact_location
-        else "",
-        "start_ms": round(now * 1000),
-    }
-    conn.execute(insert(tables.runs), row)
-    all_tags = {**(tags or {}), "mlflow.runName": name}
-    if parent is not None:
-        all_tags[PARENT] = parent
-    log(conn, fresh, tags=all_tags)
-    return fresh
+    told = {**(tags or {}), RUN_NAME: name, **({PARENT: parent} if parent is not None else {})}
+    begun = Begin(experiment_id, name, round(now * 1000), told, user=user, source=source, run_id=run_id)
+    begun(conn)
+    return begun.run_id
 
 
 def log(
@@ -132,16 +107,9 @@ def log(
         NotFound: There is no such run.
         Conflict: A param has another value already, or the run was deleted.
     """
-    row = find(conn, run_id)
-    if row.lifecycle_stage != "active":
-        raise Conflict(f"The run {run_id} must be in the 'active' state. Current state is {row.lifecycle_stage}.")
-    if metrics:
-        _log_metrics(conn, row, metrics)
-    if params:
-        _log_params(conn, row, run_id, {key: _text(value) for key, value in params.items()})
-    if tags:
-        rows = [(row.id, key, _text(value), row.experiment) for key, value in tags.items()]
-        insert_rows(conn, tables.tags, ("run", "key", "value", "experiment"), rows, _REPLACE)
+    points = [(key, float(value), ms, step) for key, value, ms, step in metrics]
+    texts, named = _texts(params or {}), _texts(tags or {})
+    Log(run_id, points, texts, named)(conn)
 
 
 def end(conn: Connection, run_id: str, status: str, now: float) -> None:
@@ -198,43 +166,6 @@ def set_artifacts(conn: Connection, run_id: str, artifacts: Mapping[str, tuple[s
     insert_rows(conn, tables.run_artifacts, ("run", "path", "digest", "size"), rows, conflict)
 
 
-def _log_metrics(conn: Connection, row: Row[Any], metrics: Sequence[Point]) -> None:
-    rows = []
-    latest: dict[str, tuple[tuple[int, int, float], Point]] = {}
-    for key, given, ms, step in metrics:
-        value = float(given)
-        nan = math.isnan(value)
-        kept = 0.0 if nan else value
-        rows.append((row.id, key, ms, step, kept, int(nan)))
-        rank = (step, ms, kept)
-        before = latest.get(key)
-        if before is None or rank >= before[0]:
-            latest[key] = (rank, (key, value, ms, step))
-    columns = ("run", "key", "timestamp_ms", "step", "value", "is_nan")
-    insert_rows(conn, tables.metrics, columns, rows, "ON CONFLICT DO NOTHING")
-    last = [
-        (row.id, key, row.experiment, None if math.isnan(value) else value, ms, step)
-        for _, (key, value, ms, step) in latest.values()
-    ]
-    columns = ("run", "key", "experiment", "value", "timestamp_ms", "step")
-    insert_rows(conn, tables.latest_metrics, columns, last, _NEWER)
-
-
-def _log_params(conn: Connection, row: Row[Any], run_id: str, given: Mapping[str, str]) -> None:
-    table = tables.params
-    kept = dict(
-        tuple(pair) for pair in conn.execute(select(table.c.key, table.c.value).where(table.c.run == row.id))
-    )
-    for key, value in given.items():
-        if kept.get(key, value) != value:
-            raise Conflict(
-                f"Changing param values is not allowed. Param with key='{key}' was already logged with"
-                f" value='{kept[key]}' for run ID='{run_id}'. Attempted logging new value '{value}'."
-            )
-    rows = [(row.id, key, value, row.experiment) for key, value in given.items() if key not in kept]
-    insert_rows(conn, table, ("run", "key", "value", "experiment"), rows)
-
-
 def find(conn: Connection, run_id: str) -> Row[Any]:
     """The row of a run. Raises ``NotFound``."""
     mark = "%s" if conn.dialect.name == "postgresql" else "?"
@@ -277,8 +208,8 @@ def _by_run(conn: Connection, columns: str, table: Any, ids: Iterable[int]) -> d
     return found
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
+def _texts(given: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else str(value) for key, value in given.items()}
 
 
 def _dialect(conn: Connection) -> Any:

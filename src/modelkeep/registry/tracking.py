@@ -7,13 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from modelkeep.core.errors import Conflict, Invalid, NotFound
+from modelkeep.core.errors import Invalid, NotFound
 from modelkeep.registry import runs
+from modelkeep.registry.changes import not_active
 from modelkeep.store import tables
 from modelkeep.store.bulk import select_in
 from modelkeep.store.tables import latest_metrics, metrics
-
-RUN_NAME = "mlflow.runName"
 
 HistoryPoint = tuple[str, float | None, int, int]
 """Run id, value (None is NaN), timestamp in milliseconds, step."""
@@ -23,26 +22,8 @@ def active(conn: Connection, run_id: str) -> Row[Any]:
     """The row of a run that takes changes. Raises ``NotFound``, ``Conflict``."""
     row = runs.find(conn, run_id)
     if row.lifecycle_stage != "active":
-        raise Conflict(f"The run {run_id} must be in the 'active' state. Current state is {row.lifecycle_stage}.")
+        raise not_active(run_id, row.lifecycle_stage)
     return row
-
-
-def change(
-    conn: Connection, run_id: str, *, status: str | None = None, end_ms: int | None = None, name: str | None = None
-) -> Row[Any]:
-    """Change what is given and return the row. Raises ``NotFound``, ``Conflict`` when the run was deleted."""
-    row = active(conn, run_id)
-    values: dict[str, Any] = {}
-    if status is not None:
-        values["status"] = status
-    if end_ms is not None:
-        values["end_ms"] = end_ms
-    if name:
-        values["name"] = name
-        runs.log(conn, run_id, tags={RUN_NAME: name})
-    if values:
-        conn.execute(update(tables.runs).where(tables.runs.c.id == row.id).values(**values))
-    return runs.find(conn, run_id)
 
 
 def set_stage(conn: Connection, run_id: str, stage: str, now_ms: int) -> None:

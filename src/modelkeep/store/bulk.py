@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import msgspec
 from sqlalchemy import Connection, Table
@@ -12,6 +13,8 @@ from sqlalchemy.dialects import postgresql
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _DECODER = msgspec.json.Decoder()
+_AT_ONCE = 250
+"""Rows of one INSERT; SQLite takes at most 32,766 values."""
 
 
 def encode(value: Any) -> str:
@@ -24,12 +27,39 @@ def decode(text: str) -> Any:
     return _DECODER.decode(text)
 
 
+def fetch(conn: Connection, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Rows of a query written with ``?``, from the driver itself.
+
+    Raises:
+        Exception: The driver's own errors; ``Database`` translates them.
+    """
+    driver: Any = conn.connection.driver_connection
+    found = driver.execute(_spoken(sql, conn.dialect.name == "postgresql"), values).fetchall()
+    return cast("list[tuple[Any, ...]]", found)
+
+
+def run_many(conn: Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Run one statement written with ``?`` for each row of values."""
+    driver: Any = conn.connection.driver_connection
+    if conn.dialect.name == "postgresql":
+        with driver.cursor() as cursor:
+            cursor.executemany(_spoken(sql, postgres=True), rows)
+    else:
+        driver.executemany(sql, rows)
+
+
+@lru_cache(maxsize=512)
+def _spoken(sql: str, postgres: bool) -> str:
+    return sql.replace("%", "%%").replace("?", "%s") if postgres else sql
+
+
 def insert_rows(
     conn: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]], conflict: str = ""
 ) -> None:
     """Insert rows with one statement's overhead.
 
-    PostgreSQL takes each column as one array (``unnest``); SQLite runs one prepared statement over the rows.
+    PostgreSQL takes each column as one array (``unnest``). SQLite takes many rows in one statement: its driver
+    lets other threads run once per statement, and taking the turn back costs more than a row does.
 
     Args:
         columns: Names, in the order of each row's values.
@@ -38,19 +68,28 @@ def insert_rows(
     """
     if not rows:
         return
-    postgres = conn.dialect.name == "postgresql"
-    statement = _insert(table, tuple(columns), conflict, postgres)
-    if postgres:
-        conn.exec_driver_sql(statement, tuple(list(column) for column in zip(*rows, strict=True)))
-    else:
-        conn.exec_driver_sql(statement, list(rows))
+    driver: Any = conn.connection.driver_connection
+    names = tuple(columns)
+    if conn.dialect.name == "postgresql":
+        driver.execute(_unnest(table, names, conflict), tuple(list(column) for column in zip(*rows, strict=True)))
+        return
+    whole = len(rows) - len(rows) % _AT_ONCE
+    for at in range(0, whole, _AT_ONCE):
+        together = list(chain.from_iterable(rows[at : at + _AT_ONCE]))
+        driver.execute(_values(table, names, conflict, _AT_ONCE), together)
+    driver.executemany(_values(table, names, conflict, 1), rows[whole:])
 
 
 @lru_cache(maxsize=256)
-def _insert(table: Table, columns: tuple[str, ...], conflict: str, postgres: bool) -> str:
+def _values(table: Table, columns: tuple[str, ...], conflict: str, rows: int) -> str:
     names = ", ".join(f'"{name}"' for name in columns)
-    if not postgres:
-        return f"INSERT INTO {table.name} ({names}) VALUES ({', '.join('?' * len(columns))}) {conflict}"
+    marks = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table.name} ({names}) VALUES {', '.join([marks] * rows)} {conflict}"
+
+
+@lru_cache(maxsize=256)
+def _unnest(table: Table, columns: tuple[str, ...], conflict: str) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
     speaks: Any = postgresql.dialect
     kinds = (str(table.c[name].type.compile(speaks())) for name in columns)
     arrays = ", ".join(f"%s::{kind}[]" for kind in kinds)
@@ -60,15 +99,13 @@ def _insert(table: Table, columns: tuple[str, ...], conflict: str, postgres: boo
 def select_in(
     conn: Connection, columns: str, table: Table, key: str, values: Iterable[Any]
 ) -> list[tuple[Any, ...]]:
-    """Rows whose text column ``key`` is one of ``values``, however many: they travel as one parameter."""
+    """Rows whose column ``key`` is one of ``values``, however many: they travel as one parameter."""
     wanted = list(values)
     if not wanted:
         return []
+    query = f'SELECT {columns} FROM {table.name} WHERE "{key}" '
+    if len(wanted) == 1:
+        return fetch(conn, f"{query}= ?", wanted)
     if conn.dialect.name == "postgresql":
-        found = conn.exec_driver_sql(f'SELECT {columns} FROM {table.name} WHERE "{key}" = ANY(%s)', (wanted,))
-    else:
-        inner = "SELECT value FROM json_each(?)"
-        found = conn.exec_driver_sql(
-            f'SELECT {columns} FROM {table.name} WHERE "{key}" IN ({inner})', (encode(wanted),)
-        )
-    return [tuple(row) for row in found]
+        return fetch(conn, f"{query}= ANY(?)", (wanted,))
+    return fetch(conn, f"{query}IN (SELECT value FROM json_each(?))", (encode(wanted),))

@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DatabaseError
 
 from modelkeep.core.errors import Damaged, ModelkeepError
 from modelkeep.store import engines, migrations
@@ -74,7 +73,7 @@ class Database:
         try:
             with self._readers.connect() as conn:
                 yield conn
-        except DatabaseError as error:
+        except Exception as error:
             fault = translate(error)
             if fault is error:
                 raise

@@ -42,7 +42,7 @@ def translate(error: BaseException) -> BaseException:
     found = _found(original)
     if found is None and isinstance(error, DBAPIError) and error.connection_invalidated:
         found = _POSTGRES["08"]
-    if found is None and isinstance(error, IntegrityError):
+    if found is None and (isinstance(error, IntegrityError) or _violates(original)):
         found = (Conflict, "another row stands against it", "")
     if found is None:
         return error
@@ -66,6 +66,11 @@ def is_busy(error: BaseException) -> bool:
     """Whether SQLite found another process writing."""
     code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _violates(original: Any) -> bool:
+    state = getattr(original, "sqlstate", None) or ""
+    return isinstance(original, sqlite3.IntegrityError) or state.startswith("23")
 
 
 def _found(original: Any) -> tuple[type[ModelkeepError], str, str] | None:

@@ -36,14 +36,14 @@ _Item = tuple[Work, Any, Told]
 class Mergeable:
     """A work that is done together with its like: a thousand of them cost a few statements.
 
-    Neighbours of one class in a transaction go to ``merge`` together. It checks each before it writes anything,
-    so that it needs no savepoint of its own; should the database refuse them all the same, each is run alone.
+    Neighbours in a transaction that have the same ``merge`` go to it together. It checks each before it writes
+    anything, so it needs no savepoint; should the database refuse them all the same, each is run alone.
     """
 
     __slots__ = ()
 
-    @classmethod
-    def merge(cls, conn: Connection, works: Sequence[Any]) -> list[Any]:
+    @staticmethod
+    def merge(conn: Connection, works: Sequence[Any]) -> list[Any]:
         """Do these works in order.
 
         Returns:
@@ -150,11 +150,11 @@ class Writer:
             self._gather(taken)
             while len(outcomes) < len(taken):
                 at = len(outcomes)
-                alike = 1 if apart else _alike(taken, at)
                 if apart or not isinstance(taken[at][0], Mergeable):
                     outcomes.append(_one(self._conn, taken[at][0]))
                 else:
-                    outcomes += _together(self._conn, [work for work, _, _ in taken[at : at + alike]])
+                    alike = taken[at : at + _alike(taken, at)]
+                    outcomes += _together(self._conn, [work for work, _, _ in alike])
                 if len(outcomes) == len(taken) and time.monotonic() < until:
                     self._gather(taken)
             self._committing = True
@@ -195,10 +195,10 @@ def _claimed(item: _Item) -> bool:
 
 
 def _alike(taken: list[_Item], at: int) -> int:
-    """How many works from ``at`` on are of one class."""
-    kind = type(taken[at][0])
+    """How many works from ``at`` on are done together."""
+    merge = getattr(taken[at][0], "merge", None)
     end = at + 1
-    while end < len(taken) and type(taken[end][0]) is kind:
+    while end < len(taken) and getattr(taken[end][0], "merge", None) is merge:
         end += 1
     return end - at
 

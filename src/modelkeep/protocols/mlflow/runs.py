@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ from modelkeep.protocols.mlflow import checks, shapes
 from modelkeep.protocols.mlflow.experiments import Pair, Text, View
 from modelkeep.protocols.mlflow.wire import Operation, Work, missing
 from modelkeep.registry import datasets, logged, names, runs, search, tracking
+from modelkeep.registry.changes import RUN_NAME, Begin, End, Log, Point, Row
 from modelkeep.registry.datasets import Dataset, DatasetInput
 
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
@@ -151,7 +152,7 @@ def id_of(asked: Any) -> str:
 def _create(asked: Create, now: int) -> Work:
     experiment = checks.experiment_id(asked.experiment_id)
     tags = _tags(asked.tags)
-    tagged = tags.pop(tracking.RUN_NAME, "")
+    tagged = tags.pop(RUN_NAME, "")
     if asked.run_name and tagged and tagged != asked.run_name:
         raise Invalid(
             "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values"
@@ -161,12 +162,12 @@ def _create(asked: Create, now: int) -> Work:
     start = now if asked.start_time is None else asked.start_time
     checks.whole("start_time", start)
 
-    def work(conn: Connection) -> dict[str, Any]:
-        source = tags.get("mlflow.source.name", "")
-        run_id = runs.create(conn, experiment, name, start / 1000, tags=tags, user=asked.user_id, source=source)
-        return {"run": shapes.runs(conn, [runs.find(conn, run_id)])[0]}
+    source = tags.get("mlflow.source.name", "")
+    return Begin(experiment, name, start, {**tags, RUN_NAME: name}, user=asked.user_id, source=source)
 
-    return work
+
+def _begun(row: Row, work: Begin) -> dict[str, Any]:
+    return {"run": shapes.fresh_run(row, work.tags)}
 
 
 def _get(asked: ById, _: int) -> Work:
@@ -177,13 +178,13 @@ def _get(asked: ById, _: int) -> Work:
 def _update(asked: Update, _: int) -> Work:
     run_id = id_of(asked)
 
-    def work(conn: Connection) -> dict[str, Any]:
-        row = tracking.change(
-            conn, run_id, status=asked.status, end_ms=asked.end_time, name=asked.run_name or None
-        )
-        return {"run_info": shapes.run_info(row)}
+    if asked.end_time is not None:
+        checks.whole("end_time", asked.end_time)
+    return End(run_id, asked.status, asked.end_time, asked.run_name or None)
 
-    return work
+
+def _ended(row: Row, _: End) -> dict[str, Any]:
+    return {"run_info": shapes.run_info(row)}
 
 
 def _stage(stage: str) -> Any:
@@ -194,7 +195,7 @@ def _stage(stage: str) -> Any:
     return run
 
 
-def _point(metric: Metric, path: str = "") -> runs.Point:
+def _point(metric: Metric, path: str = "") -> Point:
     checks.key(metric.key, f"{path}name")
     if metric.timestamp < 0:
         raise checks.invalid(f"{path}timestamp", metric.timestamp, "expected a nonnegative 64-bit integer")
@@ -223,21 +224,15 @@ def _tags(given: Iterable[Pair]) -> dict[str, str]:
 
 
 def _log_metric(asked: LogMetric, _: int) -> Work:
-    run_id = id_of(asked)
-    points = [_point(asked)]
-    return lambda conn: _log(conn, run_id, points, {}, {}, [asked])
+    return _log(id_of(asked), [_point(asked)], {}, {}, [asked])
 
 
 def _log_param(asked: LogParam, _: int) -> Work:
-    run_id = id_of(asked)
-    params = _params([Pair(asked.key, asked.value)])
-    return lambda conn: _log(conn, run_id, (), params, {})
+    return Log(id_of(asked), (), _params([Pair(asked.key, asked.value)]))
 
 
 def _set_tag(asked: LogParam, _: int) -> Work:
-    run_id = id_of(asked)
-    tags = _tags([Pair(asked.key, asked.value)])
-    return lambda conn: _log(conn, run_id, (), {}, tags)
+    return Log(id_of(asked), (), {}, _tags([Pair(asked.key, asked.value)]))
 
 
 def _log_batch(asked: LogBatch, _: int) -> Work:
@@ -251,26 +246,24 @@ def _log_batch(asked: LogBatch, _: int) -> Work:
         checks.MAX_BATCH,
     )
     points = [_point(metric, f"metrics[{at}].") for at, metric in enumerate(asked.metrics)]
-    params, tags = _params(asked.params), _tags(asked.tags)
-    return lambda conn: _log(conn, asked.run_id, points, params, tags, asked.metrics)
+    return _log(asked.run_id, points, _params(asked.params), _tags(asked.tags), asked.metrics)
 
 
 def _log(
-    conn: Connection,
-    run_id: str,
-    points: Iterable[runs.Point],
-    params: dict[str, str],
-    tags: dict[str, str],
-    metrics: Iterable[Metric] = (),
-) -> dict[str, Any]:
-    runs.log(conn, run_id, metrics=list(points), params=params, tags=tags)
-    if tracking.RUN_NAME in tags:
-        tracking.change(conn, run_id, name=tags[tracking.RUN_NAME])
-    for metric in metrics:
-        if metric.model_id:
-            said = (metric.value, metric.timestamp, metric.step, metric.dataset_name, metric.dataset_digest)
-            logged.log_metric(conn, metric.model_id, run_id, metric.key, *said)
-    return {}
+    run_id: str, points: list[Point], params: dict[str, str], tags: dict[str, str], metrics: Sequence[Metric]
+) -> Work:
+    change = Log(run_id, points, params, tags)
+    if not any(metric.model_id for metric in metrics):
+        return change
+
+    def work(conn: Connection) -> None:
+        change(conn)
+        for metric in metrics:
+            if metric.model_id:
+                said = (metric.value, metric.timestamp, metric.step, metric.dataset_name, metric.dataset_digest)
+                logged.log_metric(conn, metric.model_id, run_id, metric.key, *said)
+
+    return work
 
 
 def _delete_tag(asked: DeleteTag, _: int) -> Work:
@@ -337,9 +330,9 @@ def _search(asked: Search, _: int) -> Work:
 
 
 OPERATIONS = [
-    Operation("POST", "runs/create", Create, _create, "write"),
+    Operation("POST", "runs/create", Create, _create, "write", shape=_begun),
     Operation("GET", "runs/get", ById, _get),
-    Operation("POST", "runs/update", Update, _update, "write", _LOGS),
+    Operation("POST", "runs/update", Update, _update, "write", _LOGS, _ended),
     Operation("POST", "runs/delete", ById, _stage("deleted"), "write"),
     Operation("POST", "runs/restore", ById, _stage("active"), "write"),
     Operation("POST", "runs/log-metric", LogMetric, _log_metric, "write", _LOGS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -52,6 +52,16 @@ def run_info(row: Any) -> dict[str, Any]:
     if row.end_ms is not None:
         info["end_time"] = row.end_ms
     return info
+
+
+def fresh_run(row: Any, tags: Mapping[str, str]) -> dict[str, Any]:
+    """``mlflow.Run`` of one that has only begun."""
+    return {
+        "info": run_info(row),
+        "data": {"metrics": [], "params": [], "tags": pairs(tags.items())},
+        "inputs": {"dataset_inputs": [], "model_inputs": []},
+        "outputs": {"model_outputs": []},
+    }
 
 
 def metric(key: str, value: float | None, ms: int, step: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from keyword import iskeyword
 from typing import Any, NoReturn
 
 import click
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict", "Predict the rows of a file, or one row of values."),
     "data": ("data", "List, show, compare, grow and export snapshots."),
     "labels": ("labels", "Send the truth about past predictions."),
+    "import": ("transfer", "Copy an MLflow server, its database or its folder here."),
     "events": ("events", "The history of every change, and its proof."),
     "demo": ("run", "Watch a model live through a year of real flights."),
     "doctor": ("again", "Check every digest, the history and the installation."),
@@ -62,7 +64,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"modelkeep.cli.{COMMANDS[cmd_name][0]}")
-        found: click.Command = getattr(module, cmd_name)
+        found: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         return found
 
     def resolve_command(

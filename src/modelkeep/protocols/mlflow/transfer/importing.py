@@ -1,0 +1,306 @@
+"""``modelkeep import mlflow``: copy an MLflow store here, keeping ids and times.
+
+A group of runs is read, its files are kept, its rows are written, and then it is marked as copied with the digest
+of what it held. So a killed import goes on where it stopped, a repeated one copies what is new or changed, and
+nothing is there twice: runs and logged models are known by their ids.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, TypeVar
+
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from modelkeep.core.errors import Invalid
+from modelkeep.core.ports import Progress
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.mlflow.transfer import arrive, checking, naming, sources_here
+from modelkeep.protocols.mlflow.transfer.naming import Place
+from modelkeep.protocols.mlflow.transfer.records import (
+    Experiment,
+    LoggedModel,
+    Model,
+    Owned,
+    Run,
+    Source,
+    fingerprint,
+    id_of,
+    is_over,
+)
+from modelkeep.registry import events
+from modelkeep.registry.artifacts import segments
+
+T = TypeVar("T", Run, LoggedModel)
+READERS = 8
+"""Runs whose files are read at once."""
+
+GROUP = 256 << 20
+"""Bytes of files after which what was read is written and marked."""
+
+
+class Options(Struct, frozen=True):
+    """How to import.
+
+    Attributes:
+        prefix: Goes before the names of all experiments and models.
+        rename: Experiments and models whose number or name is taken get another one.
+        files: Copy files; otherwise they stay where they are.
+        again: Copy also what was copied before and is unchanged.
+        verify: How many runs to compare at the end; None for all.
+    """
+
+    prefix: str = ""
+    rename: bool = False
+    files: bool = True
+    again: bool = False
+    verify: int | None = checking.SAMPLE
+
+
+class Report(Struct):
+    """What an import did.
+
+    Attributes:
+        origin: The source.
+        note: What kind of source it is.
+        copied: How many of each kind were copied now.
+        unchanged: How many runs and logged models had been copied before.
+        renamed: Name or number there, and here, of what could not keep it.
+        left: What was left where it is, and why; at most a hundred lines.
+        others: How many there are of kinds that are not copied.
+        checked: What was compared at the end.
+        seconds: How long it took.
+    """
+
+    origin: str
+    note: str
+    copied: dict[str, int]
+    unchanged: dict[str, int]
+    renamed: dict[str, str]
+    left: list[str]
+    others: dict[str, int]
+    checked: checking.Checked
+    seconds: float = 0.0
+
+
+def run(keep: Keep, source: Source, options: Options, progress: Progress) -> Report:
+    """Copy everything, then compare.
+
+    Raises:
+        Conflict: Numbers or names are taken; nothing was copied.
+        Invalid: The place of the files is not known.
+        Unavailable: The source, the database or the disk gave up; running it again goes on.
+    """
+    return _Import(keep, source, options, progress).run()
+
+
+class _Import:
+    def __init__(self, keep: Keep, source: Source, options: Options, progress: Progress) -> None:
+        self._keep, self._source, self._options, self._progress = keep, source, options, progress
+        self._report = Report(source.origin, source.note, {}, {}, {}, [], {}, checking.Checked(faults=[]))
+        self._sample = checking.Sample(1 << 62 if options.verify is None else options.verify)
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="modelkeep-import")
+        self._done = 0
+        self._total: int | None = None
+
+    def run(self) -> Report:
+        began = time.monotonic()
+        with self._pool:
+            models = [model for page in self._source.models() for model in page]
+            experiments = self._source.experiments()
+            places, names = self._places(experiments, models)
+            self._total = self._source.totals().get("runs")
+            for each in experiments:
+                self._experiment(each, places[each.id])
+            for number, model in enumerate(models, start=1):
+                self._model(model, names[model.name])
+                self._progress.step("models", number, len(models), model.name)
+            self._report.others = self._source.others()
+            self._report.checked = checking.check(
+                self._keep, self._source, self._sample, files=self._options.files, progress=self._progress
+            )
+        self._report.seconds = round(time.monotonic() - began, 3)
+        said = {"copied": self._report.copied, "faults": self._report.checked.faults[:100]}
+        now = self._keep.clock.now()
+        self._keep.db.write(
+            lambda conn: events.append(conn, "mlflow.imported", self._source.origin, said, now=now)
+        )
+        return self._report
+
+    def _places(
+        self, experiments: Sequence[Experiment], models: Sequence[Model]
+    ) -> tuple[dict[int, Place], dict[str, str]]:
+        said: Any = {"prefix": self._options.prefix, "rename": self._options.rename}
+        with self._keep.db.read() as conn:
+            places = naming.experiments(conn, self._source.origin, experiments, **said)
+            made = [(model.name, model.created_ms) for model in models]
+            names = naming.models(conn, self._source.origin, made, **said)
+        for each in experiments:
+            if places[each.id].name != each.name:
+                self._report.renamed[f"experiment {each.name}"] = places[each.id].name
+        self._report.renamed |= {f"model {was}": now for was, now in names.items() if was != now}
+        return places, names
+
+    def _experiment(self, given: Experiment, place: Place) -> None:
+        location = "" if self._options.files else sources_here.outside(given.artifact_location)
+
+        def write(conn: Connection) -> int:
+            target = arrive.experiment(conn, given, place.number, place.name, location)
+            arrive.mark(conn, self._source.origin, "experiment", [(str(given.id), str(target), "")])
+            return target
+
+        target = self._keep.db.write(write)
+        if target != given.id:
+            self._report.renamed[f"experiment number {given.id}"] = str(target)
+        self._count("experiments", 1)
+        for page in self._source.runs(given.id):
+            for group, files in self._fresh("run", page):
+                self._runs(group, files, target)
+            self._done += len(page)
+            self._progress.step("runs", self._done, self._total, given.name)
+        for models in self._source.logged_models(given.id):
+            for made, files in self._fresh("logged_model", models):
+                self._logged(made, files, target)
+
+    def _fresh(
+        self, kind: str, page: Sequence[T]
+    ) -> Iterator[tuple[list[T], dict[str, dict[str, tuple[str, int]]]]]:
+        """Those that are new, changed or going on, in groups, and their files, kept."""
+        with self._keep.db.read() as conn:
+            marks = arrive.marked(conn, self._source.origin, kind, [id_of(each) for each in page])
+        wanted = [
+            each
+            for each in page
+            if self._options.again
+            or id_of(each) not in marks
+            or not is_over(each)
+            or marks[id_of(each)].fingerprint != self._fingerprint(each)
+        ]
+        called = f"{kind.replace('_', ' ')}s"
+        self._count(called, len(page) - len(wanted), self._report.unchanged)
+        self._count(called, len(wanted))
+        self._sample.see(wanted)
+        listed = list(self._pool.map(self._listing, wanted)) if self._options.files else [[] for _ in wanted]
+        group: list[T] = []
+        chosen: list[list[str]] = []
+        size = 0
+        for each, files in zip(wanted, listed, strict=True):
+            group.append(each)
+            chosen.append([path for path, _ in files])
+            size += sum(count or 0 for _, count in files)
+            if size > GROUP:
+                yield group, self._keep_files(group, chosen)
+                group, chosen, size = [], [], 0
+        if group:
+            yield group, self._keep_files(group, chosen)
+
+    def _fingerprint(self, record: Owned) -> str:
+        return fingerprint(record, self._options.files)
+
+    def _listing(self, owner: Owned) -> list[tuple[str, int | None]]:
+        try:
+            found = self._source.files(owner)
+        except Invalid as error:
+            if error.problems[0].path == "--artifacts":  # true of all: better said before much is copied
+                raise
+            self._leave(str(error.problems[0].message))
+            return []
+        return [(path, size) for path, size in found if self._plain(owner, path)]
+
+    def _plain(self, owner: Owned, path: str) -> bool:
+        try:
+            segments(path)
+        except Invalid as error:
+            self._leave(f"a file of {owner.artifact_uri}: {error.problems[0].message}")
+            return False
+        return True
+
+    def _keep_files(
+        self, group: Sequence[T], chosen: Sequence[list[str]]
+    ) -> dict[str, dict[str, tuple[str, int]]]:
+        # The composition root always opens the chunked store, which can keep many files with one flush.
+        blobs: Any = self._keep.blobs
+        kept = self._pool.map(
+            lambda owner, paths: blobs.put_many(_Opened(self._source, owner, paths)) if paths else {},
+            group,
+            chosen,
+        )
+        found = {id_of(each): files for each, files in zip(group, kept, strict=True)}
+        self._count("files", sum(map(len, found.values())))
+        self._count("bytes", sum(size for files in found.values() for _, size in files.values()))
+        return found
+
+    def _runs(self, group: list[Run], files: arrive.Files, target: int) -> None:
+        locations = (
+            {} if self._options.files else {run.run_id: sources_here.outside(run.artifact_uri) for run in group}
+        )
+
+        def write(conn: Connection) -> dict[str, int]:
+            arrive.runs(conn, group, target, files, locations)
+            return arrive.numbers(conn, group)
+
+        ids = self._keep.db.write(write)
+        for piece in self._source.points(group):
+            self._keep.db.write(lambda conn, piece=piece: arrive.points(conn, piece, ids))  # type: ignore[misc]
+            self._count("points", len(piece))
+        marks = [(run.run_id, run.run_id, self._fingerprint(run)) for run in group]
+        self._keep.db.write(lambda conn: arrive.mark(conn, self._source.origin, "run", marks))
+
+    def _logged(self, group: list[LoggedModel], files: arrive.Files, target: int) -> None:
+        locations = {
+            model.model_id: f"mlflow-artifacts:/{target}/models/{model.model_id}/artifacts"
+            if self._options.files
+            else sources_here.outside(model.artifact_uri)
+            for model in group
+        }
+        marks = [(each.model_id, each.model_id, self._fingerprint(each)) for each in group]
+
+        def write(conn: Connection) -> None:
+            arrive.models(conn, group, target, files, locations)
+            arrive.mark(conn, self._source.origin, "logged_model", marks)
+
+        self._keep.db.write(write)
+
+    def _model(self, given: Model, name: str) -> None:
+        def write(conn: Connection) -> list[str]:
+            left, mine = sources_here.versions(conn, given, name)
+            arrive.registered(conn, mine.model, name, mine.sources)
+            arrive.mark(conn, self._source.origin, "model", [(given.name, name, "")])
+            return left
+
+        for line in self._keep.db.write(write):
+            self._leave(line)
+        self._count("models", 1)
+        self._count("versions", len(given.versions))
+
+    def _count(self, kind: str, more: int, to: dict[str, int] | None = None) -> None:
+        counts = self._report.copied if to is None else to
+        counts[kind] = counts.get(kind, 0) + more
+
+    def _leave(self, line: str) -> None:
+        if len(self._report.left) < 100 and line not in self._report.left:
+            self._report.left.append(line)
+
+
+class _Opened(Mapping[str, BinaryIO]):
+    """An owner's files by path, each opened when it is reached and closed after it."""
+
+    def __init__(self, source: Source, owner: Owned, paths: Iterable[str]) -> None:
+        self._source, self._owner, self._paths = source, owner, list(paths)
+
+    def items(self) -> Iterator[tuple[str, BinaryIO]]:  # type: ignore[override]
+        for path in self._paths:
+            with self._source.open(self._owner, path) as stream:
+                yield path, stream
+
+    def __getitem__(self, path: str) -> BinaryIO:
+        raise KeyError(path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)

@@ -1,0 +1,137 @@
+"""Whether two tracking servers hold the same, asked with the real client of MLflow."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+
+def runs(client: MlflowClient, experiment: str) -> list[Any]:
+    """All runs, deleted ones too."""
+    return client.search_runs([experiment], run_view_type=ViewType.ALL, max_results=1000)
+
+
+def describe(uri: str, *, ids: bool = True) -> dict[str, Any]:
+    """Everything a client can see; without ``ids``, only what a server that gives its own can keep."""
+    client = MlflowClient(uri, registry_uri=uri)
+    found: dict[str, Any] = {}
+    numbers = {}
+    for experiment in client.search_experiments(view_type=ViewType.ALL):
+        numbers[experiment.experiment_id] = experiment.name
+        if not ids and experiment.lifecycle_stage == "deleted":
+            continue
+        about: dict[str, Any] = {"tags": _clean(experiment.tags), "stage": experiment.lifecycle_stage}
+        if ids:
+            about |= {"id": experiment.experiment_id, "made": experiment.creation_time}
+        listed = [
+            run for run in runs(client, experiment.experiment_id) if ids or run.info.lifecycle_stage == "active"
+        ]
+        about["runs"] = sorted((_run(client, run, ids) for run in listed), key=lambda run: run["name"])
+        found[f"experiment {experiment.name}"] = about
+    for model in client.search_registered_models():
+        found[f"model {model.name}"] = _model(client, model, ids)
+    if ids:
+        wanted = list(numbers)
+        found["logged models"] = sorted(
+            (_logged(model) for model in client.search_logged_models(wanted)), key=lambda each: each["id"]
+        )
+    return found
+
+
+def _run(client: MlflowClient, run: Any, ids: bool) -> dict[str, Any]:
+    run = client.get_run(run.info.run_id)  # a search leaves out the models that went in
+    info, data = run.info, run.data
+    about: dict[str, Any] = {
+        "name": info.run_name,
+        "status": info.status,
+        "start": info.start_time,
+        "end": info.end_time,
+        "params": dict(data.params),
+        "tags": {
+            key: value for key, value in _clean(data.tags).items() if ids or not key.startswith("mlflow.parent")
+        },
+        "last": {key: _number(value) for key, value in data.metrics.items()},
+        "history": {
+            key: sorted(
+                (point.timestamp, point.step, _number(point.value))
+                for point in client.get_metric_history(info.run_id, key)
+            )
+            for key in data.metrics
+        },
+        "datasets": sorted(
+            (
+                use.dataset.name,
+                use.dataset.digest,
+                use.dataset.source,
+                tuple((tag.key, tag.value) for tag in use.tags),
+            )
+            for use in run.inputs.dataset_inputs
+        ),
+        "files": dict(_files(client, info.run_id)),
+    }
+    if ids:
+        about |= {"id": info.run_id, "stage": info.lifecycle_stage, "user": info.user_id}
+        about["models"] = [model.model_id for model in run.inputs.model_inputs]
+        about["outputs"] = [(model.model_id, model.step) for model in run.outputs.model_outputs]
+    return about
+
+
+def _files(client: MlflowClient, run_id: str, folder: str = "") -> Iterator[tuple[str, bytes]]:
+    for entry in client.list_artifacts(run_id, folder or None):
+        if entry.is_dir:
+            yield from _files(client, run_id, entry.path)
+        else:
+            with tempfile.TemporaryDirectory() as to:
+                yield entry.path, Path(client.download_artifacts(run_id, entry.path, to)).read_bytes()
+
+
+def _model(client: MlflowClient, model: Any, ids: bool) -> dict[str, Any]:
+    versions = client.search_model_versions(f"name = '{model.name}'")
+    return {
+        "description": model.description or "",
+        "tags": _clean(model.tags),
+        "aliases": {alias: str(version) for alias, version in model.aliases.items()},
+        "made": model.creation_timestamp if ids else 0,
+        "versions": sorted(
+            (
+                str(version.version),
+                version.description or "",
+                version.current_stage,
+                version.status,
+                tuple(sorted(_clean(version.tags).items())),
+                (version.run_id, version.creation_timestamp) if ids else (),
+            )
+            for version in versions
+        ),
+    }
+
+
+def _logged(model: Any) -> dict[str, Any]:
+    return {
+        "id": model.model_id,
+        "name": model.name,
+        "params": model.params,
+        "tags": model.tags,
+        "status": str(model.status),
+        "type": model.model_type,
+        "run": model.source_run_id,
+        "made": model.creation_timestamp,
+        "metrics": sorted(
+            (each.key, each.value, each.step, each.timestamp, each.dataset_name) for each in model.metrics or ()
+        ),
+    }
+
+
+def _number(value: float) -> float | str:
+    return "nan" if math.isnan(value) else value
+
+
+def _clean(tags: dict[str, str]) -> dict[str, str]:
+    """Without what a copy says of its origin."""
+    return {key: value for key, value in tags.items() if not key.startswith("modelkeep.")}

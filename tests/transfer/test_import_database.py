@@ -1,0 +1,217 @@
+"""Importing the database of an MLflow server."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from same_mlflow import describe
+from serving_mlflow import answering
+from sqlalchemy import func, select
+
+from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
+from modelkeep.core.ports import Silent
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.mlflow.transfer import importing
+from modelkeep.protocols.mlflow.transfer.choosing import open_source
+from modelkeep.protocols.mlflow.transfer.importing import Options, Report
+from modelkeep.registry import runs
+from modelkeep.registry.verify import verify
+from modelkeep.store.columns import metadata
+from modelkeep.store.transfer_tables import imports
+
+
+def bring(keep: Keep, address: str, artifacts: str = "", **options: Any) -> Report:
+    """Import and compare everything."""
+    source = open_source(address, artifacts=artifacts)
+    try:
+        return importing.run(keep, source, Options(**{"verify": None, **options}), Silent())
+    finally:
+        source.close()
+
+
+def counts(keep: Keep) -> dict[str, int]:
+    """Rows of each table."""
+    with keep.db.read() as conn:
+        return {
+            table.name: conn.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in metadata.sorted_tables
+        }
+
+
+def test_everything_is_as_it_was(keep: Keep, sqlite_source: dict[str, Any]) -> None:
+    report = bring(keep, sqlite_source["uri"])
+    assert report.checked.faults == []
+    assert report.left == []
+    assert report.copied["points"] == 1507
+    assert report.checked.points == 1507
+    assert report.checked.files == report.copied["files"] == 6
+    with answering(keep) as here:
+        assert describe(here) == describe(sqlite_source["uri"])
+    assert verify(keep.db, keep.blobs, Silent()) == []  # type: ignore[arg-type]
+
+
+def test_everything_is_as_it_was_in_postgresql(home: Keep, postgres_source: dict[str, Any]) -> None:
+    report = bring(home, postgres_source["uri"])
+    assert report.checked.faults == []
+    assert report.left == []
+    with answering(home) as here:
+        assert describe(here) == describe(postgres_source["uri"])
+
+
+def test_again_copies_nothing_twice(keep: Keep, sqlite_source: dict[str, Any]) -> None:
+    bring(keep, sqlite_source["uri"])
+    before = counts(keep)
+    report = bring(keep, sqlite_source["uri"])
+    assert counts(keep) == {**before, "events": 2}
+    assert report.unchanged == {"runs": 2, "logged models": 1}
+    assert report.checked.faults == []
+    assert bring(keep, sqlite_source["uri"], again=True).copied["runs"] == 5
+    assert counts(keep) == {**before, "events": 3}
+
+
+def test_later_only_what_is_new_is_copied(home: Keep, sqlite_source: dict[str, Any], tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    copy = tmp_path / "copy.db"
+    original = sqlite_source["uri"].removeprefix("sqlite:///")
+    with sqlite3.connect(original) as there, sqlite3.connect(copy) as here:
+        there.backup(here)
+    there.close()
+    here.close()
+    bring(home, f"sqlite:///{copy}")
+    client = MlflowClient(f"sqlite:///{copy}")
+    client.set_tag(sqlite_source["run"], "later", "yes")
+    client.log_metric(sqlite_source["child"], "late", 2.5, step=7, timestamp=70)
+    client.set_experiment_tag(sqlite_source["work"], "team", "moved")
+    client.set_registered_model_alias("flüge", "champion", "1")
+    report = bring(home, f"sqlite:///{copy}")
+    assert report.unchanged["runs"] == 0
+    assert report.checked.faults == []
+    with answering(home) as address:
+        assert describe(address) == describe(f"sqlite:///{copy}")
+
+
+def test_new_experiments_get_numbers_after_those_that_came(keep: Keep, sqlite_source: dict[str, Any]) -> None:
+    bring(keep, sqlite_source["uri"])
+    made = keep.db.write(lambda conn: runs.experiment(conn, "made here", 1.0))
+    assert made > int(sqlite_source["gone"])
+
+
+def test_what_is_in_the_way_is_said_and_nothing_is_copied(keep: Keep, sqlite_source: dict[str, Any]) -> None:
+    for name in ("mine", "Fünf Flüge", "other"):
+        keep.db.write(lambda conn, name=name: runs.experiment(conn, name, 1.0))
+    before = counts(keep)
+    with pytest.raises(Conflict, match="number 1 belongs to 'mine'") as caught:
+        bring(keep, sqlite_source["uri"])
+    assert "--rename" in caught.value.hint
+    assert counts(keep) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [({"rename": True}, "Fünf Flüge-imported"), ({"prefix": "old "}, "old Fünf Flüge")]
+)
+def test_what_is_in_the_way_gets_another_name(
+    home: Keep, sqlite_source: dict[str, Any], options: dict[str, Any], name: str
+) -> None:
+    for taken in ("mine", "Fünf Flüge", "other"):
+        home.db.write(lambda conn, name=taken: runs.experiment(conn, name, 1.0))
+    report = bring(home, sqlite_source["uri"], **options)
+    assert report.renamed["experiment Fünf Flüge"] == name
+    assert report.checked.faults == []
+    before = counts(home)
+    again = bring(home, sqlite_source["uri"], **options)
+    assert counts(home) == {**before, "events": 2}
+    assert again.renamed == report.renamed
+    with answering(home) as here:
+        found = describe(here)
+        there = describe(sqlite_source["uri"])
+    assert found[f"experiment {name}"]["runs"] == there["experiment Fünf Flüge"]["runs"]
+    assert found["experiment mine"]["runs"] == []
+
+
+def test_old_schemas_are_refused(home: Keep, tmp_path: Path, sqlite_source: dict[str, Any]) -> None:
+    """A real schema of before 2.0, made by MLflow's own migrations."""
+    from alembic import command
+    from mlflow.store.db.utils import _get_alembic_config
+
+    old = f"sqlite:///{tmp_path}/old.db"
+    with sqlite3.connect(tmp_path / "old.db") as conn:
+        conn.executescript(_INITIAL)
+    conn.close()
+    command.upgrade(_get_alembic_config(old), "27a6a02d2cf1")
+    with pytest.raises(Refused, match=r"27a6a02d2cf1.* older than MLflow 2.0") as caught:
+        bring(home, old)
+    assert "mlflow db upgrade" in caught.value.hint
+
+
+_INITIAL = """
+CREATE TABLE experiments (experiment_id INTEGER NOT NULL PRIMARY KEY, name VARCHAR(256) NOT NULL UNIQUE,
+  artifact_location VARCHAR(256), lifecycle_stage VARCHAR(32));
+CREATE TABLE runs (run_uuid VARCHAR(32) NOT NULL, name VARCHAR(250), source_type VARCHAR(20),
+  source_name VARCHAR(500), entry_point_name VARCHAR(50), user_id VARCHAR(256), status VARCHAR(20),
+  start_time BIGINT, end_time BIGINT, source_version VARCHAR(50), lifecycle_stage VARCHAR(20),
+  artifact_uri VARCHAR(200), experiment_id INTEGER, CONSTRAINT run_pk PRIMARY KEY (run_uuid),
+  CONSTRAINT source_type CHECK (source_type IN ('NOTEBOOK', 'JOB', 'LOCAL', 'UNKNOWN', 'PROJECT')),
+  CONSTRAINT status CHECK (status IN ('SCHEDULED', 'FAILED', 'FINISHED', 'RUNNING')));
+CREATE TABLE metrics (key VARCHAR(250) NOT NULL, value FLOAT NOT NULL, timestamp BIGINT NOT NULL,
+  run_uuid VARCHAR(32) NOT NULL, CONSTRAINT metric_pk PRIMARY KEY (key, timestamp, run_uuid, value));
+CREATE TABLE params (key VARCHAR(250) NOT NULL, value VARCHAR(250) NOT NULL, run_uuid VARCHAR(32) NOT NULL,
+  CONSTRAINT param_pk PRIMARY KEY (key, run_uuid));
+CREATE TABLE tags (key VARCHAR(250) NOT NULL, value VARCHAR(250), run_uuid VARCHAR(32) NOT NULL,
+  CONSTRAINT tag_pk PRIMARY KEY (key, run_uuid));
+"""
+"""The tables of MLflow 0.9, which its migrations begin with."""
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        ("sqlite:////nowhere/at/all.db", NotFound, "no file"),
+        ("postgresql://nobody@127.0.0.1:1/none", Exception, "cannot be read"),
+        ("gopher://x", Invalid, "SOURCE"),
+    ],
+)
+def test_addresses_that_lead_nowhere(home: Keep, address: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        bring(home, address)
+
+
+def test_a_database_of_something_else_is_refused(home: Keep, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "else.db") as conn:
+        conn.execute("CREATE TABLE t (x)")
+    conn.close()
+    with pytest.raises(Refused, match="none of MLflow's tables"):
+        bring(home, f"sqlite:///{tmp_path}/else.db")
+
+
+def test_files_below_a_server_need_their_place(home: Keep, sqlite_source: dict[str, Any], tmp_path: Path) -> None:
+    """A database whose server keeps files itself, and a run whose location was set to be stolen from."""
+    copy = tmp_path / "proxied.db"
+    original = Path(sqlite_source["uri"].removeprefix("sqlite:///"))
+    copy.write_bytes(original.read_bytes())
+    root = str(original.parent / "mlruns")
+    with sqlite3.connect(copy) as conn:
+        for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
+            conn.execute(f"UPDATE {table} SET {column} = replace({column}, ?, 'mlflow-artifacts:')", (root,))
+        conn.execute("UPDATE runs SET artifact_uri = 'file:///etc' WHERE name = 'still going'")
+    conn.close()
+    with pytest.raises(Invalid, match="only the server knows") as caught:
+        bring(home, f"sqlite:///{copy}")
+    assert "--artifacts" in str(caught.value)
+    report = bring(home, f"sqlite:///{copy}", artifacts=root)
+    assert report.copied["files"] == 6
+    assert report.checked.faults == []
+    assert len(report.left) == 1
+    assert "file:///etc" in report.left[0]
+
+
+def test_marks_name_no_passwords(home: Keep, postgres_source: dict[str, Any]) -> None:
+    address = postgres_source["uri"].replace("postgres@", "postgres:secret@")
+    report = bring(home, address, verify=0)
+    with home.db.read() as conn:
+        origins = set(conn.execute(select(imports.c.origin)).scalars())
+    assert origins == {report.origin}
+    assert "secret" not in report.origin

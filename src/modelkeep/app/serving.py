@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--blobs", required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--grpc-port", type=int, help="no gRPC without it")
     parser.add_argument("--capture-every", type=float, default=1.0, help="seconds between files of captured rows")
     given = parser.parse_args(arguments)
     die_with_parent()
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
             clock=clock.from_environment(),
             doors=ServingDoors,
             capture_every=given.capture_every,
+            grpc_port=given.grpc_port,
         )
     except ModelkeepError as error:
         print(error, file=sys.stderr)  # noqa: T201

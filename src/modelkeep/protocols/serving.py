@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -13,14 +16,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.protocols import errors
+from modelkeep.protocols import errors, metrics
 from modelkeep.protocols.mlflow.scoring import Scoring
 from modelkeep.protocols.oip.rest import OpenInference
 from modelkeep.protocols.respond import Later, json_response
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import Handler, Head
-from modelkeep.serve.metrics import Exporter
 from modelkeep.serve.worker import Health
+
+if TYPE_CHECKING:
+    from modelkeep.protocols.grpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +56,12 @@ class ServingDoors:
 
     def __init__(self, plane: DataPlane, health: Health, *, max_body: int = MAX_BODY) -> None:
         self.max_body = max_body
+        self._grpc: GrpcServer | None = None
         self._plane = plane
         self._health = health
-        self._exporter = Exporter(plane.series, lambda: plane.generation)
+        self._exporter = metrics.Exporter(
+            plane.series, lambda: plane.generation, metrics.names(os.environ.get(metrics.VARIABLE, ""))
+        )
         oip, scoring = OpenInference(plane, max_body), Scoring(plane)
         self._finders: tuple[Callable[[Head], Handler | None], ...] = (oip.find, scoring.find)
         self.stamp: object = object()
@@ -64,6 +72,7 @@ class ServingDoors:
                     *oip.routes(),
                     *scoring.routes(),
                     Route("/metrics", self._metrics),
+                    Route("/monitoring/prometheus/metrics", self._metrics),  # where TensorFlow Serving has them
                     Route("/modelkeep/health", self._report),
                 ],
                 exception_handlers={
@@ -89,11 +98,23 @@ class ServingDoors:
         """Everybody who reaches this process may ask."""
         return None
 
+    async def start(self, grpc: socket.socket | None) -> None:
+        """Answer gRPC on a listening socket."""
+        if grpc is not None:
+            from modelkeep.protocols.grpc_doors import serve  # processes without gRPC do without its imports
+
+            self._grpc = await serve(self._plane, grpc, max_message=self.max_body)
+
+    async def stop(self, limit: float) -> None:
+        """Take no further gRPC calls; those under way have ``limit`` seconds."""
+        if self._grpc is not None:
+            await self._grpc.stop(limit)
+
     def _changed(self) -> None:
         self.stamp = object()
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(self._exporter.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(self._exporter.render(), media_type=metrics.CONTENT_TYPE)
 
     async def _report(self, request: Request) -> Response:
         """What is served and what is not, and why."""

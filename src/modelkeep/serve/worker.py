@@ -70,6 +70,14 @@ class Doors(Protocol):
         """What is answered before ASGI."""
         ...
 
+    async def start(self, grpc: socket.socket | None) -> None:
+        """Begin to answer on other sockets than that of HTTP; ``grpc`` listens already."""
+        ...
+
+    async def stop(self, limit: float) -> None:
+        """Take nothing more there; what is under way has ``limit`` seconds."""
+        ...
+
 
 class Follower:
     """The thread that keeps a data plane at the wanted state.
@@ -161,6 +169,7 @@ def run_worker(
     doors: Callable[[DataPlane, Health], Doors],
     drain: int = DRAIN,
     capture_every: float = EVERY,
+    grpc_port: int | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain for at most ``drain`` seconds. Blocks.
 
@@ -170,16 +179,26 @@ def run_worker(
         port: 0 picks a free one.
         doors: Makes the protocols over the data plane.
         capture_every: Seconds between files of captured rows.
+        grpc_port: As ``port``, for gRPC; None for none.
 
     Raises:
-        Unavailable: The address is taken.
+        Unavailable: An address is taken.
     """
     listener = _listen(host, port)
+    grpc = None if grpc_port is None else _listen(host, grpc_port)
     gc.set_threshold(50_000, 20, 50)
     spool = Spool(home / "capture", clock, every=capture_every)
     uvloop.run(
         _serve(
-            home, database_url, blobs_url, listener=listener, clock=clock, doors=doors, drain=drain, spool=spool
+            home,
+            database_url,
+            blobs_url,
+            listener=listener,
+            grpc=grpc,
+            clock=clock,
+            doors=doors,
+            drain=drain,
+            spool=spool,
         )
     )
 
@@ -205,6 +224,7 @@ async def _serve(
     blobs_url: str,
     *,
     listener: socket.socket,
+    grpc: socket.socket | None,
     clock: Clock,
     doors: Callable[[DataPlane, Health], Doors],
     drain: int,
@@ -228,12 +248,13 @@ async def _serve(
         timeout_graceful_shutdown=drain,
         backlog=BACKLOG,
     )
-    server = _Server(config)
+    server = _Server(config, made, drain)
     spool.start()
     follower.start()
+    await made.start(grpc)
     address = home / "serve" / f"address-{os.getpid()}.json"
     try:
-        with _announced(listener, address):
+        with _announced(listener, grpc, address):
             await server.serve(sockets=[listener])
     finally:
         await asyncio.to_thread(follower.stop)
@@ -245,6 +266,15 @@ async def _serve(
 class _Server(uvicorn.Server):
     """uvicorn raises the signal that ended it once more; this one returns, so that captured rows are written."""
 
+    def __init__(self, config: uvicorn.Config, doors: Doors, drain: int) -> None:
+        super().__init__(config)
+        self._doors = doors
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain all doors at the same time."""
+        await asyncio.gather(super().shutdown(sockets=sockets), self._doors.stop(self._drain))
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Drain at the first SIGTERM or SIGINT, leave at once at the second."""
@@ -255,11 +285,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _announced(listener: socket.socket, path: Path) -> Iterator[None]:
-    """The real address, in a file and on standard output, while it is served."""
+def _announced(listener: socket.socket, grpc: socket.socket | None, path: Path) -> Iterator[None]:
+    """The real addresses, in a file and, that of HTTP, on standard output, while they are served."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     content = {"host": host, "port": port, "pid": os.getpid(), "url": f"http://{shown}:{port}"}
+    if grpc is not None:
+        content["grpc"] = f"{shown}:{grpc.getsockname()[1]}"
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".next")
     fresh.write_bytes(msgspec.json.encode(content))

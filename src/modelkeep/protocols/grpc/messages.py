@@ -1,0 +1,46 @@
+"""The messages of the protocols, as classes.
+
+``proto/`` holds the sources; ``messages.pb`` is what protoc makes of them, in that folder:
+``protoc --include_imports --descriptor_set_out=../messages.pb *.proto``. They live in a pool of their own, so that
+a client library in the same process can have its own messages of the same names.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+
+from modelkeep.core.errors import Invalid
+
+_COMPILED: Final = Path(__file__).with_name("messages.pb")
+
+
+@cache
+def _pool() -> DescriptorPool:
+    pool = DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(_COMPILED.read_bytes()).file:
+        pool.Add(file)  # in the order of their imports
+    return pool
+
+
+@cache
+def message(name: str) -> Any:
+    """The class of a message by its full name, as ``inference.ModelInferRequest``."""
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(name))
+
+
+def decode(kind: Any, data: bytes) -> Any:
+    """A message from its bytes.
+
+    Raises:
+        Invalid: They are none.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise Invalid(f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from None

@@ -1,0 +1,91 @@
+"""The gRPC server: methods by path, connections, draining.
+
+gRPC over HTTP/2 as PROTOCOL-HTTP2.md of the gRPC repository has it, on the event loop of the serving process
+itself: a call is queued in the turn in which it arrives, so calls of all connections and protocols meet in one
+micro-batch. Why not the grpcio server: docs/decisions/0006.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from modelkeep.protocols.grpc.exchange import Head, Method
+from modelkeep.protocols.grpc.frames import ErrorCode
+from modelkeep.protocols.grpc.http2 import Connection
+from modelkeep.protocols.grpc.status import Code
+
+MAX_MESSAGE: Final = 64 * 1024 * 1024
+GRACE: Final = 0.25
+STALLED: Final = 30.0
+_LOOK: Final = 5.0
+
+
+class GrpcServer:
+    """Answers gRPC calls on the running event loop.
+
+    Args:
+        methods: By path, as ``b"/package.Service/Method"``.
+        max_message: Bytes of the largest message taken.
+
+    Attributes:
+        connections: Those that are open.
+        stopping: Called when the server begins to stop.
+    """
+
+    def __init__(self, methods: Mapping[bytes, Method], *, max_message: int = MAX_MESSAGE) -> None:
+        self.methods = methods
+        self.max_message = max_message
+        self.connections: set[Connection] = set()
+        self.stopping: list[Callable[[], None]] = []
+        self.loop = asyncio.get_running_loop()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections on a listening socket.
+
+        Args:
+            tls: Must offer ``h2`` by ALPN.
+        """
+        self._server = await self.loop.create_server(lambda: Connection(self), sock=listener, ssl=tls)
+        self._sweep()
+
+    async def stop(self, limit: float) -> None:
+        """Take no further calls; calls under way have ``limit`` seconds to be answered."""
+        if self._server is None:
+            return
+        self._server.close()
+        for listener in self.stopping:
+            listener()
+        for connection in tuple(self.connections):
+            connection.announce()
+        await asyncio.sleep(GRACE)  # what clients sent before they heard of it is still answered
+        end = self.loop.time() + limit
+        for connection in tuple(self.connections):
+            connection.drain()
+        while self.connections and self.loop.time() < end:
+            await asyncio.sleep(0.02)
+        for connection in tuple(self.connections):
+            connection.transport.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    def refusal(self, head: Head) -> tuple[Code, str] | None:
+        """Why a call is not taken; None to take it."""
+        if head.fault:
+            return Code.UNKNOWN, "expected POST with content-type application/grpc"
+        if head.method is None:
+            return Code.UNIMPLEMENTED, f"there is no method {head.path[:200].decode('latin-1')}"
+        return None
+
+    def _sweep(self) -> None:
+        """Close connections that began to say something and do not go on: one timer for all of them."""
+        self._sweeper = self.loop.call_later(_LOOK, self._sweep)
+        limit = self.loop.time() - STALLED
+        for connection in tuple(self.connections):
+            if connection.heard < limit and connection.halting:
+                connection.close(ErrorCode.ENHANCE_YOUR_CALM, "nothing came for too long")

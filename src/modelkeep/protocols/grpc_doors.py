@@ -1,0 +1,24 @@
+"""The gRPC doors of a serving process: every service over one data plane, on one port."""
+
+from __future__ import annotations
+
+import socket
+
+from modelkeep.protocols.grpc.health import HealthService
+from modelkeep.protocols.grpc.server import GrpcServer
+from modelkeep.protocols.oip_grpc.service import InferenceService
+from modelkeep.serve.dataplane import DataPlane
+
+
+async def serve(plane: DataPlane, listener: socket.socket, *, max_message: int) -> GrpcServer:
+    """Answer gRPC on a listening socket.
+
+    Args:
+        max_message: Bytes of the largest message taken.
+    """
+    health = HealthService(plane)
+    methods = {**InferenceService(plane).methods(), **health.methods()}
+    server = GrpcServer(methods, max_message=max_message)
+    server.stopping.append(health.stop)
+    await server.start(listener)
+    return server

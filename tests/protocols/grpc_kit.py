@@ -1,0 +1,65 @@
+"""A real serving process that answers gRPC."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import httpx
+from serving_kit import Home, Worker
+
+
+@dataclass
+class GrpcWorker(Worker):
+    """A serving process.
+
+    Attributes:
+        grpc: ``host:port``.
+    """
+
+    grpc: str = ""
+
+    def channel(self) -> grpc.Channel:
+        return grpc.insecure_channel(self.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+@contextmanager
+def grpc_worker(home: Home, *, ready: bool = True) -> Iterator[GrpcWorker]:
+    command = [sys.executable, "-m", "modelkeep.app.serving", "--home", str(home.path), "--database", home.url]
+    command += ["--blobs", home.blobs_url, "--port", "0", "--grpc-port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("serving on ").strip()
+        told = json.loads((home.path / "serve" / f"address-{process.pid}.json").read_text())
+        with httpx.Client(base_url=url, timeout=20) as client:
+            found = GrpcWorker(process, url, client, told["grpc"])
+            if ready:
+                found.until(lambda health: health["ready"])
+            yield found
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def until(said: object, limit: float = 10.0) -> None:
+    """Wait until ``said()`` is true."""
+    end = time.monotonic() + limit
+    while not said():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.01)

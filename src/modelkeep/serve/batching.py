@@ -25,7 +25,7 @@ from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Array, Loaded, Rows, by_row
 from modelkeep.serve.cost import Cost
 from modelkeep.serve.limits import Limits, redacted
-from modelkeep.serve.metrics import Counters
+from modelkeep.serve.metrics import Counters, Stages
 from modelkeep.serve.queueing import NORMAL, Queue
 from modelkeep.serve.shadow import Shadow
 
@@ -86,11 +86,15 @@ class Batch:
         inputs: What was given, checked.
         outputs: Arrays by output name, first axis rows.
         rendered: Room for doors to keep what they make once per batch.
+        times: ``perf_counter`` when stacking began, when the model began and when it had ended.
     """
 
-    __slots__ = ("inputs", "lane", "outputs", "rendered")
+    __slots__ = ("inputs", "lane", "outputs", "rendered", "times")
 
-    def __init__(self, lane: Lane, inputs: Blocks, outputs: dict[str, Array]) -> None:
+    def __init__(
+        self, lane: Lane, inputs: Blocks, outputs: dict[str, Array], times: tuple[float, float, float]
+    ) -> None:
+        self.times = times
         self.lane = lane
         self.inputs = inputs
         self.outputs = outputs
@@ -229,6 +233,7 @@ class Lane:
 
     def _work(self, calls: list[Call]) -> Batch | ModelkeepError:
         """Run the model on what the calls hold. Thread-safe; an error speaks of the batch as a whole."""
+        stacking = perf_counter()
         try:
             inputs = self.inputs.stack([call.rows for call in calls])
             began = perf_counter()
@@ -239,14 +244,15 @@ class Lane:
                 counts = [call.rows.count for call in calls]
                 outputs, hits, computed = self._cache.predict(inputs, counts, self.loaded.model.predict)
                 self.counters.hits += hits
+            ended = perf_counter()
             if computed:
-                self.cost.observe(computed, perf_counter() - began)
+                self.cost.observe(computed, ended - began)
         except ModelkeepError as error:
             return error
         except Exception as error:
             log.exception("version %s of %s failed", self.channel.version, self.channel.model)
             return ModelkeepError(f"the model failed: {type(error).__name__}")
-        return Batch(self, inputs, outputs)
+        return Batch(self, inputs, outputs, (stacking, began, ended))
 
     def _land(self, calls: list[Call], done: Batch | ModelkeepError) -> None:
         """Answer the calls; when the batch failed, refuse only the guilty and run the others again."""
@@ -302,7 +308,8 @@ class Lane:
             call.door.answer(call, batch)
         now = perf_counter()
         latency = ((now - np.array([call.began for call in calls])) * 1e3).astype(np.float32)
-        self.counters.observe(latency, start)
+        stacking, began, ended = batch.times
+        self.counters.observe(latency, start, Stages(began - stacking, ended - began, now - ended))
         keys = [call.key for call in calls]
         ids = [call.id for call in calls]
         counts = [call.rows.count for call in calls]

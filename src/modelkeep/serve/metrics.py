@@ -1,22 +1,55 @@
-"""Counts of what was served: plain integers on the request path, Prometheus families only when somebody asks."""
+"""Counts of what was served: plain integers on the request path, sums only when somebody asks."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
+from time import time
+from typing import NamedTuple
 
 import numpy as np
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Array
 
 BOUNDS_MS = np.array([0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000])
 _FOLD = 256
+
+
+class Stages(NamedTuple):
+    """Where the time of a batch went, in seconds.
+
+    Attributes:
+        input: Stacking and checking the rows.
+        infer: In the model.
+        output: From there until the last answer was written.
+    """
+
+    input: float
+    infer: float
+    output: float
+
+
+class Totals(NamedTuple):
+    """What was counted since the process began.
+
+    Attributes:
+        buckets: Requests up to each of ``BOUNDS_MS``, and all.
+        seconds: Sum over requests, from the whole request to the answer.
+        queue, input, infer, output: Its parts, likewise; a batch's time counts for each of its requests.
+        batches: Runs of the model.
+        last: When the last batch was answered, in seconds since 1970 UTC; 0 for never.
+    """
+
+    buckets: list[int]
+    seconds: float
+    queue: float
+    input: float
+    infer: float
+    output: float
+    batches: int
+    last: float
 
 
 class Counters:
@@ -26,10 +59,12 @@ class Counters:
     """
 
     __slots__ = (
+        "_batches",
         "_buckets",
         "_folding",
+        "_last",
         "_recent",
-        "_total_ms",
+        "_sums",
         "errors",
         "hits",
         "late",
@@ -42,15 +77,23 @@ class Counters:
         self.requests = self.rows = self.errors = 0
         self.hits = self.shed = self.late = 0
         self._folding = Lock()
-        self._recent: deque[Array] = deque()
+        self._recent: deque[tuple[Array, Stages]] = deque()
         self._buckets = np.zeros(len(BOUNDS_MS) + 1, dtype=np.int64)
-        self._total_ms = 0.0
+        self._sums = np.zeros(4)  # all, input, infer, output: seconds
+        self._batches = 0
+        self._last = 0.0
 
-    def observe(self, latency: Array, rows: int) -> None:
-        """Count answered requests by their latencies in milliseconds, float32; sorted into buckets later."""
+    def observe(self, latency: Array, rows: int, stages: Stages) -> None:
+        """Count an answered batch; summed up later.
+
+        Args:
+            latency: Of each request in milliseconds, float32.
+        """
         self.requests += len(latency)
         self.rows += rows
-        self._recent.append(latency)
+        self._batches += 1
+        self._last = time()
+        self._recent.append((latency, stages))
         if len(self._recent) >= _FOLD:
             self._fold()
 
@@ -58,14 +101,19 @@ class Counters:
         with self._folding:  # a shadow's thread and the loop may both get here
             taken = [self._recent.popleft() for _ in range(len(self._recent))]
             if taken:
-                latency = np.concatenate(taken)
+                latency = np.concatenate([one for one, _ in taken])
+                sizes = np.array([len(one) for one, _ in taken])
                 self._buckets += np.bincount(BOUNDS_MS.searchsorted(latency), minlength=len(self._buckets))
-                self._total_ms += float(latency.sum(dtype=np.float64))
+                self._sums[0] += latency.sum(dtype=np.float64) / 1e3
+                self._sums[1:] += sizes @ np.array([stages for _, stages in taken])
 
-    def histogram(self) -> tuple[list[int], float]:
-        """Cumulative counts up to each bound and then all, and the sum in milliseconds."""
+    def totals(self) -> Totals:
+        """Everything so far."""
         self._fold()
-        return np.cumsum(self._buckets).tolist(), self._total_ms
+        seconds, given, infer, output = self._sums.tolist()
+        queue = max(0.0, seconds - given - infer - output)
+        buckets = np.cumsum(self._buckets).tolist()
+        return Totals(buckets, seconds, queue, given, infer, output, self._batches, self._last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,53 +122,3 @@ class Series:
 
     channel: Channel
     counters: Counters
-
-    @property
-    def labels(self) -> list[str]:
-        c = self.channel
-        return [c.endpoint, c.model, str(c.version), c.mode]
-
-
-class Exporter(Collector):
-    """Renders the current series for Prometheus."""
-
-    NAMES = ("endpoint", "model", "version", "mode")
-
-    def __init__(self, series: Callable[[], Iterable[Series]], generation: Callable[[], int]) -> None:
-        self._series = series
-        self._generation = generation
-
-    def collect(self) -> Iterator[Metric]:
-        """One family per quantity."""
-        names = self.NAMES
-        requests = CounterMetricFamily("modelkeep_requests", "Requests answered", labels=names)
-        rows = CounterMetricFamily("modelkeep_predictions", "Rows predicted", labels=names)
-        errors = CounterMetricFamily("modelkeep_errors", "Requests refused or failed", labels=names)
-        dropped = CounterMetricFamily("modelkeep_capture_dropped", "Rows not captured", labels=names)
-        hits = CounterMetricFamily("modelkeep_cache_hits", "Requests answered from the cache", labels=names)
-        shed = CounterMetricFamily("modelkeep_shed", "Requests refused because the queue was full", labels=names)
-        late = CounterMetricFamily("modelkeep_late", "Requests refused after their deadline", labels=names)
-        latency = HistogramMetricFamily(
-            "modelkeep_request_seconds", "From the whole request to the answer", labels=names
-        )
-        for series in self._series():
-            labels, counters = series.labels, series.counters
-            requests.add_metric(labels, counters.requests)
-            rows.add_metric(labels, counters.rows)
-            errors.add_metric(labels, counters.errors)
-            dropped.add_metric(labels, series.channel.dropped + series.channel.lost)
-            hits.add_metric(labels, counters.hits)
-            shed.add_metric(labels, counters.shed)
-            late.add_metric(labels, counters.late)
-            cumulative, total = counters.histogram()
-            bounds = [str(bound / 1e3) for bound in BOUNDS_MS] + ["+Inf"]
-            latency.add_metric(labels, list(zip(bounds, cumulative, strict=True)), sum_value=total / 1e3)
-        generation = GaugeMetricFamily("modelkeep_generation", "Generation of the wanted state being served")
-        generation.add_metric([], self._generation())
-        yield from (requests, rows, errors, dropped, hits, shed, late, latency, generation)
-
-    def render(self) -> bytes:
-        """The text exposition format."""
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        return generate_latest(registry)

@@ -15,7 +15,7 @@ from modelkeep.core.clock import Clock
 from modelkeep.formats.batch import Batch as Blocks
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded
-from modelkeep.serve.metrics import Counters
+from modelkeep.serve.metrics import Counters, Stages
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +75,16 @@ class Shadow:
         began = perf_counter()
         try:
             mine = self.loaded.inputs.again(inputs)
+            ready = perf_counter()
             outputs = dict(self.loaded.model.predict(mine))
         except Exception as error:
             log.debug("shadow version %s failed: %s", self.channel.version, error)
             self.channel.errors += len(ids)
             self.counters.errors += len(ids)
             return
-        latency = np.full(len(ids), (perf_counter() - began) * 1e3, dtype=np.float32)
-        self.counters.observe(latency, mine.rows)
+        ended = perf_counter()
+        latency = np.full(len(ids), (ended - began) * 1e3, dtype=np.float32)
+        self.counters.observe(latency, mine.rows, Stages(ready - began, ended - ready, 0.0))
         self.channel.offer(
             mine,
             outputs,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -12,55 +11,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Refused
+from modelkeep.core.errors import Invalid, ModelkeepError, NotFound
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.access.accounts import Read
+from modelkeep.protocols.access.asgi import Guarded
+from modelkeep.protocols.access.guard import Guard, Pass
+from modelkeep.protocols.access.needs import CONTROL
+from modelkeep.protocols.access.refusals import too_often
 from modelkeep.protocols.control import routes
 from modelkeep.protocols.control.http import as_error
-from modelkeep.protocols.mlflow import wire
 from modelkeep.protocols.mlflow.tracking import Door
+from modelkeep.registry import events
 from modelkeep.serve.http import Handler, Head, protocol
 from modelkeep.web import pages
-
-_LOCAL = {"127.0.0.1", "localhost", "[::1]", "::1"}
-
-
-class Admission:
-    """Whether a request is let in: the one place that decides, for the lean protocol and for ASGI alike.
-
-    Refuses what a browser was tricked into sending: a foreign Host (DNS rebinding) or Origin (cross-site posts).
-    """
-
-    def refusal(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> ModelkeepError | None:
-        """Why the request is not let in; None when it is.
-
-        Args:
-            headers: By lower-case name.
-        """
-        host = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
-        said = headers.get(b"origin")
-        origin = None if said is None else said.decode("latin-1")
-        if host in _LOCAL and (origin is None or (urlsplit(origin).hostname or "") in _LOCAL):
-            return None
-        return Refused(f"requests for host {host!r} from origin {origin!r} are not answered here")
-
-
-class Admitted:
-    """ASGI's side of the admission."""
-
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
-        self.app = app
-        self.admission = admission
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is not let in."""
-        if scope["type"] == "http":
-            refusal = self.admission.refusal(scope["method"], scope["path"], dict(scope["headers"]))
-            if refusal is not None:
-                await as_error(refusal)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
 
 
 class Hot:
@@ -69,48 +33,79 @@ class Hot:
     Heads of equal bytes are one object, so what was decided about one is remembered in it.
     """
 
-    stamp = object()
     max_body = Door.max_body
 
-    def __init__(self, door: Door, admission: Admission) -> None:
+    def __init__(self, door: Door, guard: Guard) -> None:
         self._door = door
-        self._admission = admission
+        self._guard = guard
+
+    @property
+    def stamp(self) -> object:
+        """Another object when the accounts have changed."""
+        return self._guard.current()
 
     def find(self, head: Head) -> Handler | None:
-        """The handler of a request; None to leave it to the application."""
-        return self._door.find(head)
+        """The handler of a request; None to leave it to the application, which has time to verify a password."""
+        found = self._door.find(head)
+        if found is None or self._guard.judge(head.method.decode("latin-1"), head.headers) is None:
+            return None
+        return found
 
-    def admit(self, head: Head) -> tuple[int, bytes] | None:
-        """Status and body of a refusal."""
-        if head.who is not self._admission:
-            path = head.target.partition(b"?")[0].decode("latin-1")
-            refusal = self._admission.refusal(head.method.decode("latin-1"), path, head.headers)
-            if refusal is not None:
-                return wire.as_error(refusal)
-            head.who = self._admission
-        return None
+    def admit(self, head: Head) -> tuple[int, bytes, bytes] | None:
+        """The refusal of a request."""
+        let_in: Pass | None = head.who
+        if let_in is None or let_in.epoch is not self._guard.current():
+            found = self._guard.judge(head.method.decode("latin-1"), head.headers)
+            if not isinstance(found, Pass):
+                return (found or too_often(1, "passwords are verified anew")).lean()
+            head.who = let_in = found
+        refusal = let_in.turn()
+        return None if refusal is None else refusal.lean()
 
 
-def config(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str, **options: Any) -> uvicorn.Config:
+def guard_of(keep: Keep, **options: Any) -> Guard:
+    """The guard of a home, which writes refusals that matter into its history.
+
+    Args:
+        options: Of ``Guard``.
+    """
+
+    def note(kind: str, subject: str, data: dict[str, Any], actor: str) -> None:
+        now = keep.clock.now()
+        keep.db.submit(lambda conn: events.append(conn, kind, subject, data, now=now, actor=actor))
+
+    return Guard(Read(keep.db), keep.clock, note=note, **options)
+
+
+def config(
+    keep: Keep,
+    loop_status: Callable[[], dict[str, Any]],
+    serving: str,
+    *,
+    guard: Guard | None = None,
+    **options: Any,
+) -> uvicorn.Config:
     """The control server, for ``uvicorn.Server``.
 
     Args:
         keep: The home it speaks for.
         loop_status: What the loop says of itself.
         serving: Address of the serving process; empty without one.
+        guard: Who may ask for what; unless given, as on a loopback address.
         options: Of ``uvicorn.Config``.
     """
-    door, admission = Door(keep), Admission()
+    guard = guard or guard_of(keep)
+    door = Door(keep, guard)
     app = Starlette(
         routes=[
             *door.routes(),
             *routes.routes(keep, loop_status, serving),
             *pages.routes(keep.db.read),
         ],
-        middleware=[Middleware(Admitted, admission=admission)],
+        middleware=[Middleware(Guarded, guard=guard, needs=CONTROL, pages=True)],
         exception_handlers={HTTPException: _unrouted, ModelkeepError: _known},
     )
-    hot = protocol(Hot(door, admission))
+    hot = protocol(Hot(door, guard))
     return uvicorn.Config(app, http=hot, log_level="warning", lifespan="off", **options)
 
 

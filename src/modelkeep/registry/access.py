@@ -21,6 +21,9 @@ from modelkeep.registry.access_secrets import mint
 from modelkeep.store.access_tables import access_tokens, grants, users
 from modelkeep.store.bulk import encode
 
+UNKNOWN = -1
+"""The generation of accounts that could not be read: they let nobody in."""
+
 _COUNTER = "access"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+\-]{0,127}\Z")
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+\- ]{0,127}\Z")

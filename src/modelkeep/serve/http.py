@@ -113,7 +113,9 @@ class HotRoutes(Protocol):
     """
 
     max_body: int
-    stamp: object
+
+    @property
+    def stamp(self) -> object: ...
 
     def find(self, head: Head) -> Handler | None:
         """The handler of requests with this head, or None to let the application answer."""

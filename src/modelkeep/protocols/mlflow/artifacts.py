@@ -6,6 +6,7 @@ Files are handed out as attachments of no type, so that nothing a client stored 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from modelkeep.core.errors import Invalid
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.access.door import Doorkeeper
 from modelkeep.protocols.mlflow import model_versions, shapes, wire
 from modelkeep.registry import artifacts, catalog, logged, runs
 from modelkeep.registry.artifacts import Entry, Owner
@@ -34,10 +36,15 @@ _RANGE = re.compile(rb"bytes=(\d+)-(\d*)\Z")
 
 
 class Artifacts:
-    """The artifact operations of one home."""
+    """The artifact operations of one home.
 
-    def __init__(self, keep: Keep) -> None:
+    Args:
+        keeper: Whether they may be done by whoever asks.
+    """
+
+    def __init__(self, keep: Keep, keeper: Doorkeeper) -> None:
         self._keep = keep
+        self._keeper = keeper
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="modelkeep-artifact")
 
     async def proxy(self, scope: Scope, receive: Receive, send: Send) -> tuple[int, bytes] | None:
@@ -51,7 +58,7 @@ class Artifacts:
             await self._upload(path, receive)
             return 200, b"{}"
         if method == "DELETE":
-            owner, inner = await self._look(lambda conn: artifacts.locate(conn, path))
+            owner, inner = await self._look(lambda conn: self.locate(conn, path))
             await asyncio.wrap_future(self._keep.db.submit(lambda conn: artifacts.remove(conn, owner, inner)))
             return 200, b"{}"
         if method == "GET":
@@ -66,7 +73,7 @@ class Artifacts:
         artifacts.segments(path)
 
         def look(conn: Connection) -> tuple[str, int]:
-            owner, root = artifacts.of_uri(conn, _uri(conn, said))
+            owner, root = self._owner(conn, said)
             return artifacts.find(conn, self._keep.blobs, owner, f"{root}/{path}" if root else path)
 
         await self._send(await self._look(look), path, scope, send)
@@ -82,7 +89,7 @@ class Artifacts:
 
         def look(conn: Connection) -> dict[str, Any]:
             uri = _uri(conn, said)
-            owner, root = artifacts.of_uri(conn, uri)
+            owner, root = self._owner(conn, said)
             inner = "/".join(part for part in (root, folder) if part)
             found = artifacts.listing(conn, self._keep.blobs, owner, inner)
             skip = len(root) + 1 if root else 0
@@ -91,27 +98,41 @@ class Artifacts:
         return wire.encode(await self._look(look))
 
     def _located(self, conn: Connection, path: str) -> tuple[str, int]:
-        owner, inner = artifacts.locate(conn, path)
+        owner, inner = self.locate(conn, path, "read")
         return artifacts.find(conn, self._keep.blobs, owner, inner)
 
     async def _list_proxied(self, folder: str) -> bytes:
         def look(conn: Connection) -> dict[str, Any]:
-            owner, inner = artifacts.locate(conn, folder)
+            owner, inner = self.locate(conn, folder, "read")
             found = artifacts.listing(conn, self._keep.blobs, owner, inner)
             return {"files": [_file(entry, entry.path.rpartition("/")[2]) for entry in found]}
 
         return wire.encode(await self._look(look))
+
+    def locate(self, conn: Connection, path: str, right: str = "write") -> tuple[Owner, str]:
+        """Whose file a path of the proxy names, if whoever asks has the right to it; the path below its root."""
+        return self._keeper.locate(conn, path, right)
+
+    def _owner(self, conn: Connection, said: dict[str, str]) -> tuple[Owner, str]:
+        """Whose files a run, logged model or version has, if whoever asks may read them; and where below."""
+        owner, root = artifacts.of_uri(conn, _uri(conn, said))
+        if said.get("name") and not said.get("model_id"):
+            self._keeper.model(said["name"])
+        else:
+            self._keeper.files(conn, "read", owner)
+        return owner, root
 
     async def _look(self, work: Callable[[Connection], Any]) -> Any:
         def look() -> Any:
             with self._keep.db.read() as conn:
                 return work(conn)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, look)
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, look)
 
     async def _upload(self, path: str, receive: Receive) -> None:
         def check(conn: Connection) -> tuple[Owner, str]:
-            owner, inner = artifacts.locate(conn, path)
+            owner, inner = self.locate(conn, path)
             artifacts.writable(owner, inner)
             return owner, inner
 

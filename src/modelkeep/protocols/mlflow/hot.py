@@ -6,12 +6,14 @@ Outcomes come back to the event loop together: one wake-up for all that one comm
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.protocols.access.door import Check
 from modelkeep.protocols.mlflow import wire
 from modelkeep.protocols.mlflow.wire import Operation, Work
 from modelkeep.serve.http import Sink
@@ -36,17 +38,35 @@ class Answers:
         self._tasks = ThreadPoolExecutor(TASKS, thread_name_prefix="modelkeep-task")
         self._wake: Callable[..., Any] | None = None
 
-    def run(self, operation: Operation, work: Work, sink: Sink) -> None:
-        """Do the work of an operation and answer. Call it on the loop."""
+    def run(self, operation: Operation, work: Work, sink: Sink, check: Check | None = None) -> None:
+        """Do the work of an operation and answer. Call it on the loop.
+
+        Args:
+            check: Looks first whether it may be done, and raises if not.
+        """
         if self._wake is None:
             self._wake = asyncio.get_running_loop().call_soon_threadsafe
         ticket = (sink, operation, work)
-        if operation.kind == "write":
+        if check is not None:
+            self._readers.submit(self._ask, check, ticket)
+        elif operation.kind == "write":
             self._db.post(work, ticket, self._told)
         elif operation.kind == "task":
             self._tasks.submit(self._do, work, ticket)
         else:
             self._readers.submit(self._read, ticket)
+
+    def _ask(self, check: Check, ticket: _Ticket) -> None:
+        sink, operation, work = ticket
+        try:
+            with self._db.read() as conn:
+                check(conn)
+        except Exception as error:
+            self._told([(ticket, None, error)])
+            return
+        assert self._wake is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._wake(self.run, operation, work, sink)
 
     def _read(self, ticket: _Ticket) -> None:
         try:

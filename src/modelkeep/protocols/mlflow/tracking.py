@@ -17,6 +17,9 @@ from starlette.types import Receive, Scope, Send
 from modelkeep import __version__
 from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.access.asgi import LET_IN
+from modelkeep.protocols.access.door import Doorkeeper
+from modelkeep.protocols.access.guard import Guard
 from modelkeep.protocols.mlflow import (
     experiments,
     logged_models,
@@ -75,15 +78,17 @@ class Door:
 
     Args:
         keep: The home that answers. Experiment 0 is made in it when it is not there.
+        guard: Who may ask for what.
     """
 
     max_body = MAX_BODY
 
-    def __init__(self, keep: Keep) -> None:
+    def __init__(self, keep: Keep, guard: Guard) -> None:
         now = round(keep.clock.now() * 1000)
         keep.db.write(lambda conn: ensure_default(conn, now))
         self._keep = keep
-        self._artifacts = Artifacts(keep)
+        self._keeper = Doorkeeper(guard)
+        self._artifacts = Artifacts(keep, self._keeper)
         self._answers = Answers(keep.db)
         self._fixed: dict[tuple[bytes, bytes], Handler] = {}
         self._shaped: dict[tuple[str, int], list[tuple[list[str], Operation]]] = {}
@@ -115,6 +120,7 @@ class Door:
         raw = scope.get("raw_path") or scope["path"].encode()
         target = raw + b"?" + scope["query_string"]
         head = Head(scope["method"].encode(), target, dict(scope["headers"]))
+        head.who = scope.get(LET_IN)
         handler = self.find(head)
         if handler is None:
             await _send(send, *_nowhere(scope["method"], path))
@@ -148,8 +154,12 @@ class Door:
         try:
             query = head.target.partition(b"?")[2]
             asked = wire.decode(operation.takes, given, query, b"" if operation.method == "GET" else body)
+            who = None if head.who is None else head.who.who
+            asked, check = self._keeper.permit(operation.method, operation.path, asked, who)
             work = operation.run(asked, round(self._keep.clock.now() * 1000))
-            self._answers.run(operation, work, sink)
+            if operation.shape is None and operation.kind != "task":
+                work = self._keeper.wrap(work, who)
+            self._answers.run(operation, work, sink, check)
         except Exception as error:
             sink.write(*refusal(error, operation))
 

@@ -11,6 +11,8 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,7 +20,7 @@ from starlette.routing import Route
 from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.protocols import errors
 from modelkeep.protocols.bodies import unpacked
-from modelkeep.protocols.oip import answers, binary, codec
+from modelkeep.protocols.oip import about, answers, binary, codec
 from modelkeep.protocols.respond import Later, json_response
 from modelkeep.serve.batching import Batch, Call
 from modelkeep.serve.columns import shorten
@@ -27,6 +29,13 @@ from modelkeep.serve.http import Handler, Head, Sink, deadline
 
 VERSION = "0.1.0"
 _HEADER = binary.HEADER.lower().encode()
+_UNSUPPORTED = (
+    "/v2/trace/setting",
+    "/v2/models/{name}/trace/setting",
+    "/v2/logging",
+    "/v2/systemsharedmemory/{rest:path}",
+    "/v2/cudasharedmemory/{rest:path}",
+)
 _BARE = binary.Request([], parameters={"binary_data_output": True})
 
 
@@ -97,7 +106,7 @@ class OpenInference:
         """
         try:
             endpoint = self._plane.endpoint(name)
-            endpoint.admit()
+            endpoint.admit(body)
             if split is None:
                 request: codec.Request | binary.Request = codec.decode(body)
             elif split <= len(body):
@@ -123,7 +132,7 @@ class OpenInference:
             else:
                 lane.submit(Call(rows, id, _CHOSEN, _Some(sink, wanted), key, deadline, priority))
         except ModelkeepError as error:
-            errors.refuse(sink, error)
+            errors.refuse(sink, self._plane.shown(name, error))
 
     def find(self, head: Head) -> Handler | None:
         """The handler of ``POST /v2/models/{m}[/versions/{v}]/infer``, if the endpoint exists."""
@@ -163,11 +172,18 @@ class OpenInference:
             Route("/v2", self._server),
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
+            Route("/v2/models/stats", self._stats),
+            Route("/v2/repository/index", self._index, methods=["POST"]),
+            Route("/v2/repository/models/{name}/load", self._load, methods=["POST"]),
+            Route("/v2/repository/models/{name}/unload", self._unload, methods=["POST"]),
+            *(Route(path, _unsupported, methods=["GET", "POST"]) for path in _UNSUPPORTED),
         ]
         for path in (one, versioned):
             found += [
                 Route(path, self._metadata),
                 Route(f"{path}/ready", self._model_ready),
+                Route(f"{path}/config", self._config),
+                Route(f"{path}/stats", self._stats),
                 Route(f"{path}/infer", self._infer, methods=["POST"]),
             ]
         return found
@@ -187,7 +203,7 @@ class OpenInference:
         return await later.response()
 
     async def _server(self, request: Request) -> Response:
-        return json_response({"name": "modelkeep", "version": VERSION, "extensions": []})
+        return json_response({"name": "modelkeep", "version": VERSION, "extensions": about.EXTENSIONS})
 
     async def _live(self, request: Request) -> Response:
         return json_response({"live": True})
@@ -202,8 +218,47 @@ class OpenInference:
         return json_response({"name": endpoint.name, "version": str(lane.channel.version), "ready": True})
 
     async def _metadata(self, request: Request) -> Response:
-        endpoint = self._plane.endpoint(request.path_params["name"])
-        return json_response(metadata(endpoint, request.path_params.get("version", "")))
+        return json_response(metadata(*self._addressed(request)))
+
+    async def _config(self, request: Request) -> Response:
+        return json_response(about.config(*self._addressed(request)))
+
+    def _addressed(self, request: Request) -> tuple[Endpoint, str]:
+        parameters = request.path_params
+        return self._plane.endpoint(parameters["name"]), parameters.get("version", "")
+
+    async def _stats(self, request: Request) -> Response:
+        parameters = request.path_params
+        return json_response(
+            about.statistics(self._plane, parameters.get("name", ""), parameters.get("version", ""))
+        )
+
+    async def _index(self, request: Request) -> Response:
+        body = await request.body()
+        asked = codec.parsed(_index_decoder, body) if body else _Index()
+        return json_response(about.index(self._plane, ready=asked.ready))
+
+    async def _load(self, request: Request) -> Response:
+        about.load(self._plane, request.path_params["name"])
+        return json_response({})
+
+    async def _unload(self, request: Request) -> Response:
+        about.unload(self._plane, request.path_params["name"])
+        return json_response({})
+
+
+class _Index(Struct):
+    """What of the repository to list."""
+
+    ready: bool = False
+
+
+_index_decoder = msgspec.json.Decoder(_Index)
+
+
+async def _unsupported(request: Request) -> Response:
+    """Extensions of other servers, which their clients may ask for: said plainly rather than not found."""
+    return json_response({"error": f"{request.url.path} is not supported here; see the extensions at /v2"}, 501)
 
 
 def urgency(parameters: Mapping[str, Any], deadline: float | None) -> tuple[float | None, int]:

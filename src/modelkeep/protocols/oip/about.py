@@ -1,0 +1,150 @@
+"""What the protocol's extensions tell of what is served: model configuration, statistics, the repository's index.
+
+https://github.com/triton-inference-server/server/tree/main/docs/protocol (extension_model_configuration,
+extension_statistics, extension_model_repository)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from modelkeep.core.errors import NotFound, Refused, Unavailable
+from modelkeep.protocols.oip.codec import DATATYPE_OF
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.dataplane import DataPlane
+from modelkeep.serve.endpoint import Endpoint
+
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+)
+"""Of the protocol's extensions those that are here, by their names in the server's metadata."""
+
+
+def config(endpoint: Endpoint, version: str = "") -> dict[str, Any]:
+    """The model's configuration as Triton's ``ModelConfig`` in JSON. Raises ``NotFound``."""
+    lane = endpoint.lane("", version) if version else endpoint.lead
+    signature = lane.loaded.signature
+    return {
+        "name": endpoint.name,
+        "platform": f"modelkeep_{lane.loaded.runtime}",
+        "backend": lane.loaded.runtime,
+        "version_policy": {"specific": {"versions": endpoint.versions}},
+        "max_batch_size": lane.limits.max_rows,
+        "input": [
+            {**_tensor(one.name, DATATYPE_OF[one.type], ()), "optional": not one.required}
+            for one in signature.inputs
+        ],
+        "output": [_tensor(one.name, DATATYPE_OF[one.type], one.shape) for one in signature.outputs],
+        "dynamic_batching": {"max_queue_delay_microseconds": round(lane.limits.wait * 1e6)},
+        "instance_group": [{"name": endpoint.name, "kind": "KIND_CPU", "count": lane.limits.concurrency}],
+    }
+
+
+def _tensor(name: str, datatype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Dimensions leave out that of the batch; Triton has no scalars, so they are vectors of one."""
+    kind = "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+    scalar: dict[str, Any] = {} if shape else {"reshape": {"shape": []}}
+    return {"name": name, "data_type": kind, "dims": list(shape or (1,)), **scalar}
+
+
+def statistics(plane: DataPlane, name: str = "", version: str = "") -> dict[str, Any]:
+    """What each version answered since it was loaded, as Triton counts it; times are cumulative nanoseconds.
+
+    Args:
+        name: An endpoint; empty for all.
+        version: One of its versions; empty for all.
+
+    Raises:
+        NotFound, Unavailable: There is no such endpoint or version.
+    """
+    endpoints = [plane.endpoint(name)] if name else list(plane.endpoints.values())
+    found = []
+    for endpoint in endpoints:
+        only = endpoint.lane("", version) if version else None
+        lanes = {way.version: way.lane for way in endpoint.ways if only is None or way.lane is only}
+        found += [_statistics(endpoint.name, lane) for lane in lanes.values()]
+    return {"model_stats": found}
+
+
+def _statistics(name: str, lane: Lane) -> dict[str, Any]:
+    counters = lane.counters
+    totals = counters.totals()
+
+    def spent(count: int, seconds: float) -> dict[str, int]:
+        return {"count": count, "ns": round(seconds * 1e9)}
+
+    answered = counters.requests
+    return {
+        "name": name,
+        "version": str(lane.channel.version),
+        "last_inference": round(totals.last * 1e3),
+        "inference_count": counters.rows,
+        "execution_count": totals.batches,
+        "inference_stats": {
+            "success": spent(answered, totals.seconds),
+            "fail": spent(counters.errors + counters.shed + counters.late, 0.0),
+            "queue": spent(answered, totals.queue),
+            "compute_input": spent(answered, totals.input),
+            "compute_infer": spent(answered, totals.infer),
+            "compute_output": spent(answered, totals.output),
+            "cache_hit": spent(counters.hits, 0.0),
+            "cache_miss": spent(answered - counters.hits if lane.limits.cache_rows else 0, 0.0),
+        },
+        "batch_stats": [],
+    }
+
+
+def index(plane: DataPlane, *, ready: bool = False) -> list[dict[str, str]]:
+    """Every version of every endpoint that is wanted, and whether it can answer.
+
+    Args:
+        ready: Whether to leave out those that cannot.
+    """
+    found = [
+        {"name": endpoint.name, "version": str(version), "state": "READY", "reason": ""}
+        for endpoint in plane.endpoints.values()
+        for version in endpoint.versions
+    ]
+    if not ready:
+        found += [
+            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
+            for name, reason in plane.faults.items()
+            if name not in plane.endpoints
+        ]
+    return found
+
+
+def load(plane: DataPlane, name: str) -> None:
+    """Whether a model is loaded: what is deployed always is, or is being tried.
+
+    Raises:
+        NotFound: No deployment wants it.
+        Unavailable: It could not be loaded, and why.
+    """
+    if name in plane.faults:
+        raise Unavailable(f"{name[:60]!r} cannot be loaded: {plane.faults[name]}", hint="it is tried every second")
+    try:
+        plane.endpoint(name)
+    except NotFound as error:
+        raise NotFound(
+            str(error), hint="what is served is declared: apply a declaration that deploys it"
+        ) from None
+
+
+def unload(plane: DataPlane, name: str) -> None:
+    """Refuse: what is served is declared, and every serving process serves it.
+
+    Raises:
+        NotFound: There is no such endpoint.
+        Refused: There is.
+    """
+    endpoint = plane.endpoint(name)
+    raise Refused(
+        f"{endpoint.name!r} is deployed, so it is served until its deployment ends",
+        hint="take it out of the declarations, or roll back to another version",
+    )

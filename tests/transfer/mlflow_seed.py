@@ -135,6 +135,7 @@ def _models(client: Any, made: dict[str, Any], folder: Path) -> None:
             run_id=made["run"],
             tags={"n": str(number)},
             description=f"v{number}",
+            model_id=None if number else made["model_id"],
         )
         made["version"] = version.version
     client.delete_model_version("flüge", "2")

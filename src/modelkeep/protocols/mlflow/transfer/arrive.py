@@ -68,11 +68,19 @@ def experiment(conn: Connection, given: Experiment, target: int | None, name: st
     return target
 
 
-def runs(conn: Connection, given: Sequence[Run], target: int, files: Files, locations: Mapping[str, str]) -> None:
+def runs(
+    conn: Connection,
+    given: Sequence[Run],
+    target: int,
+    files: Files,
+    locations: Mapping[str, str],
+    now_ms: int,
+) -> None:
     """Write runs of one experiment with everything but their histories.
 
     Args:
         target: The experiment's number here.
+        now_ms: Counts as the time of a deletion that the source does not tell.
         locations: Artifact URI of the runs whose files stay where they are.
     """
     columns = (
@@ -83,12 +91,14 @@ def runs(conn: Connection, given: Sequence[Run], target: int, files: Files, loca
         (
             *(run.run_id, target, run.name, run.status, run.lifecycle_stage, run.user_id, run.source_type),
             *(run.source_name, run.source_version, run.entry_point_name, locations.get(run.run_id, "")),
-            *(run.start_ms, run.end_ms, run.deleted_ms),
+            *(run.start_ms, run.end_ms, _deleted(run, now_ms)),
         )
         for run in given
     ]
-    changing = ("name", "status", "lifecycle_stage", "user_id", "start_ms", "end_ms", "deleted_ms")
-    insert_rows(conn, tables.runs, columns, rows, _replace("run_id", *changing))
+    changing = ("name", "status", "lifecycle_stage", "user_id", "start_ms", "end_ms")
+    kept = "CASE WHEN excluded.lifecycle_stage = 'deleted' THEN coalesce(runs.deleted_ms, excluded.deleted_ms) END"
+    conflict = f"{_replace('run_id', *changing)}, deleted_ms = {kept}"
+    insert_rows(conn, tables.runs, columns, rows, conflict)
     ids = numbers(conn, given)
     texts = ("run", "key", "value", "experiment")
     params = [(ids[run.run_id], key, value, target) for run in given for key, value in run.params.items()]
@@ -228,6 +238,10 @@ def _uses(conn: Connection, given: Sequence[Run], target: int, ids: Mapping[str,
         insert_rows(conn, run_datasets, ("run", "dataset", "context", "tags"), uses, _SKIP)
     models = [(ids[run.run_id], *each) for run in given for each in run.models]
     insert_rows(conn, run_models, ("run", "kind", "model_id", "step"), models, _SKIP)
+
+
+def _deleted(run: Run, now_ms: int) -> int | None:
+    return (run.deleted_ms or now_ms) if run.lifecycle_stage == "deleted" else None
 
 
 def _count_on(conn: Connection) -> None:

@@ -79,7 +79,7 @@ def check(keep: Keep, source: Source, sample: Sample, *, files: bool, progress: 
             found.faults.append(f"run {run.run_id}: is not here")
             continue
         found.runs += 1
-        found.faults += _differences(run, here[run.run_id])
+        found.faults += _differences(run, here[run.run_id], source.untold)
         _histories(keep, source, run, found)
         if files:
             _files(keep, source, run, found)
@@ -88,11 +88,11 @@ def check(keep: Keep, source: Source, sample: Sample, *, files: bool, progress: 
     return found
 
 
-def _differences(there: Run, here: Run) -> list[str]:
+def _differences(there: Run, here: Run, untold: frozenset[str]) -> list[str]:
     faults = []
     for name in Run.__struct_fields__:
         was, now = getattr(there, name), getattr(here, name)
-        if name in ("experiment", "artifact_uri"):
+        if name in ("experiment", "artifact_uri") or name in untold:
             continue
         if name == "datasets":
             was, now = (sorted(msgspec.json.encode(each, order="sorted") for each in uses) for uses in (was, now))

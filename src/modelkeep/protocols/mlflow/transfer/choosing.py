@@ -8,6 +8,7 @@ from modelkeep.core.errors import Invalid
 from modelkeep.protocols.mlflow.transfer.database import DatabaseSource
 from modelkeep.protocols.mlflow.transfer.places import Places
 from modelkeep.protocols.mlflow.transfer.records import Source
+from modelkeep.protocols.mlflow.transfer.server import ServerSource
 
 
 def open_source(address: str, *, artifacts: str = "", workspace: str = "default") -> Source:
@@ -24,6 +25,8 @@ def open_source(address: str, *, artifacts: str = "", workspace: str = "default"
         Unavailable: It cannot be reached.
         Refused: It is not MLflow's, or too old.
     """
+    if address.startswith(("http://", "https://")):
+        return ServerSource(address, artifacts)
     if "://" in address and not address.startswith("file://"):
         return DatabaseSource(address, Places(artifacts), workspace)
     raise Invalid(f"{str(Path(address))!r}", path="SOURCE")

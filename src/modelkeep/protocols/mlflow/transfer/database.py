@@ -65,6 +65,8 @@ _NOT_COPIED = {
 class DatabaseSource:
     """The ``Source`` port on a database of MLflow's tracking and registry."""
 
+    untold: frozenset[str] = frozenset()
+
     def __init__(self, url: str, places: Places, workspace: str = "default") -> None:
         """Connect and look at the schema.
 

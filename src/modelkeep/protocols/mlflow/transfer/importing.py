@@ -238,8 +238,10 @@ class _Import:
             {} if self._options.files else {run.run_id: sources_here.outside(run.artifact_uri) for run in group}
         )
 
+        now_ms = round(self._keep.clock.now() * 1000)
+
         def write(conn: Connection) -> dict[str, int]:
-            arrive.runs(conn, group, target, files, locations)
+            arrive.runs(conn, group, target, files, locations, now_ms)
             return arrive.numbers(conn, group)
 
         ids = self._keep.db.write(write)

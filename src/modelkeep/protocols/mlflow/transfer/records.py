@@ -132,10 +132,12 @@ class Source(Protocol):
     Attributes:
         origin: What it is, the same at every import: its address without passwords.
         note: What a reader should know of it, as its schema's revision; may be empty.
+        untold: Attributes of runs that it does not tell.
     """
 
     origin: str
     note: str
+    untold: frozenset[str]
 
     def experiments(self) -> list[Experiment]:
         """All, deleted ones too."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -211,24 +213,20 @@ class _Together:
 
     def _log_points(self, logs: list[Log]) -> None:
         rows: list[tuple[Any, ...]] = []
-        latest: dict[tuple[int, str], tuple[int, int, float, bool, int]] = {}
+        by_run: dict[int, list[tuple[Any, ...]]] = {}
         for work in logs:
-            run = self.runs[work.run_id]
-            number, experiment = run.id, run.experiment
-            for key, value, ms, step in work.points:
-                if value == value:  # noqa: PLR0124 - not NaN, three times as fast as asking math
-                    rows.append((number, key, ms, step, value, 0))
-                    rank = (step, ms, value, False, experiment)
-                else:
-                    rows.append((number, key, ms, step, 0.0, 1))
-                    rank = (step, ms, 0.0, True, experiment)
-                before = latest.get((number, key))
-                if before is None or rank[:3] >= before[:3]:
-                    latest[number, key] = rank
+            number = self.runs[work.run_id].id
+            mine = [(number, key, ms, step, value, 0) for key, value, ms, step in work.points]
+            if any([row[4] != row[4] for row in mine]):  # noqa: C419 - NaN; SQLite keeps none
+                mine = [(*row[:4], 0.0, 1) if isnan(row[4]) else row for row in mine]
+            rows += mine
+            by_run.setdefault(number, []).extend(mine)
         insert_rows(self.conn, tables.metrics, _POINT, rows, "ON CONFLICT DO NOTHING")
+        experiments = {run.id: run.experiment for run in self.runs.values()}
         last = [
-            (number, key, experiment, None if nan else value, ms, step)
-            for (number, key), (step, ms, value, nan, experiment) in latest.items()
+            (number, key, experiments[number], None if nan else value, ms, step)
+            for number, points in by_run.items()
+            for key, (_, _, ms, step, value, nan) in _last(points).items()
         ]
         insert_rows(self.conn, tables.latest_metrics, _LATEST, last, NEWER)
 
@@ -278,6 +276,16 @@ class _Together:
         if self.changed:
             rows = [(run.name, run.status, run.end_ms, run.id) for run in self.changed.values()]
             run_many(self.conn, "UPDATE runs SET name = ?, status = ?, end_ms = ? WHERE id = ?", rows)
+
+
+_rank = itemgetter(3, 2, 4)
+
+
+def _last(points: list[tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """The last point of each key: that of the highest step, then timestamp, then value."""
+    if len(points) > 1:
+        points.sort(key=_rank)
+    return {point[1]: point for point in points}
 
 
 def _place(kept_in: tuple[Any, ...] | None, work: Begin) -> tuple[Exception | None, str]:

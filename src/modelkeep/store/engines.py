@@ -53,7 +53,7 @@ def reading(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN")
+        connection.connection.driver_connection.execute("BEGIN")
 
     return engine
 
@@ -76,8 +76,9 @@ def writing(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
+        driver = connection.connection.driver_connection
         with turns.mine(PATIENCE):
-            _patiently(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            _patiently(lambda: driver.execute("BEGIN IMMEDIATE"))
 
     @event.listens_for(engine, "engine_disposed")
     def close(_: Engine) -> None:

@@ -22,6 +22,7 @@ MAX_EXPERIMENT_NAME = 500
 MAX_EXPERIMENT_TAG = 20_000
 
 _LARGEST = 2**63 - 1
+_MOST_FINE = 10_000
 _NAME = re.compile(r"[/\w.\- :]*\Z")
 _RUN_ID = re.compile(r"[a-zA-Z0-9][\w\-]{0,255}\Z")
 _ALIAS = re.compile(r"[\w\-]+\Z")
@@ -36,8 +37,21 @@ def invalid(path: str, value: Any, why: str = "") -> Invalid:
     return Invalid(f"Invalid value {shown!r} for parameter '{path}' supplied{': ' + why if why else ''}")
 
 
+_fine_keys: set[str] = set()
+"""Names that were found to be right: training logs the same few again and again."""
+
+
 def key(name: str, path: str) -> None:
     """A metric's, param's or tag's name. Raises ``Invalid``."""
+    if name in _fine_keys:
+        return
+    _look_at_key(name, path)
+    if len(_fine_keys) >= _MOST_FINE:
+        _fine_keys.clear()
+    _fine_keys.add(name)
+
+
+def _look_at_key(name: str, path: str) -> None:
     if not name:
         raise Invalid(f"Missing value for required parameter '{path}'. A key name must be provided.")
     if not _NAME.match(name):
@@ -64,6 +78,12 @@ def whole(path: str, value: int) -> None:
     """A whole number that fits 64 bits. Raises ``Invalid``."""
     if not -_LARGEST - 1 <= value <= _LARGEST:
         raise invalid(path, value, "expected a 64-bit integer")
+
+
+def stamp(path: str, value: int) -> None:
+    """A time in milliseconds since 1970. Raises ``Invalid``."""
+    if not 0 <= value <= _LARGEST:
+        raise invalid(path, value, "expected a nonnegative 64-bit integer")
 
 
 def count(what: str, found: int, limit: int) -> None:

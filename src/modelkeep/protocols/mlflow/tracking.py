@@ -36,6 +36,7 @@ from modelkeep.protocols.mlflow.wire import Operation
 from modelkeep.protocols.respond import Later
 from modelkeep.registry.experiments import ensure_default
 from modelkeep.serve.http import Handler, Head, Sink
+from modelkeep.store.writer import Mergeable
 
 MAX_BODY = 32 * 1024 * 1024
 """Bytes of the largest request that is not an artifact."""
@@ -157,7 +158,7 @@ class Door:
             who = None if head.who is None else head.who.who
             asked, check = self._keeper.permit(operation.method, operation.path, asked, who)
             work = operation.run(asked, round(self._keep.clock.now() * 1000))
-            if operation.shape is None and operation.kind != "task":
+            if operation.kind != "task" and not isinstance(work, Mergeable):
                 work = self._keeper.wrap(work, who)
             self._answers.run(operation, work, sink, check)
         except Exception as error:

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
@@ -28,6 +29,8 @@ def test_ready_predicts_and_stops_cleanly(project: Project, forks: Forks) -> Non
     assert answer.json()["id"]
     told = json.loads((project.folder / ".modelkeep" / "up.json").read_text())
     assert (told["control"], told["serving"], told["pid"]) == (up.control, up.serving, up.process.pid)
+    with grpc.insecure_channel(told["grpc"]) as channel:
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10) == b"\x08\x01"  # SERVING
     children = children_of(up.process.pid)
     assert len(children) == 1
     assert up.stop() == 0, up.process.told()
@@ -66,13 +69,13 @@ def test_a_second_up_on_the_same_home_is_told_of_the_first(up: Up, forks: Forks)
     assert up.predict().status_code == 200
 
 
-@pytest.mark.parametrize("option", ["--port", "--serve-port"])
+@pytest.mark.parametrize("option", ["--port", "--serve-port", "--grpc-port"])
 def test_a_port_that_is_taken(project: Project, forks: Forks, option: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ports = {"--port": "0", "--serve-port": "0"} | {option: str(port)}
+        ports = {"--port": "0", "--serve-port": "0", "--grpc-port": "0"} | {option: str(port)}
         words = [word for pair in ports.items() for word in pair]
         process = forks.run(["up", *words, "--json"], project.folder)
         assert process.wait() == 4

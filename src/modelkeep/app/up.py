@@ -35,6 +35,7 @@ class Options:
         host: Address to bind; only loopback until there is authentication.
         port: Control server; 0 picks a free one.
         serve_port: Serving over HTTP; 0 picks a free one.
+        grpc_port: Serving over gRPC; 0 picks a free one.
         serve: Whether to start a serving process.
         loop: Whether to watch and renew.
     """
@@ -42,6 +43,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 5000
     serve_port: int = 8080
+    grpc_port: int = 8081
     serve: bool = True
     loop: bool = True
 
@@ -52,6 +54,7 @@ class Addresses:
 
     control: str
     serving: str
+    grpc: str = ""
 
 
 def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses], None]) -> None:
@@ -81,17 +84,17 @@ class _Running:
         self.ready = ready
         self.loop = Loop(keep, self._start_job)
         self.sockets = [_bind(options.host, options.port, "--port")]
-        self.serve_port = options.serve_port
+        self.serve_port, self.grpc_port = options.serve_port, options.grpc_port
         if options.serve:
-            probe = _bind(options.host, options.serve_port, "--serve-port")
-            self.serve_port = probe.getsockname()[1]
-            probe.close()
+            self.serve_port = _free(options.host, options.serve_port, "--serve-port")
+            self.grpc_port = _free(options.host, options.grpc_port, "--grpc-port")
 
     def run(self) -> None:
         port = self.sockets[0].getsockname()[1]
         host = self.options.host
         serving = f"http://{host}:{self.serve_port}" if self.options.serve else ""
-        addresses = Addresses(control=f"http://{host}:{port}", serving=serving)
+        grpc = f"{host}:{self.grpc_port}" if self.options.serve else ""
+        addresses = Addresses(control=f"http://{host}:{port}", serving=serving, grpc=grpc)
         self._write_addresses(addresses)
         server = uvicorn.Server(
             control.config(self.keep, self.loop.status, addresses.serving, timeout_graceful_shutdown=5)
@@ -134,6 +137,8 @@ class _Running:
             self.options.host,
             "--port",
             str(self.serve_port),
+            "--grpc-port",
+            str(self.grpc_port),
         ]
         if isinstance(self.keep.clock, FileClock):  # played time runs fast: what was captured must not lag behind
             arguments += ["--capture-every", "0.03"]
@@ -145,7 +150,12 @@ class _Running:
         return children.start("modelkeep.app.job", arguments, self.where.home / "logs" / f"job-{job.id}.log")
 
     def _write_addresses(self, addresses: Addresses) -> None:
-        told = {"pid": os.getpid(), "control": addresses.control, "serving": addresses.serving}
+        told = {
+            "pid": os.getpid(),
+            "control": addresses.control,
+            "serving": addresses.serving,
+            "grpc": addresses.grpc,
+        }
         path = self.where.home / "up.json"
         fresh = path.with_suffix(".next")
         fresh.write_text(json.dumps(told))
@@ -167,6 +177,13 @@ def _loopback_only(host: str) -> None:
         f"--host {host}: other machines could reach it, and there is no authentication yet",
         hint="bind 127.0.0.1 and put an authenticating proxy in front",
     )
+
+
+def _free(host: str, port: int, option: str) -> int:
+    """A port that somebody else will bind in a moment. Raises ``Unavailable`` when it is taken."""
+    with _bind(host, port, option) as probe:
+        found: int = probe.getsockname()[1]
+        return found
 
 
 def _bind(host: str, port: int, option: str) -> socket.socket:

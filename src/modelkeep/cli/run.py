@@ -29,7 +29,12 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option("--port", type=_PORT, default=5000, show_default=True, help="Control; 0 picks one.")
 @click.option("--serve-port", type=_PORT, default=8080, show_default=True, help="Serving, HTTP.")
-@click.option("--grpc-port", type=_PORT, default=8081, show_default=True, help="Serving, gRPC.")
+@click.option(
+    "--grpc-port",
+    type=_PORT,
+    show_default="8081; 0 if --serve-port is",
+    help="Serving, gRPC.",
+)
 @click.option("--no-serve", is_flag=True, help="Start no serving process.")
 @click.option("--no-loop", is_flag=True, help="Do not watch and renew.")
 @file_option
@@ -39,7 +44,7 @@ def up(
     host: str,
     port: int,
     serve_port: int,
-    grpc_port: int,
+    grpc_port: int | None,
     no_serve: bool,
     no_loop: bool,
     file: Path,
@@ -50,18 +55,23 @@ def up(
     from modelkeep.app.up import Options, stop_on_terminate
     from modelkeep.app.up import up as run
 
-    del grpc_port  # fixed by name for scripts; nothing answers there before the gRPC door exists
     base = (file if file.is_dir() else file.parent).resolve()
     blobs = declared(file).blobs if file.is_file() else ""
-    options = Options(host=host, port=port, serve_port=serve_port, serve=not no_serve, loop=not no_loop)
+    if grpc_port is None:
+        grpc_port = 8081 if serve_port else 0
+    options = Options(
+        host=host, port=port, serve_port=serve_port, grpc_port=grpc_port, serve=not no_serve, loop=not no_loop
+    )
 
     def ready(addresses: Addresses) -> None:
         if as_json:
-            print_json({"control": addresses.control, "serving": addresses.serving}, one_line=True)
+            told = {"control": addresses.control, "serving": addresses.serving, "grpc": addresses.grpc}
+            print_json(told, one_line=True)
             return
         say(f"[green]up[/]  control  [bold]{addresses.control}[/]")
         if addresses.serving:
             say(f"    serving  [bold]{addresses.serving}[/]")
+            say(f"    gRPC     [bold]{addresses.grpc}[/]")
         say("    stop with Ctrl-C")
         sys.stdout.flush()
 

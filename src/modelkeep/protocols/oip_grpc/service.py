@@ -104,7 +104,7 @@ class InferenceService:
         """Queue one request, whose answer goes to ``reply``; its id. Raises ``ModelkeepError``."""
         asked, message, start = self._requests.read(data)
         endpoint = self._plane.endpoint(asked.name)
-        endpoint.admit()
+        endpoint.admit(data)
         key = exchange.head.key
         id = asked.id or self._plane.new_id()
         lane = endpoint.lane(key or id, asked.version)

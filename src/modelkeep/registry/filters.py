@@ -3,7 +3,7 @@
     filter     = [ comparison { AND comparison } ]
     comparison = identifier operator value | identifier IS [NOT] NULL
     identifier = [ entity "." ] key            key: bare, `quoted` or "quoted"
-    operator   = "=" | "!=" | "<" | "<=" | ">" | ">=" | LIKE | ILIKE | IN | NOT IN
+    operator   = "=" | "!=" | "<" | "<=" | ">" | ">=" | LIKE | ILIKE | RLIKE | IN | NOT IN
     value      = number | 'text' | "text" | "(" 'text' { "," 'text' } ")"
 
 Source: mlflow.org/docs, "Search Runs", "Search Experiments". The whole grammar is here; nothing is evaluated.
@@ -28,10 +28,11 @@ MAX_CLAUSES = 100
 
 _SPACE = re.compile(r"\s*")
 _IDENTIFIER = re.compile(
-    r"(?:(?P<entity>[A-Za-z_]+|`[A-Za-z_ ]+`)\.)?(?P<key>`[^`]+`|\"[^\"]+\"|'[^']+'|[\w][\w\-./:@]*)"
+    r"(?:(?P<entity>[A-Za-z_]+|`[A-Za-z_ ]+`)\.)?"
+    r"(?P<key>(?:attributes\.)?`[^`]+`|\"[^\"]+\"|'[^']+'|[\w][\w\-./:@]*)"
 )
 _OPERATOR = re.compile(
-    r">=|<=|!=|<>|=|>|<|(?:I?LIKE|NOT\s+IN|IN|IS\s+NOT\s+NULL|IS\s+NULL)(?![\w])",
+    r">=|<=|!=|<>|=|>|<|(?:[IR]?LIKE|NOT\s+IN|IN|IS\s+NOT\s+NULL|IS\s+NULL)(?![\w])",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.])")
@@ -73,6 +74,8 @@ class Language(Struct, frozen=True):
         listed: Attributes and dataset keys that take IN; None for all.
         orders: Attributes that order; None for all.
         nulls: Entities that take IS NULL.
+        operators: What an entity takes when it is not what entities of its name take elsewhere.
+        numbers: Entities whose keys are compared with numbers by ``<``, ``<=``, ``>`` and ``>=``, else with text.
     """
 
     entities: Mapping[str, str]
@@ -81,6 +84,8 @@ class Language(Struct, frozen=True):
     listed: frozenset[str] | None = None
     orders: frozenset[str] | None = None
     nulls: frozenset[str] = frozenset({"param", "tag"})
+    operators: Mapping[str, frozenset[str]] = {}
+    numbers: frozenset[str] = frozenset()
 
     def parse(self, text: str) -> list[Clause]:
         """Read a filter. Raises ``Invalid`` naming what was found and what was expected."""
@@ -123,7 +128,7 @@ class Language(Struct, frozen=True):
         self._allow(entity, key, op)
         if op in NULLS:
             return Clause(entity, key, op, None)
-        if self._kind(entity, key) == "number":
+        if self._kind(entity, key) == "number" or (entity in self.numbers and op[0] in "<>"):
             return Clause(entity, key, op, _number(scan, entity, key))
         if op in ("IN", "NOT IN"):
             return Clause(entity, key, op, _list(scan))
@@ -138,7 +143,9 @@ class Language(Struct, frozen=True):
         if entity is None:
             raise Invalid(f"Invalid entity type '{name}'. Valid values are {sorted(set(self.entities.values()))}")
         key = found["key"]
-        if key[0] in "`\"'":
+        if key[-1] == "`":
+            key = key.replace("`", "")
+        elif key[0] in "\"'":
             key = key[1:-1]
         if entity == "attribute":
             key = self.aliases.get(key, key)
@@ -154,6 +161,8 @@ class Language(Struct, frozen=True):
     def _allow(self, entity: str, key: str, op: str) -> None:
         if self._kind(entity, key) == "number":
             allowed = COMPARISONS
+        elif entity in self.operators:
+            allowed = self.operators[entity]
         elif entity in ("param", "tag"):
             allowed = TEXT_OPERATORS - {"IN", "NOT IN"} | (NULLS if entity in self.nulls else frozenset())
         else:

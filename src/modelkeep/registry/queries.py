@@ -104,6 +104,8 @@ def compare(column: str, clause: Clause, postgres: bool) -> Part:
         return Part(f"lower({column}) LIKE ?", (clause.value.lower(),))
     if clause.op in ("LIKE", "ILIKE"):
         return Part(f"{column} {clause.op} ? ESCAPE ''", (clause.value,))
+    if clause.op == "RLIKE":  # SQLite calls a function the search must have given it
+        return Part(f"{column} {'~' if postgres else 'REGEXP'} ?", (clause.value,))
     return Part(f"{column} {clause.op} ?", (clause.value,))
 
 

@@ -1,6 +1,6 @@
 """Tables of traces with their spans and assessments, and of the datasets that evaluations run on.
 
-Units are those of ``tables``; columns ending in ``_ns`` are whole nanoseconds since 1970 UTC, OpenTelemetry's unit.
+Units are those of ``tables``; columns ending in ``_ns`` are whole nanoseconds since 1970 UTC.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from modelkeep import __version__
 from modelkeep.core.errors import NotFound
 from modelkeep.lifecycle import rollout
 from modelkeep.lifecycle.keep import Keep
@@ -25,6 +24,8 @@ from modelkeep.store import jobs
 from modelkeep.store.jobs import Job
 
 BASE = "/api/modelkeep"
+MLFLOW = "3.17.0"
+"""The release of MLflow whose API is spoken: clients ask for it before they send spans."""
 
 
 class EventQuery(Struct, frozen=True):
@@ -81,7 +82,7 @@ def routes(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str =
         return PlainTextResponse("OK")
 
     async def version(_: Request) -> Response:
-        return PlainTextResponse(__version__)
+        return PlainTextResponse(MLFLOW)
 
     fixed = [Route("/health", health), Route("/version", version), Route(f"{BASE}/openapi.json", describe)]
     return [*fixed, *(operation.route() for operation in operations)]

@@ -25,8 +25,11 @@ from modelkeep.protocols.mlflow import (
     logged_models,
     metrics,
     model_versions,
+    otlp,
     registry,
     runs,
+    traces,
+    traces_assessments,
     webhooks,
     wire,
 )
@@ -42,8 +45,7 @@ MAX_BODY = 32 * 1024 * 1024
 """Bytes of the largest request that is not an artifact."""
 
 _UNBUILT = (
-    "datasets gateway issues label-schemas mpu presigned prompt-optimization review-queues scorers traces"
-    " unified-traces workspaces"
+    "datasets gateway issues label-schemas mpu presigned prompt-optimization review-queues scorers workspaces"
 )
 """Parts of MLflow's API that are not built."""
 
@@ -55,6 +57,8 @@ OPERATIONS: Sequence[Operation] = (
     *model_versions.OPERATIONS,
     *logged_models.OPERATIONS,
     *webhooks.OPERATIONS,
+    *traces.OPERATIONS,
+    *traces_assessments.OPERATIONS,
 )
 _VERSIONS = ("2.0", "2.11", "3.0")
 _ROOTS = tuple(f"/{root}/{version}" for root in ("api", "ajax-api") for version in _VERSIONS)
@@ -99,12 +103,14 @@ class Door:
                 self._shaped.setdefault((operation.method, len(parts)), []).append((parts, operation))
             else:
                 self._add(operation.method, operation.path, partial(self._answer, operation, {}))
+        self._fixed[b"POST", otlp.PATH] = otlp.Entrance(keep).answer
         self._add("GET", "server-info", lambda sink, body, head: sink.write(200, _INFO))
 
     def routes(self) -> list[BaseRoute]:
         """What MLflow's clients ask for, to mount in an ASGI application."""
         mounts = [Mount(root, self) for root in _ROOTS]
-        return [*mounts, Route("/get-artifact", self), Route("/model-versions/get-artifact", self)]
+        alone = ("/get-artifact", "/model-versions/get-artifact", otlp.PATH.decode())
+        return [*mounts, *(Route(path, self) for path in alone)]
 
     def find(self, head: Head) -> Handler | None:
         """The handler of an operation; None for artifacts and for what there is not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -16,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.protocols import errors, metrics
+from modelkeep.protocols import errors, metrics, traces
 from modelkeep.protocols.mlflow.scoring import Scoring
 from modelkeep.protocols.oip.rest import OpenInference
 from modelkeep.protocols.respond import Later, json_response
@@ -64,6 +65,7 @@ class ServingDoors:
         )
         oip, scoring = OpenInference(plane, max_body), Scoring(plane)
         self._finders: tuple[Callable[[Head], Handler | None], ...] = (oip.find, scoring.find)
+        self._tracing = traces.from_environment()
         self.stamp: object = object()
         plane.swapped.append(self._changed)
         self.app: ASGIApp = _Limited(
@@ -84,6 +86,8 @@ class ServingDoors:
             ),
             max_body,
         )
+        if self._tracing is not None:
+            self.app = self._tracing.app(self.app)
 
     @property
     def hot(self) -> ServingDoors:
@@ -92,7 +96,8 @@ class ServingDoors:
 
     def find(self, head: Head) -> Handler | None:
         """The handler of a hot request."""
-        return next((found for finder in self._finders if (found := finder(head)) is not None), None)
+        found = next((found for finder in self._finders if (found := finder(head)) is not None), None)
+        return found if found is None or self._tracing is None else self._tracing.hot(found)
 
     def admit(self, head: Head) -> tuple[int, bytes] | None:
         """Everybody who reaches this process may ask."""
@@ -109,6 +114,8 @@ class ServingDoors:
         """Take no further gRPC calls; those under way have ``limit`` seconds."""
         if self._grpc is not None:
             await self._grpc.stop(limit)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     def _changed(self) -> None:
         self.stamp = object()

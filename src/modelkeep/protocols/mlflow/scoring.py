@@ -210,7 +210,7 @@ class _Labels:
         if texts is None:
             texts = batch.rendered[f"mlflow {name}"] = _texts(batch.outputs[name])
         body = b'{"predictions":[%s]}' % b",".join(texts[call.start : call.start + call.rows.count])
-        call.sink.write(200, body, _id_line(call.id))
+        call.sink.write(200, body, id_line(call.id))
 
     def refuse(self, call: Call, error: ModelkeepError) -> None:
         errors.refuse(call.sink, error)
@@ -229,7 +229,7 @@ def _texts(column: Array) -> list[bytes]:
     return [_encode(value) for value in column.tolist()]
 
 
-def _id_line(id: str) -> bytes:
+def id_line(id: str) -> bytes:
     """The id as a header line; only characters that a header may hold."""
     safe = id if id.isascii() and id.isprintable() else id.encode("unicode_escape").decode("ascii")
     return b"x-modelkeep-prediction-id: %s\r\n" % safe.encode("ascii", "replace")

@@ -120,7 +120,7 @@ def answer(call: Call, batch: Batch) -> bytes:
     """The response's JSON for the call's rows, with every output."""
     frame = _frame(batch.lane)
     start, count = call.start, call.rows.count
-    texts = [_texts(batch, name) for name in frame.names]
+    texts = [rendered(batch, name) for name in frame.names]
     parts = [frame.head, _encode(call.id)]
     if count == 1:
         for piece, text in zip(frame.pieces, texts, strict=True):
@@ -133,7 +133,7 @@ def answer(call: Call, batch: Batch) -> bytes:
     return b"".join(parts)
 
 
-def _texts(batch: Batch, name: str) -> list[bytes]:
+def rendered(batch: Batch, name: str) -> list[bytes]:
     """Each row's values as JSON, made with one call of the encoder for the whole batch."""
     found: list[bytes] | None = batch.rendered.get(name)
     if found is None:
@@ -167,7 +167,9 @@ def chosen(call: Call, batch: Batch, wanted: Sequence[Wish]) -> tuple[bytes, byt
         else:
             opening = _opening(batch.lane, wish.place, stop - start)
             data = (
-                _raw(batch, wish, start, stop) if wish.binary else b",".join(_texts(batch, wish.name)[start:stop])
+                _raw(batch, wish, start, stop)
+                if wish.binary
+                else b",".join(rendered(batch, wish.name)[start:stop])
             )
         if wish.binary:
             heads.append(b'%b,"parameters":{"binary_data_size":%d}}' % (opening, len(data)))

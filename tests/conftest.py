@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+import objectstore
 from forks import Forks
 from modelkeep.store.database import Database
 from small import Project
@@ -32,6 +33,21 @@ def postgres() -> Iterator[str]:
                 conn.execute("CREATE DATABASE template")
                 Database.open(url.format("template")).close()
         yield url
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[objectstore.ObjectStore]:
+    """A real S3 server, started once."""
+    with objectstore.served(tmp_path_factory.mktemp("objects")) as found:
+        yield found
+
+
+@pytest.fixture
+def s3(object_store: objectstore.ObjectStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty place on a real S3 server; the environment says how to reach it, also to processes."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return object_store.prefix()
 
 
 @pytest.fixture(scope="session")

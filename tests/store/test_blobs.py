@@ -35,6 +35,12 @@ class TestBucket(suite.BlobStoreSuite):
         return open_blobs("memory:///")
 
 
+class TestObjectStore(suite.BlobStoreSuite):
+    @pytest.fixture
+    def blobs(self, s3: str) -> Blobs:
+        return open_blobs(s3)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "blobs"

@@ -87,6 +87,30 @@ def test_what_is_served(client: triton.InferenceServerClient, flight_model: Made
     ]
 
 
+def test_configuration_statistics_and_repository(
+    client: triton.InferenceServerClient, flight_model: Made, tumour_model: Made
+) -> None:
+    config = client.get_model_config("flights", as_json=True)["config"]
+    assert [one["name"] for one in config["input"]] == list(flight_model.frame.columns)
+    assert config["input"][0]["data_type"] == "TYPE_STRING" and config["input"][1]["optional"]
+    before = client.get_inference_statistics("tumours").model_stats[0]
+    client.infer("tumours", matrix(tumour_model, 7))
+    after = client.get_inference_statistics("tumours", "1").model_stats[0]
+    assert after.inference_count == before.inference_count + 7
+    assert after.inference_stats.success.count == before.inference_stats.success.count + 1
+    assert after.inference_stats.compute_infer.ns > before.inference_stats.compute_infer.ns
+    assert len(client.get_inference_statistics().model_stats) == 3
+    index = {one.name: one.state for one in client.get_model_repository_index().models}
+    assert index == dict.fromkeys(("tumours", "flights", "prices"), "READY")
+    client.load_model("flights")
+    with pytest.raises(InferenceServerException, match="deployed") as error:
+        client.unload_model("flights")
+    assert code(error) == "StatusCode.PERMISSION_DENIED"
+    with pytest.raises(InferenceServerException, match="nobody") as error:
+        client.load_model("nobody")
+    assert code(error) == "StatusCode.NOT_FOUND"
+
+
 @pytest.mark.parametrize("rows", [1, 2, 50, 400])
 def test_every_form_of_the_rows_gives_the_models_own_answer(
     client: triton.InferenceServerClient, tumour_model: Made, rows: int

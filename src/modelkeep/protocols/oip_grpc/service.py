@@ -9,18 +9,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from google.protobuf.json_format import ParseDict
+
 from modelkeep.core.errors import ModelkeepError, NotFound, Unavailable
 from modelkeep.protocols.grpc import encode, messages
 from modelkeep.protocols.grpc.exchange import Exchange, Method
 from modelkeep.protocols.grpc.status import Code, RpcError
-from modelkeep.protocols.oip import rest
+from modelkeep.protocols.oip import about, rest
 from modelkeep.protocols.oip.answers import Wish, wishes
 from modelkeep.protocols.oip_grpc import answers, requests
 from modelkeep.serve.batching import Batch, Call
 from modelkeep.serve.dataplane import DataPlane
 
 SERVICE: Final = "inference.GRPCInferenceService"
-EXTENSIONS: Final = ["classification"]
+EXTENSIONS: Final = sorted({*about.EXTENSIONS} - {"binary_tensor_data"})  # which is REST's
 _UNSUPPORTED: Final = {
     **{
         f"{where}SharedMemory{what}": "shared memory is not supported; send tensors in the request"
@@ -88,6 +90,11 @@ class InferenceService:
             },
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._config,
+            "ModelStatistics": lambda asked: about.statistics(self._plane, asked.name, asked.version),
+            "RepositoryIndex": lambda asked: {"models": about.index(self._plane, ready=asked.ready)},
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
         }
         found = {name: _simple(name, function) for name, function in simple.items()}
         found |= {name: _unsupported(why) for name, why in _UNSUPPORTED.items()}
@@ -146,6 +153,17 @@ class InferenceService:
         found.pop("parameters")
         return found
 
+    def _config(self, asked: Any) -> dict[str, Any]:
+        return {"config": about.config(self._plane.endpoint(asked.name), asked.version)}
+
+    def _load(self, asked: Any) -> dict[str, Any]:
+        about.load(self._plane, asked.model_name)
+        return {}
+
+    def _unload(self, asked: Any) -> dict[str, Any]:
+        about.unload(self._plane, asked.model_name)
+        return {}
+
 
 class _Turn:
     """One request of a stream, whose answer waits for those before it."""
@@ -183,7 +201,8 @@ def _simple(name: str, function: Callable[[Any], dict[str, Any]]) -> Method:
     answered = messages.message(f"inference.{name}Response")
 
     def call(exchange: Exchange, data: bytes) -> None:
-        exchange.answer(answered(**function(messages.decode(asked, data))).SerializeToString())
+        found = ParseDict(function(messages.decode(asked, data)), answered(), ignore_unknown_fields=True)
+        exchange.answer(found.SerializeToString())
 
     return Method(call)
 

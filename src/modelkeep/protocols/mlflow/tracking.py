@@ -21,6 +21,7 @@ from modelkeep.protocols.access.asgi import LET_IN
 from modelkeep.protocols.access.door import Doorkeeper
 from modelkeep.protocols.access.guard import Guard
 from modelkeep.protocols.mlflow import (
+    evaluation,
     experiments,
     logged_models,
     metrics,
@@ -44,9 +45,7 @@ from modelkeep.store.writer import Mergeable
 MAX_BODY = 32 * 1024 * 1024
 """Bytes of the largest request that is not an artifact."""
 
-_UNBUILT = (
-    "datasets gateway issues label-schemas mpu presigned prompt-optimization review-queues scorers workspaces"
-)
+_UNBUILT = "gateway issues label-schemas mpu presigned prompt-optimization review-queues scorers workspaces"
 """Parts of MLflow's API that are not built."""
 
 OPERATIONS: Sequence[Operation] = (
@@ -59,6 +58,7 @@ OPERATIONS: Sequence[Operation] = (
     *webhooks.OPERATIONS,
     *traces.OPERATIONS,
     *traces_assessments.OPERATIONS,
+    *evaluation.OPERATIONS,
 )
 _VERSIONS = ("2.0", "2.11", "3.0")
 _ROOTS = tuple(f"/{root}/{version}" for root in ("api", "ajax-api") for version in _VERSIONS)

@@ -21,6 +21,7 @@ from modelkeep.protocols import errors, metrics, traces
 from modelkeep.protocols.mlflow.scoring import Scoring
 from modelkeep.protocols.oip.rest import OpenInference
 from modelkeep.protocols.respond import Later, json_response
+from modelkeep.protocols.tfserving.rest import TensorFlowServing
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import Handler, Head
 from modelkeep.serve.worker import Health
@@ -63,8 +64,12 @@ class ServingDoors:
         self._exporter = metrics.Exporter(
             plane.series, lambda: plane.generation, metrics.names(os.environ.get(metrics.VARIABLE, ""))
         )
-        oip, scoring = OpenInference(plane, max_body), Scoring(plane)
-        self._finders: tuple[Callable[[Head], Handler | None], ...] = (oip.find, scoring.find)
+        oip, scoring, tfserving = (
+            OpenInference(plane, max_body),
+            Scoring(plane),
+            TensorFlowServing(plane, max_body),
+        )
+        self._finders: tuple[Callable[[Head], Handler | None], ...] = (oip.find, scoring.find, tfserving.find)
         self._tracing = traces.from_environment()
         self.stamp: object = object()
         plane.swapped.append(self._changed)
@@ -73,6 +78,7 @@ class ServingDoors:
                 routes=[
                     *oip.routes(),
                     *scoring.routes(),
+                    *tfserving.routes(),
                     Route("/metrics", self._metrics),
                     Route("/monitoring/prometheus/metrics", self._metrics),  # where TensorFlow Serving has them
                     Route("/modelkeep/health", self._report),

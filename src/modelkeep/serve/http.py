@@ -4,126 +4,40 @@ A subclass of uvicorn's httptools protocol, so TLS, limits, keep-alive and grace
 request is one whose head ``HotRoutes.find`` knows, without ``Expect`` or a content coding.
 
 Parsing a head is a pure function of its bytes, and clients repeat theirs: heads that llhttp has accepted are
-remembered, and when the same bytes come again followed by exactly as many bytes of body, the parser is not asked
-twice. Anything else - another head, a body in pieces, pipelining - goes through llhttp.
+remembered, and when the same bytes come again the parser is not asked twice: what follows is the body, in one or
+several pieces. Anything else - another head, a body in chunks, pipelining - goes through llhttp.
+
+Clients may be slow or hostile: heads have a largest size, and both heads and bodies a time by which they must be
+whole; what is late is answered with 408 (RFC 9110, 15.5.9) and the connection closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import Callable
-from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from modelkeep.core.errors import Invalid
+from modelkeep.serve.hot import JSON, Handler, Head, HotRoutes, Sink, deadline
+
+__all__ = ["JSON", "Handler", "Head", "HotRoutes", "LeanProtocol", "Sink", "deadline", "protocol"]
 
 log = logging.getLogger(__name__)
 
 GRACE = 0.25
-JSON = b"application/json"
+MAX_HEAD = 65_536
+HEAD_SECONDS = 20.0
+BODY_SECONDS = 30.0
+SLOWEST = 65_536
+"""Bytes a second that a body must come with, beyond the first ``BODY_SECONDS``."""
+SWEEP = 5.0
 _MAX_HEADS = 4096
+_LONGEST_KEPT = 4096
 _COLD = (b"expect", b"content-encoding", b"upgrade")
-_KEY = b"x-modelkeep-key"
-_TIMEOUT = b"x-modelkeep-timeout-ms"
-
-
-class Head:
-    """The head of a request. One object stands for all requests of the same bytes and carries what they share.
-
-    Attributes:
-        method: As sent: ``b"POST"``.
-        target: Path and query, as sent.
-        headers: By lower-case name; of equal names the last.
-        key: The ``x-modelkeep-key`` header, which routes by its hash; None without one.
-        who: Whoever ``HotRoutes.admit`` found it comes from.
-    """
-
-    __slots__ = ("handler", "headers", "keep_alive", "key", "length", "method", "stamp", "target", "who")
-
-    def __init__(self, method: bytes, target: bytes, headers: dict[bytes, bytes]) -> None:
-        self.method = method
-        self.target = target
-        self.headers = headers
-        key = headers.get(_KEY)
-        self.key = None if key is None else key.decode("latin-1")
-        self.who: Any = None
-        self.length = 0
-        self.keep_alive = True
-        self.handler: Handler | None = None
-        self.stamp: object = None
-
-    @property
-    def deadline(self) -> float | None:
-        """When the answer is of no use any more, by the header ``x-modelkeep-timeout-ms``; None without one.
-
-        Raises:
-            Invalid: It is no number of milliseconds.
-        """
-        return deadline(self.headers.get(_TIMEOUT))
-
-    @property
-    def is_json(self) -> bool:
-        """Whether the body says that it is JSON, or says nothing."""
-        return self.headers.get(b"content-type", JSON).lower().startswith(JSON)
-
-
-def deadline(milliseconds: bytes | str | None) -> float | None:
-    """``time.perf_counter`` after so many milliseconds, as the header ``x-modelkeep-timeout-ms`` gives them.
-
-    Raises:
-        Invalid: It is no number from 0 up.
-    """
-    if milliseconds is None:
-        return None
-    try:
-        found = float(milliseconds)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found < math.inf:
-        text = milliseconds if isinstance(milliseconds, str) else milliseconds.decode("latin-1")
-        raise Invalid(f"{text[:60]!r} is no number of milliseconds from 0 up", path="x-modelkeep-timeout-ms")
-    return perf_counter() + found / 1e3
-
-
-Handler = Callable[["Sink", bytes, Head], None]
-"""Takes one request: where to write the answer, the body and the head. May answer later."""
-
-
-class Sink(Protocol):
-    """Where one answer goes."""
-
-    def write(self, status: int, body: bytes, headers: bytes = b"", kind: bytes = JSON) -> None:
-        """Send the answer; ``headers`` are whole lines, each ending in CRLF. Once per request."""
-        ...
-
-
-class HotRoutes(Protocol):
-    """What the lean protocol may answer by itself.
-
-    Attributes:
-        max_body: Bytes of the largest body of a hot request.
-        stamp: Another object whenever ``find`` would answer otherwise than before.
-    """
-
-    max_body: int
-
-    @property
-    def stamp(self) -> object: ...
-
-    def find(self, head: Head) -> Handler | None:
-        """The handler of requests with this head, or None to let the application answer."""
-        ...
-
-    def admit(self, head: Head) -> tuple[int, bytes] | tuple[int, bytes, bytes] | None:
-        """Asked before each request: None to let it in, or status, JSON body and header lines of the refusal."""
-        ...
 
 
 class _Exchange:
@@ -158,47 +72,91 @@ class LeanProtocol(HttpToolsProtocol):
         self._exchange = _Exchange()
         self.cycle = self._exchange  # type: ignore[assignment]
         self._head: Head | None = None
-        self._body: list[bytes] = []
+        self._body = bytearray()
         self._size = 0
-        self._between = True  # the parser stands between two messages
-        self._whole: bytes | None = None  # the message being parsed, while it may still be one chunk
+        self._between = True  # no message has begun that is not whole yet
+        self._in_head = False
+        self._head_size = 0
+        self._since = 0.0  # when the message that is coming began
+        self._gathering: Head | None = None  # of a message whose body comes without the parser
+        self._first: bytes | None = None  # the piece a message began with, unless something else came before in it
         self._served = 0
-        self._swept = -1
+        self._swept = 0
+        self._idle_since = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._draining = False
 
     # bytes in
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Nobody may hold a connection open without asking for something."""
+        super().connection_made(transport)
+        self._arm()
+
     def data_received(self, data: bytes) -> None:
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        if self._between and self._exchange.response_complete:
-            at = data.find(b"\r\n\r\n") + 4
-            head = self.heads.get(data[:at])
-            if (
-                head is not None
-                and len(data) - at == head.length
-                and self.cycle.response_complete
-                and self._leads(head)
-                and not self.transport.is_closing()
-            ):
-                self._open(head.keep_alive)
-                self._handle(head, data[at:])
-                return
-            self._whole = data
-        else:
-            self._whole = None
+        if self._gathering is not None:
+            self._gather(self._gathering, data)
+            return
+        if self._between:
+            self._first = None
+            if self._exchange.response_complete:
+                at = data.find(b"\r\n\r\n") + 4
+                head = self.heads.get(data[:at])
+                if (
+                    head is not None
+                    and len(data) - at <= head.length
+                    and self.cycle.response_complete
+                    and self._leads(head)
+                    and not self.transport.is_closing()
+                ):
+                    self._open(head.keep_alive)
+                    if len(data) - at == head.length:
+                        self._handle(head, data[at:])
+                    else:
+                        self._begin()
+                        self._gathering = head
+                        self._gather(head, data[at:])
+                    return
+                self._first = data
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self._turn_away(431, b"the head of the request is larger than %d bytes" % MAX_HEAD)
+
+    def _begin(self) -> None:
+        """A message has begun."""
+        self._between = False
+        self._since = self.loop.time()
+        self._body.clear()
+        self._size = 0
+
+    def _gather(self, head: Head, data: bytes) -> None:
+        """A further piece of a body whose head is known."""
+        body = self._body
+        body += data
+        if len(body) < head.length:
+            return
+        whole, rest = bytes(memoryview(body)[: head.length]), bytes(memoryview(body)[head.length :])
+        body.clear()
+        self._gathering, self._between = None, True
+        self._handle(head, whole)
+        if rest and not self.transport.is_closing():
+            self.data_received(rest)
 
     def on_message_begin(self) -> None:
         if not self._between:
-            self._whole = None
-        self._between = False
+            self._first = None
+        self._begin()
+        self._in_head = True
+        self._head_size = 0
         self._head = None
         self.url = b""
         self.headers = []
@@ -207,12 +165,11 @@ class LeanProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         if self.cycle.response_complete:
             head = Head(self.parser.get_method(), self.url, {name.lower(): value for name, value in self.headers})
             if self._is_hot(head):
                 self._head = head
-                self._body.clear()
-                self._size = 0
                 head.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
                 self._open(head.keep_alive)
                 return
@@ -251,12 +208,12 @@ class LeanProtocol(HttpToolsProtocol):
             return
         self._size += len(body)
         if self._size <= self.routes.max_body:
-            self._body.append(body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         self._between = True
         if self._head is None:
-            self._whole = None
+            self._first = None
             super().on_message_complete()
             return
         head, self._head = self._head, None
@@ -264,7 +221,8 @@ class LeanProtocol(HttpToolsProtocol):
             self._exchange.keep_alive = False
             self.write(413, b'{"error":"the body is larger than %d bytes"}' % self.routes.max_body)
             return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = bytes(self._body)
+        self._body.clear()
         self._remember(head, body)
         self._handle(head, body)
 
@@ -283,16 +241,17 @@ class LeanProtocol(HttpToolsProtocol):
                 self.write(500, b'{"error":"this is our fault; see the log of the serving process"}')
 
     def _remember(self, head: Head, body: bytes) -> None:
-        """Keep the head of a message that came whole and alone, so that the same bytes need no parser."""
-        whole, self._whole = self._whole, None
-        if whole is None or head.key is not None or b"?" in head.target:  # those hardly come twice
+        """Keep the head of a message that came alone, so that the same bytes need no parser."""
+        first, self._first = self._first, None
+        if first is None or head.key is not None or b"?" in head.target:  # those hardly come twice
             return
-        at = whole.find(b"\r\n\r\n") + 4
-        if len(whole) - at == len(body):
+        at = first.find(b"\r\n\r\n") + 4
+        said = head.headers.get(b"content-length", b"0")
+        if 4 <= at <= _LONGEST_KEPT and said == b"%d" % len(body) and len(first) - at <= len(body):
             if len(self.heads) >= _MAX_HEADS:
                 self.heads.clear()
             head.length = len(body)
-            self.heads[whole[:at]] = head
+            self.heads[first[:at]] = head
 
     # bytes out
 
@@ -322,22 +281,48 @@ class LeanProtocol(HttpToolsProtocol):
             self.on_response_complete()
         else:
             self.server_state.total_requests += 1
-            if self._sweeper is None:
-                self._arm()
 
     def _arm(self) -> None:
         self._swept = self._served
-        self._sweeper = self.loop.call_later(self.timeout_keep_alive, self._sweep)
+        self._idle_since = self.loop.time()
+        self._sweeper = self.loop.call_later(SWEEP, self._sweep)
 
     def _sweep(self) -> None:
-        """Close the connection when nothing was answered since the last look: one timer, not one per request."""
+        """Close the connection when a message takes too long to come, or none comes.
+
+        One timer now and then, not one for each request.
+        """
         self._sweeper = None
         if self.transport.is_closing():
             return
-        if self._served == self._swept and self._between and self.cycle.response_complete:
-            self.transport.close()
+        now = self.loop.time()
+        if not self._between:
+            head = self._gathering or self._head
+            length = self._expected(head)
+            limit = HEAD_SECONDS if self._in_head else BODY_SECONDS + length / SLOWEST
+            if now - self._since > limit:
+                self._turn_away(408, b"the request did not come whole within %d seconds" % limit)
+                return
+        elif self._served == self._swept and self.cycle.response_complete:
+            if now - self._idle_since > self.timeout_keep_alive:
+                self.transport.close()
+                return
         else:
-            self._arm()
+            self._swept, self._idle_since = self._served, now
+        self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+
+    def _expected(self, head: Head | None) -> int:
+        """Bytes of the body that is coming, as far as its head says."""
+        headers = self.headers if head is None else head.headers.items()
+        said = next((value for name, value in headers if name.lower() == b"content-length"), b"0")
+        return min(int(said), self.routes.max_body) if said.isdigit() and len(said) < 20 else 0
+
+    def _turn_away(self, status: int, why: bytes) -> None:
+        """Say why, unless an earlier request must be answered first, and close."""
+        if self._gathering or self._head or self.cycle.response_complete:
+            self._exchange.keep_alive = False
+            self.write(status, b'{"error":"%s"}' % why)
+        self.transport.close()
 
     def shutdown(self) -> None:
         """Let what the client may have sent already be answered, with ``connection: close``, before closing."""
@@ -355,6 +340,13 @@ class LeanProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self.flow.resume_reading()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that has said all it has to say still gets its answer; then the connection is closed."""
+        if self.cycle.response_complete or not self._between or self.scheme == "https":
+            return None
+        self.cycle.keep_alive = False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._exchange.disconnected = True

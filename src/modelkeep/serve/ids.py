@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 
 def generator() -> Callable[[], str]:
@@ -20,14 +20,3 @@ def generator() -> Callable[[], str]:
         return f"{prefix}-{following():x}"
 
     return fresh
-
-
-def predictions(requests: Iterable[tuple[str, int]]) -> list[str]:
-    """The prediction ids of requests given as (id, rows), row by row."""
-    found: list[str] = []
-    for request, rows in requests:
-        if rows == 1:
-            found.append(request)
-        else:
-            found.extend([f"{request}/{row}" for row in range(rows)])
-    return found

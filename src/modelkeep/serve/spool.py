@@ -14,12 +14,13 @@ import os
 import threading
 import time
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from modelkeep.core.clock import Clock
-from modelkeep.serve import ids
 from modelkeep.serve.capture import BATCH_ROWS, Channel, Record
 from modelkeep.serve.columns import Array
 
@@ -89,15 +90,19 @@ class Spool:
                 self._retired = [channel for channel in self._retired if channel not in ended]
 
     def _run(self) -> None:
+        spent = 0.0
         while not self._stop.is_set():
             self.full.wait(self._every)
-            # a pause gathers bigger files under load and leaves the interpreter to the requests
-            self._stop.wait(min(0.05, self._every))
+            # a pause gathers bigger files under load and leaves processor and interpreter to the requests: what
+            # comes faster than a quarter of the time suffices to write is dropped, and counted
+            self._stop.wait(max(min(0.05, self._every), 3 * spent))
             self.full.clear()
+            began = perf_counter()
             try:
                 self.flush()
             except Exception:
                 log.exception("the capture spool failed; serving goes on")
+            spent = perf_counter() - began
 
     def _write(self, channel: Channel) -> None:
         records = channel.take()
@@ -153,9 +158,8 @@ def table(channel: Channel, records: list[Record]) -> pa.Table:
         np.array([round(record.time * 1e6) for record in records], dtype=np.int64),
         np.array([record.rows for record in records], dtype=np.int64),
     )
-    names = ids.predictions(pair for record in records for pair in zip(record.ids, record.counts, strict=True))
     columns: dict[str, pa.Array] = {
-        "prediction_id": pa.array(names, type=pa.string()),
+        "prediction_id": _prediction_ids([name for record in records for name in record.ids], counts),
         "time": pa.array(micros, type=pa.timestamp("us", tz="UTC")),
         "key": _keys(records, counts),
         "latency_ms": pa.array(np.repeat(latency, counts).astype(np.float32, copy=False)),
@@ -186,9 +190,21 @@ def _keys(records: list[Record], counts: Array) -> pa.Array:
     return pa.array(np.repeat(np.array(keys, dtype=object), counts), type=pa.string())
 
 
+def _prediction_ids(names: list[str], counts: Array) -> pa.Array:
+    """The request's id for one row, ``<id>/<row>`` for several; see ``serve.ids``."""
+    requests = pa.array(names, type=pa.string())
+    if (counts == 1).all():
+        return requests
+    whole = requests.take(pa.array(np.repeat(np.arange(len(counts)), counts)))
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    rows = pa.array(np.arange(len(starts)) - starts).cast(pa.string())
+    numbered = pc.binary_join_element_wise(whole, rows, "/")
+    return pc.if_else(pa.array(np.repeat(counts == 1, counts)), whole, numbered)
+
+
 def _numbers(row: Array, kind: str) -> pa.Array:
     """One input from its row of a block; NaN is missing."""
-    found = pa.array(np.ascontiguousarray(row), from_pandas=True)
+    found = pa.array(np.ascontiguousarray(row), from_pandas=bool(np.isnan(row).any()))
     if kind == "timestamp":
         return found.cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     return found.cast(_ARROW[kind])

@@ -1,0 +1,96 @@
+"""The load generator of ``load.c``, compiled when it is first needed, on a core of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "bench-serving"
+SERVER_CORE, LOAD_CORE = 0, 1
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run of the generator saw.
+
+    Attributes:
+        seconds: How long was counted.
+        ok, refused, other, broken: Answers 200; 429 or 503; any other status; connections that ended.
+        unsent: Requests that were due and could not be sent, because no connection was free.
+        p50, p99, longest: Milliseconds of the answers 200.
+        refused_p50, refused_p99: Milliseconds of the refusals.
+    """
+
+    seconds: float
+    ok: int
+    refused: int
+    other: int
+    broken: int
+    unsent: int
+    p50: float
+    p99: float
+    longest: float
+    refused_p50: float
+    refused_p99: float
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.ok / self.seconds
+
+
+def compiled() -> Path:
+    """The generator's program."""
+    source = ROOT / "benchmarks" / "serving" / "load.c"
+    program = BUILD / f"load-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
+    if not program.exists():
+        if shutil.which("gcc") is None:
+            sys.exit("the load generator is written in C: install gcc")
+        BUILD.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["gcc", "-O2", "-Wall", "-o", f"{program}.next", str(source)], check=True)
+        os.replace(f"{program}.next", program)
+    return program
+
+
+def pinned(core: int, command: Sequence[str]) -> list[str]:
+    """The command, kept on one core where the machine has several."""
+    if shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
+        return list(command)
+    return ["taskset", "-c", str(core), *command]
+
+
+def post(path: str, body: bytes, headers: str = "Content-Type: application/json\r\n") -> bytes:
+    """A raw request as ordinary clients send it."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\nUser-Agent: load\r\n{headers}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def run(
+    port: int, requests: Sequence[bytes], connections: int, seconds: float, *, rate: float = 0, warm: float = 1.0
+) -> Load:
+    """Send the requests in turn. ``rate`` 0 keeps every connection busy; else so many are due each second."""
+    with tempfile.NamedTemporaryFile(suffix=".requests") as file:
+        for one in requests:
+            file.write(struct.pack("<I", len(one)) + one)
+        file.flush()
+        command = [str(compiled()), str(port), str(connections), str(warm), str(seconds), str(rate), file.name]
+        done = subprocess.run(pinned(LOAD_CORE, command), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"the load generator failed: {done.stderr[-2000:]}")
+    found = Load(**json.loads(done.stdout))
+    if found.other or found.broken:
+        print(
+            f"  {found.other} other answers, {found.broken} broken connections: {done.stderr[:600]}",
+            file=sys.stderr,
+        )
+    return found

@@ -1,4 +1,4 @@
-"""The models that are served, as files that every server can load, with requests and the answers they should get."""
+"""The models that are served, as files every server can load, with requests and the answers they should get."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Served:
 
 
 def home(folder: Path, case: Case, **deploy: Any) -> Path:
-    """A registry that wants the case's model served, with everything on that is on by default: capture, ids, checks."""
+    """A registry that wants the case's model served, with all that is on by default: capture, ids, checks."""
     folder.mkdir(parents=True, exist_ok=True)
     database = Database.open(f"sqlite:///{folder / 'modelkeep.db'}")
     digest = put_tree(open_blobs(str(folder / "blobs")), case.files)

@@ -123,7 +123,7 @@ class Inputs:
         flat = np.empty(len(cells))
         try:
             # the fastest way from Python numbers to an array; texts, gaps and lists are no numbers to it
-            struct.pack_into(f"{len(cells)}d", flat, 0, *cells)
+            struct.pack_into(f"{len(cells)}d", flat.data, 0, *cells)
         except (struct.error, TypeError, OverflowError):
             return None
         return flat.reshape(-1, len(self.names)).T

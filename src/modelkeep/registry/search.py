@@ -277,8 +277,17 @@ class _Runs:
         if clause.entity in ("param", "tag") and clause.op == "=":
             table = RUNS.values[clause.entity].table
             prefix = f"substr(v.value, 1, {_LIMIT_PREFIX}) = ?"
-            sql = f"SELECT v.run FROM {table} v WHERE {among.sql} AND v.key = ? AND {prefix} AND v.value = ?"
-            return Part(sql, (*among.values, clause.key, clause.value[:_LIMIT_PREFIX], clause.value))
+            sql = f"SELECT v.run FROM {table} v WHERE {among.sql} AND v.key = ? AND {prefix}"
+            values = (*among.values, clause.key, clause.value[:_LIMIT_PREFIX])
+            if len(clause.value) < _LIMIT_PREFIX:  # then the prefix is the value
+                return Part(sql, values)
+            # a plain comparison of the value would keep SQLite from using the index on its prefix
+            return Part(f"{sql} AND v.value || '' = ?", (*values, clause.value))
+        if clause.entity == "attribute" and clause.key in ("run_name", "run_id") and clause.op == "=":
+            column = RUNS.attributes[clause.key].sql.replace("r.", "v.")
+            return Part(
+                f"SELECT v.id AS run FROM runs v WHERE {among.sql} AND {column} = ?", (*among.values, clause.value)
+            )
         return None
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, Table, delete, select, update
 
 from modelkeep.core.errors import Invalid, NotFound
 from modelkeep.registry import runs
 from modelkeep.registry.changes import not_active
 from modelkeep.store import tables
-from modelkeep.store.bulk import select_in
+from modelkeep.store.bulk import encode, fetch, select_in
 from modelkeep.store.tables import latest_metrics, metrics
 
 HistoryPoint = tuple[str, float | None, int, int]
@@ -63,9 +63,7 @@ def history_page(
     if limit is not None:
         query += " LIMIT ?"
         parameters.append(limit)
-    if conn.dialect.name == "postgresql":
-        query = query.replace("?", "%s")
-    return [tuple(found) for found in conn.exec_driver_sql(query, tuple(parameters))]
+    return fetch(conn, query, parameters)
 
 
 def histories(conn: Connection, run_ids: Sequence[str], key: str, limit: int) -> list[HistoryPoint]:
@@ -109,6 +107,17 @@ def _numbers(conn: Connection, run_ids: Sequence[str]) -> dict[str, int]:
     if not run_ids:
         raise Invalid("Missing value for required parameter 'run_ids'")
     return {str(row[0]): int(row[1]) for row in select_in(conn, "run_id, id", tables.runs, "run_id", run_ids)}
+
+
+def texts(conn: Connection, table: Table, numbers: Sequence[int]) -> dict[int, str]:
+    """Params or tags as JSON arrays of ``{"key", "value"}``, by run's row number: the database writes them."""
+    if conn.dialect.name == "postgresql":
+        made = "json_agg(json_build_object('key', key, 'value', value))::text"
+        query = f"SELECT run, {made} FROM {table.name} WHERE run = ANY(?) GROUP BY run"
+        return dict(fetch(conn, query, (numbers,)))
+    made = "json_group_array(json_object('key', key, 'value', value))"
+    query = f"SELECT run, {made} FROM {table.name} WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run"
+    return dict(fetch(conn, query, (encode(numbers),)))
 
 
 class Contents:

@@ -15,7 +15,7 @@ from modelkeep.core.errors import Invalid
 from modelkeep.protocols.mlflow import checks, shapes
 from modelkeep.protocols.mlflow.experiments import Text
 from modelkeep.protocols.mlflow.runs import id_of
-from modelkeep.protocols.mlflow.wire import Operation, Work, number
+from modelkeep.protocols.mlflow.wire import Operation, Work
 from modelkeep.registry import tracking
 
 
@@ -52,10 +52,7 @@ def _history(asked: History, _: int) -> Work:
         rows = tracking.history_page(conn, run_id, key, None if limit is None else limit + 1, after)
         more = limit is not None and len(rows) > limit
         rows = rows[:limit]
-        found = [
-            {"key": key, "value": "NaN" if nan else number(value), "timestamp": ms, "step": step}
-            for value, nan, ms, step in rows
-        ]
+        found = [shapes.point(key, None if nan else value, ms, step) for value, nan, ms, step in rows]
         return {"metrics": found, **({"next_page_token": _write_point(rows[-1])} if more else {})}
 
     return work

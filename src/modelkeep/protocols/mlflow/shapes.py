@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec import Raw, Struct
 from sqlalchemy import Connection
 
 from modelkeep.protocols.mlflow.wire import number
-from modelkeep.registry import datasets
+from modelkeep.registry import datasets, tracking
 from modelkeep.registry.experiments import Experiment
-from modelkeep.registry.tracking import Contents
+from modelkeep.store import tables
+from modelkeep.store.bulk import select_in
 
 
 def experiment(found: Experiment) -> dict[str, Any]:
@@ -64,23 +66,47 @@ def fresh_run(row: Any, tags: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def metric(key: str, value: float | None, ms: int, step: int) -> dict[str, Any]:
+class Point(Struct, gc=False):
+    """``mlflow.Metric``; a value that JSON has no number for is its name."""
+
+    key: str
+    value: float | str
+    timestamp: int
+    step: int
+
+
+def point(key: str, value: float | None, ms: int, step: int) -> Point:
     """``mlflow.Metric``; None is NaN."""
+    if value is None or value - value != 0.0:  # NaN or infinite
+        return Point(key, number(value), ms, step)
+    return Point(key, value, ms, step)
+
+
+def metric(key: str, value: float | None, ms: int, step: int) -> dict[str, Any]:
+    """``mlflow.Metric``, for who adds to it."""
     return {"key": key, "value": number(value), "timestamp": ms, "step": step}
+
+
+_NOTHING = Raw(b"[]")
 
 
 def runs(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     """``mlflow.Run`` of rows of ``runs``."""
     ids = [row.id for row in rows]
-    held = Contents(conn, ids)
+    columns = "run, key, value, timestamp_ms, step"
+    metrics: dict[int, list[Point]] = {number: [] for number in ids}
+    for run, key, value, ms, step in select_in(conn, columns, tables.latest_metrics, "run", ids):
+        metrics[run].append(point(key, value, ms, step))
+    params = _raw(tracking.texts(conn, tables.params, ids))
+    tags = _raw(tracking.texts(conn, tables.tags, ids))
     given = datasets.Related(conn, ids)
     return [
         {
             "info": run_info(row),
             "data": {
-                "metrics": [metric(*found) for found in held.metrics.get(row.id, ())],
-                "params": pairs(held.params.get(row.id, ())),
-                "tags": pairs(held.tags.get(row.id, ())),
+                "metrics": metrics[row.id],
+                "params": params.get(row.id, _NOTHING),
+                "tags": tags.get(row.id, _NOTHING),
             },
             "inputs": {
                 "dataset_inputs": given.datasets.get(row.id, []),
@@ -94,3 +120,7 @@ def runs(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def _raw(texts: Mapping[int, str]) -> dict[int, Raw]:
+    return {number: Raw(text.encode()) for number, text in texts.items()}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import io
 import queue
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
@@ -58,11 +59,11 @@ class Artifacts:
             await self._upload(path, receive)
             return 200, b"{}"
         if method == "DELETE":
-            owner, inner = await self._look(lambda conn: self.locate(conn, path))
+            owner, inner = await self.look(lambda conn: self.locate(conn, path))
             await asyncio.wrap_future(self._keep.db.submit(lambda conn: artifacts.remove(conn, owner, inner)))
             return 200, b"{}"
         if method == "GET":
-            await self._send(await self._look(lambda conn: self._located(conn, path)), path, scope, send)
+            await self._send(await self.look(lambda conn: self._located(conn, path)), path, scope, send)
             return None
         raise Invalid(f"{method} is not offered on artifacts")
 
@@ -76,7 +77,7 @@ class Artifacts:
             owner, root = self._owner(conn, said)
             return artifacts.find(conn, self._keep.blobs, owner, f"{root}/{path}" if root else path)
 
-        await self._send(await self._look(look), path, scope, send)
+        await self._send(await self.look(look), path, scope, send)
 
     async def listing(self, scope: Scope, model_id: str = "") -> bytes:
         """``artifacts/list`` of a run, or the folder of a logged model."""
@@ -95,7 +96,7 @@ class Artifacts:
             skip = len(root) + 1 if root else 0
             return {"root_uri": uri, "files": [_file(entry, entry.path[skip:]) for entry in found]}
 
-        return wire.encode(await self._look(look))
+        return wire.encode(await self.look(look))
 
     def _located(self, conn: Connection, path: str) -> tuple[str, int]:
         owner, inner = self.locate(conn, path, "read")
@@ -107,7 +108,7 @@ class Artifacts:
             found = artifacts.listing(conn, self._keep.blobs, owner, inner)
             return {"files": [_file(entry, entry.path.rpartition("/")[2]) for entry in found]}
 
-        return wire.encode(await self._look(look))
+        return wire.encode(await self.look(look))
 
     def locate(self, conn: Connection, path: str, right: str = "write") -> tuple[Owner, str]:
         """Whose file a path of the proxy names, if whoever asks has the right to it; the path below its root."""
@@ -122,7 +123,9 @@ class Artifacts:
             self._keeper.files(conn, "read", owner)
         return owner, root
 
-    async def _look(self, work: Callable[[Connection], Any]) -> Any:
+    async def look(self, work: Callable[[Connection], Any]) -> Any:
+        """What ``work`` finds in the database, from a thread that knows who asks."""
+
         def look() -> Any:
             with self._keep.db.read() as conn:
                 return work(conn)
@@ -136,7 +139,12 @@ class Artifacts:
             artifacts.writable(owner, inner)
             return owner, inner
 
-        owner, inner = await self._look(check)
+        owner, inner = await self.look(check)
+        digest, size = await self.keep(receive)
+        await self._attach(owner, inner, digest, size)
+
+    async def keep(self, receive: Receive) -> tuple[str, int]:
+        """Store a request's body as it comes; its digest and size, once it is durable."""
         feed = _Feed()
         loop = asyncio.get_running_loop()
         storing = loop.run_in_executor(self._pool, self._keep.blobs.put, cast("BinaryIO", feed))
@@ -146,10 +154,24 @@ class Artifacts:
             feed.fail()
             await asyncio.gather(storing, return_exceptions=True)
             raise
-        digest = await storing
+        return await storing, feed.size
+
+    async def join(self, path: str, parts: Sequence[tuple[str, int]]) -> None:
+        """Make stored parts (digests and sizes, in order) one file at a path of the proxy."""
+        owner, inner = await self.look(lambda conn: self.locate(conn, path))
+        blobs = self._keep.blobs
+        joined = io.BufferedReader(_Chain(blobs.open(digest) for digest, _ in parts), PART)
+        digest = await asyncio.get_running_loop().run_in_executor(self._pool, blobs.put, joined)
+        await self._attach(owner, inner, digest, sum(size for _, size in parts))
+
+    async def _attach(self, owner: Owner, path: str, digest: str, size: int) -> None:
         await asyncio.wrap_future(
-            self._keep.db.submit(lambda conn: artifacts.put(conn, owner, inner, digest, feed.size))
+            self._keep.db.submit(lambda conn: artifacts.put(conn, owner, path, digest, size))
         )
+
+    def now(self) -> float:
+        """Seconds since 1970 UTC."""
+        return self._keep.clock.now()
 
     async def _send(self, found: tuple[str, int], path: str, scope: Scope, send: Send) -> None:
         digest, size = found
@@ -180,6 +202,27 @@ class Artifacts:
                 first = following
             if stop <= start:
                 await send({"type": "http.response.body", "body": b""})
+
+
+class _Chain(io.RawIOBase):
+    """Several streams, opened when their turn comes, as one."""
+
+    def __init__(self, streams: Iterator[BinaryIO]) -> None:
+        self._streams = streams
+        self._now: BinaryIO | None = next(streams, None)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self._now is not None:
+            part = self._now.read(len(buffer))
+            if part:
+                buffer[: len(part)] = part
+                return len(part)
+            self._now.close()
+            self._now = next(self._streams, None)
+        return 0
 
 
 class _Feed:

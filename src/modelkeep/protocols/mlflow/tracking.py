@@ -15,12 +15,13 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from modelkeep import __version__
-from modelkeep.core.errors import Invalid, ModelkeepError
+from modelkeep.core.errors import ModelkeepError
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.access.asgi import LET_IN
 from modelkeep.protocols.access.door import Doorkeeper
 from modelkeep.protocols.access.guard import Guard
 from modelkeep.protocols.mlflow import (
+    asgi,
     evaluation,
     experiments,
     logged_models,
@@ -36,6 +37,7 @@ from modelkeep.protocols.mlflow import (
 )
 from modelkeep.protocols.mlflow.artifacts import Artifacts
 from modelkeep.protocols.mlflow.hot import Answers, refusal
+from modelkeep.protocols.mlflow.multipart import Multipart
 from modelkeep.protocols.mlflow.wire import Operation
 from modelkeep.protocols.respond import Later
 from modelkeep.registry.experiments import ensure_default
@@ -45,7 +47,7 @@ from modelkeep.store.writer import Mergeable
 MAX_BODY = 32 * 1024 * 1024
 """Bytes of the largest request that is not an artifact."""
 
-_UNBUILT = "gateway issues label-schemas mpu presigned prompt-optimization review-queues scorers workspaces"
+_UNBUILT = "gateway issues label-schemas presigned prompt-optimization review-queues scorers workspaces"
 """Parts of MLflow's API that are not built."""
 
 OPERATIONS: Sequence[Operation] = (
@@ -62,6 +64,7 @@ OPERATIONS: Sequence[Operation] = (
 )
 _VERSIONS = ("2.0", "2.11", "3.0")
 _ROOTS = tuple(f"/{root}/{version}" for root in ("api", "ajax-api") for version in _VERSIONS)
+_PROXIED = ("mlflow-artifacts/artifacts", "mlflow-artifacts/mpu/")
 _FILES = ("get-artifact", "mlflow/artifacts/list", "/artifacts/directories")
 _JSON = (b"content-type", b"application/json")
 _INFO = wire.encode(
@@ -94,6 +97,7 @@ class Door:
         self._keep = keep
         self._keeper = Doorkeeper(guard)
         self._artifacts = Artifacts(keep, self._keeper)
+        self._multipart = Multipart(self._artifacts)
         self._answers = Answers(keep.db)
         self._fixed: dict[tuple[bytes, bytes], Handler] = {}
         self._shaped: dict[tuple[str, int], list[tuple[list[str], Operation]]] = {}
@@ -103,7 +107,7 @@ class Door:
                 self._shaped.setdefault((operation.method, len(parts)), []).append((parts, operation))
             else:
                 self._add(operation.method, operation.path, partial(self._answer, operation, {}))
-        self._fixed[b"POST", otlp.PATH] = otlp.Entrance(keep).answer
+        self._fixed[b"POST", otlp.PATH] = otlp.Entrance(keep, self._keeper).answer
         self._add("GET", "server-info", lambda sink, body, head: sink.write(200, _INFO))
 
     def routes(self) -> list[BaseRoute]:
@@ -121,7 +125,7 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request through ASGI."""
         path = scope["path"].split("/", 3)[-1]
-        if path.startswith("mlflow-artifacts/artifacts") or path.endswith(_FILES):
+        if path.startswith(_PROXIED) or path.endswith(_FILES):
             await self._files(path, scope, receive, send)
             return
         raw = scope.get("raw_path") or scope["path"].encode()
@@ -130,12 +134,12 @@ class Door:
         head.who = scope.get(LET_IN)
         handler = self.find(head)
         if handler is None:
-            await _send(send, *_nowhere(scope["method"], path))
+            await asgi.send(send, *_nowhere(scope["method"], path))
             return
         try:
-            body = await read(receive, MAX_BODY)
+            body = await asgi.read(receive, MAX_BODY)
         except ModelkeepError as error:
-            await _send(send, *wire.as_error(error))
+            await asgi.send(send, *wire.as_error(error))
             return
         later = Later()
         handler(later, body, head)
@@ -173,7 +177,9 @@ class Door:
     async def _files(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             answer: tuple[int, bytes] | None = None
-            if path.startswith("mlflow-artifacts/"):
+            if path.startswith("mlflow-artifacts/mpu/"):
+                await self._multipart.answer(path, scope, receive, send)
+            elif path.startswith("mlflow-artifacts/"):
                 answer = await self._artifacts.proxy(scope, receive, send)
             elif path.endswith("get-artifact"):
                 await self._artifacts.get(scope, send)
@@ -183,30 +189,7 @@ class Door:
         except ModelkeepError as error:
             answer = wire.as_error(error)
         if answer is not None:
-            await _send(send, *answer)
-
-
-async def read(receive: Receive, limit: int) -> bytes:
-    """A request's body. Raises ``Invalid`` when it is larger than ``limit`` bytes."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Invalid("the client went away")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise Invalid(f"The request is larger than {limit} bytes")
-        if not message.get("more_body", False):
-            return part if not parts else b"".join([*parts, part])
-        parts.append(part)
-
-
-async def _send(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (_JSON,)) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
+            await asgi.send(send, *answer)
 
 
 def _nowhere(method: str, path: str) -> tuple[int, bytes]:

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from modelkeep.app.protection import Protection, noting
 from modelkeep.core.errors import Invalid, ModelkeepError, NotFound
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.access.accounts import Read
@@ -22,9 +23,10 @@ from modelkeep.protocols.access.refusals import too_often
 from modelkeep.protocols.control import routes
 from modelkeep.protocols.control.http import as_error
 from modelkeep.protocols.mlflow.tracking import Door
-from modelkeep.registry import events
 from modelkeep.serve.http import Handler, Head, protocol
 from modelkeep.web import pages
+
+_LOCAL = Protection()
 
 
 class Hot:
@@ -63,26 +65,13 @@ class Hot:
         return None if refusal is None else refusal.lean()
 
 
-def guard_of(keep: Keep, **options: Any) -> Guard:
-    """The guard of a home, which writes refusals that matter into its history.
-
-    Args:
-        options: Of ``Guard``.
-    """
-
-    def note(kind: str, subject: str, data: dict[str, Any], actor: str) -> None:
-        now = keep.clock.now()
-        keep.db.submit(lambda conn: events.append(conn, kind, subject, data, now=now, actor=actor))
-
-    return Guard(Read(keep.db), keep.clock, note=note, **options)
-
-
 def config(
     keep: Keep,
     loop_status: Callable[[], dict[str, Any]],
     serving: str,
     *,
-    guard: Guard | None = None,
+    host: str = "127.0.0.1",
+    protection: Protection = _LOCAL,
     **options: Any,
 ) -> uvicorn.Config:
     """The control server, for ``uvicorn.Server``.
@@ -91,10 +80,11 @@ def config(
         keep: The home it speaks for.
         loop_status: What the loop says of itself.
         serving: Address of the serving process; empty without one.
-        guard: Who may ask for what; unless given, as on a loopback address.
+        host: Address it is bound to.
+        protection: Who must say who they are, and over what.
         options: Of ``uvicorn.Config``.
     """
-    guard = guard or guard_of(keep)
+    guard = protection.guard(Read(keep.db), keep.clock, host, note=noting(keep))
     door = Door(keep, guard)
     app = Starlette(
         routes=[
@@ -106,7 +96,7 @@ def config(
         exception_handlers={HTTPException: _unrouted, ModelkeepError: _known},
     )
     hot = protocol(Hot(door, guard))
-    return uvicorn.Config(app, http=hot, log_level="warning", lifespan="off", **options)
+    return uvicorn.Config(app, http=hot, log_level="warning", lifespan="off", **protection.uvicorn(), **options)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:

@@ -18,6 +18,7 @@ from modelkeep.registry import artifacts
 from modelkeep.registry.artifacts import Owner
 from modelkeep.store import tables
 from modelkeep.store.logged_tables import logged_models
+from modelkeep.store.trace_tables import evaluation_datasets, evaluation_experiments, traces
 
 Where = tuple[str, str]
 """A kind and a name, as ``access_rights.Place`` has them."""
@@ -64,6 +65,22 @@ def of_model(conn: Connection, name: str) -> list[Where]:
     return [("model", name)]
 
 
+def of_trace(conn: Connection, trace_ids: list[str]) -> list[Where]:
+    """The experiments of traces."""
+    named = [trace_id for trace_id in trace_ids if trace_id]
+    return _experiment(conn, traces.c.experiment, traces.c.trace_id.in_(named)) if named else []
+
+
+def of_dataset(conn: Connection, dataset_id: str) -> list[Where] | None:
+    """The experiments of an evaluation dataset; None when there is no such dataset."""
+    row = conn.execute(
+        select(evaluation_datasets.c.id).where(evaluation_datasets.c.dataset_id == dataset_id)
+    ).first()
+    if row is None:
+        return None
+    return _experiment(conn, evaluation_experiments.c.experiment, evaluation_experiments.c.dataset == row.id)
+
+
 def of_owner(conn: Connection, owner: Owner) -> list[Where]:
     """Where files are: the experiment of their run or logged model; of a package, any model that has it."""
     if owner.kind == "package":
@@ -96,5 +113,5 @@ def of_source(conn: Connection, source: str) -> list[Where]:
 
 
 def _experiment(conn: Connection, column: Any, condition: Any) -> list[Where]:
-    found = conn.execute(select(column).where(condition)).scalars()
+    found = conn.execute(select(column).where(condition).distinct()).scalars()
     return [("experiment", str(number)) for number in found]

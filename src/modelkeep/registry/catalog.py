@@ -41,6 +41,8 @@ _MODELS = Search(
     },
     values={"tag": Values("model_tags", "model")},
     ties=(("name", False),),
+    kind="model",
+    name="r.name",
 )
 _VERSIONS = Search(
     language=Language(
@@ -73,6 +75,8 @@ _VERSIONS = Search(
     },
     values={"tag": Values("version_tags", "model", match="r.model AND v.version = r.version")},
     ties=(("last_updated_timestamp", True), ("name", False), ("version_number", True)),
+    kind="model",
+    name="m.name",
 )
 
 

@@ -22,7 +22,7 @@ from modelkeep.store.tables import event_head, events
 
 GENESIS = "0" * 64
 
-_acting: ContextVar[str] = ContextVar("acting", default="modelkeep")
+_acting: ContextVar[str] = ContextVar("acting", default="")
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def acting(actor: str) -> Iterator[None]:
-    """Events appended inside, without an actor of their own, are this one's: who asked for the change."""
+    """Events appended inside are this one's: who is known to have asked for the change."""
     before = _acting.set(actor)
     try:
         yield
@@ -60,31 +60,22 @@ def acting(actor: str) -> Iterator[None]:
 
 
 def append(
-    conn: Connection, kind: str, subject: str, data: dict[str, Any], *, now: float, actor: str = ""
+    conn: Connection, kind: str, subject: str, data: dict[str, Any], *, now: float, actor: str = "modelkeep"
 ) -> Event:
     """Add an event at the end; it becomes part of the caller's transaction.
 
     Args:
-        actor: Who did it; unless given, whoever ``acting`` names, else ``modelkeep`` itself.
+        actor: Who did it, unless ``acting`` knows.
     """
-    actor = actor or _acting.get()
+    actor = _acting.get() or actor
     seq, previous = _lock_head(conn)
     text = encode(data)
     at = float(now)
     sealed = _seal((seq + 1, at, kind, subject, actor, text, previous))
-    row = {
-        "seq": seq + 1,
-        "at": at,
-        "kind": kind,
-        "subject": subject,
-        "actor": actor,
-        "data": text,
-        "previous": previous,
-        "hash": sealed,
-    }
-    conn.execute(insert(events), row)
-    conn.execute(update(event_head).where(event_head.c.id == 1).values(seq=seq + 1, hash=sealed))
-    return Event(**{**row, "data": decode(text)})
+    row = (seq + 1, at, kind, subject, actor, text, previous, sealed)
+    insert_rows(conn, events, ("seq", "at", "kind", "subject", "actor", "data", "previous", "hash"), [row])
+    run_many(conn, "UPDATE event_head SET seq = ?, hash = ? WHERE id = 1", [(seq + 1, sealed)])
+    return Event(*row[:5], decode(text), *row[6:])
 
 
 def history(
@@ -146,16 +137,14 @@ def _seal(content: tuple[int, float, str, str, str, str, str]) -> str:
 
 def _lock_head(conn: Connection) -> tuple[int, str]:
     """Read the head so that no other transaction can append before this one ends."""
-    query = select(event_head.c.seq, event_head.c.hash).where(event_head.c.id == 1).with_for_update()
-    found = conn.execute(query).first()
-    if found is None:
-        try:
-            with conn.begin_nested():
-                conn.execute(insert(event_head), {"id": 1, "seq": 0, "hash": GENESIS})
-        except IntegrityError:
-            pass  # another transaction made the first event meanwhile
-        found = conn.execute(query).one()
-    return found.seq, found.hash
+    query = "SELECT seq, hash FROM event_head WHERE id = 1"
+    query += " FOR UPDATE" if conn.dialect.name == "postgresql" else ""
+    found = fetch(conn, query)
+    if not found:  # another transaction may make the first event meanwhile
+        insert_rows(conn, event_head, ("id", "seq", "hash"), [(1, 0, GENESIS)], "ON CONFLICT DO NOTHING")
+        found = fetch(conn, query)
+    seq, sealed = found[0]
+    return seq, sealed
 
 
 def _stream(conn: Connection) -> Iterator[Row[Any]]:

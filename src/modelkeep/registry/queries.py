@@ -17,6 +17,7 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from modelkeep.core.errors import Invalid
+from modelkeep.registry import access_places
 from modelkeep.registry.filters import Clause, Language, Order
 
 
@@ -69,6 +70,8 @@ class Search:
         attributes: SQL by attribute.
         values: Tables by entity.
         ties: Attributes that make every order total, with whether they descend.
+        kind: What is searched, as grants call it, when a row is shown only to those who may read that thing.
+        name: SQL of a row's name or number there.
     """
 
     language: Language
@@ -77,6 +80,17 @@ class Search:
     attributes: Mapping[str, Attribute]
     values: Mapping[str, Values] = field(default_factory=dict)
     ties: Sequence[tuple[str, bool]] = (("id", False),)
+    kind: str = ""
+    name: str = ""
+
+
+def shown(search: Search) -> list[Part]:
+    """The condition that a row may be seen by whoever searches; none when all may be."""
+    names = access_places.seen(search.kind) if search.kind else None
+    if names is None:
+        return []
+    among: list[Any] = sorted(names) if search.kind == "model" else sorted(int(name) for name in names)
+    return [Part(f"{search.name} IN ({', '.join('?' * len(among)) or 'NULL'})", tuple(among))]
 
 
 def condition(search: Search, clause: Clause, postgres: bool) -> Part:
@@ -237,7 +251,7 @@ def find(
     base = Part(
         " ".join([search.base, *(join.sql for join in joins)]), tuple(v for join in joins for v in join.values)
     )
-    rows = select(conn, search.columns, base, wanted, terms, limit + 1)
+    rows = select(conn, search.columns, base, [*wanted, *shown(search)], terms, limit + 1)
     return rows[:limit], write_token(query, rows, limit, len(terms))
 
 

@@ -105,6 +105,8 @@ EXPERIMENTS = Search(
     },
     values={"tag": Values("experiment_tags", "experiment")},
     ties=(("experiment_id", False),),
+    kind="experiment",
+    name="r.id",
 )
 
 STAGES = {"ACTIVE_ONLY": ("active",), "DELETED_ONLY": ("deleted",), "ALL": ("active", "deleted")}

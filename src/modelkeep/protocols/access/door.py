@@ -46,6 +46,9 @@ class Doorkeeper:
         rule = RULES.get((method, path))
         if rule is None:
             raise Refused(f"nobody has stated who may {method} {path}: it is refused to all")
+        if rule.everywhere:
+            self._guard.require(who, rule.right)
+            return asked, None
         if rule.narrow:
             return narrowed(rule, asked, who.names(rule.right, "experiment")), None
         if rule.shows or (who.may(rule.right) and all(who.may(right) for right, _ in rule.also)):
@@ -69,6 +72,16 @@ class Doorkeeper:
         self.files(conn, right, owner)
         return owner, inner
 
+    def spans(
+        self, conn: Connection, who: Principal | None, experiment: int, run_id: str, trace_ids: list[str]
+    ) -> None:
+        """Whether spans may be kept there, of a run, and added to traces that are known. Raises ``Refused``."""
+        if who is None or who.may("write"):
+            return
+        touched = [("experiment", str(experiment)), *places.of_trace(conn, trace_ids)]
+        for kind, name in [*touched, *(places.of_run(conn, run_id) if run_id else [])]:
+            self._guard.require(who, "write", kind, name)
+
     def files(self, conn: Connection, right: str, owner: Owner) -> None:
         """Whether files may be read or written. Of a package, one of the models that has it is enough."""
         who = asking()
@@ -87,8 +100,9 @@ class Doorkeeper:
         self._guard.require(asking(), "read", "model", name)
 
     def _touch(self, conn: Connection, rule: Rule, asked: Any, who: Principal) -> None:
-        for touch in rule.touches:
-            for kind, name in touch(conn, asked):
+        found = [where for touch in rule.touches for where in touch(conn, asked)]
+        if not rule.any or not any(who.may(rule.right, kind, name) for kind, name in found):
+            for kind, name in found:
                 self._guard.require(who, rule.right, kind, name)
         for right, touch in rule.also:
             for kind, name in touch(conn, asked):

@@ -81,6 +81,7 @@ CONTROL: Needs = {
     "/data": READ,
     "/events": READ,
     "/pages/stream": KNOWN,
+    "/v1/traces": INSIDE,
     "/get-artifact": INSIDE,
     "/model-versions/get-artifact": INSIDE,
     **{f"/{root}/{version}": INSIDE for root in ("api", "ajax-api") for version in ("2.0", "2.11", "3.0")},

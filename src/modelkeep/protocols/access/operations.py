@@ -13,13 +13,8 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import Invalid
-from modelkeep.registry import access_places as places
+from modelkeep.protocols.access import touching
 from modelkeep.registry.access_places import Where
-from modelkeep.registry.access_rights import ALL, EVERYTHING
-
-APPROVAL = "modelkeep.approval"
-"""Tags of versions that begin so need the right to approve, and writers cannot set them."""
 
 Touch = Callable[[Connection, Any], Iterable[Where]]
 """The things an operation touches, from its request."""
@@ -32,107 +27,46 @@ class Rule(Struct, frozen=True):
         right: On all that it touches.
         touches: How to find that. Nothing found, nothing needed: the operation will say that it is not there.
         also: Further rights: what is needed for the files or models a request refers to.
-        narrow: Field with the experiments to look in, of which only those that may be read are kept.
+        narrow: Whether ``experiment_ids`` (and ``locations``) say where to look: only what may be read is kept.
+        all: With ``narrow``: naming no experiment means all.
+        any: One of the touched things is enough.
         shows: Whether it is a search over everything, which shows only what may be read.
+        everywhere: Whether the right is needed on everything.
     """
 
     right: str
     touches: tuple[Touch, ...] = ()
     also: tuple[tuple[str, Touch], ...] = ()
-    narrow: str = ""
+    narrow: bool = False
+    all: bool = False
+    any: bool = False
     shows: bool = False
+    everywhere: bool = False
 
 
-def _number(text: str) -> str:
-    """An experiment's number as grants have it; empty for what the operation will refuse."""
-    return str(int(text)) if text.isascii() and text.isdecimal() and len(text) <= 18 else ""
-
-
-def _experiment(_: Connection, asked: Any) -> Iterable[Where]:
-    return [("experiment", _number(asked.experiment_id))]
-
-
-def _experiment_name(conn: Connection, asked: Any) -> Iterable[Where]:
-    return places.of_experiment_name(conn, asked.experiment_name)
-
-
-def _new_experiment(_: Connection, asked: Any) -> Iterable[Where]:
-    return [("experiment", ALL)]
-
-
-def _run(conn: Connection, asked: Any) -> Iterable[Where]:
-    return places.of_run(conn, asked.run_id or getattr(asked, "run_uuid", ""))
-
-
-def _runs(conn: Connection, asked: Any) -> Iterable[Where]:
-    named = dict.fromkeys([*asked.run_ids, *asked.run_id])
-    if len(named) > 200:
-        raise Invalid(f"holds {len(named)} runs; expected at most 100", path="run_ids")
-    return [where for run_id in named for where in places.of_run(conn, run_id)]
-
-
-def _source_run(conn: Connection, asked: Any) -> Iterable[Where]:
-    named = getattr(asked, "source_run_id", "") or getattr(asked, "run_id", "")
-    return places.of_run(conn, named) if named else []
-
-
-def _model(_: Connection, asked: Any) -> Iterable[Where]:
-    return [("model", asked.name)]
-
-
-def _new_name(_: Connection, asked: Any) -> Iterable[Where]:
-    return [("model", asked.new_name)]
-
-
-def _source(conn: Connection, asked: Any) -> Iterable[Where]:
-    return places.of_source(conn, asked.source)
-
-
-def _logged(conn: Connection, asked: Any) -> Iterable[Where]:
-    named = asked.model_id
-    return places.of_logged_model(conn, named) if named else []
-
-
-def _logged_of_metrics(conn: Connection, asked: Any) -> Iterable[Where]:
-    named = dict.fromkeys(metric.model_id for metric in asked.metrics if metric.model_id)
-    return [where for model_id in named for where in places.of_logged_model(conn, model_id)]
-
-
-def _logged_of_models(conn: Connection, asked: Any) -> Iterable[Where]:
-    named = dict.fromkeys(use.model_id for use in asked.models)
-    return [where for model_id in named for where in places.of_logged_model(conn, model_id)]
-
-
-def _approval(_: Connection, asked: Any) -> Iterable[Where]:
-    """The model, when the tag says that a version is approved."""
-    keys = [asked.key] if hasattr(asked, "key") else [tag.key for tag in asked.tags]
-    return [("model", asked.name)] if any(key.startswith(APPROVAL) for key in keys) else []
-
-
-def _unless_approval(conn: Connection, asked: Any) -> Iterable[Where]:
-    return [] if _approval(conn, asked) else _model(conn, asked)
-
-
-def _everything(_: Connection, asked: Any) -> Iterable[Where]:
-    return [(EVERYTHING, ALL)]
-
-
-_READ_RUN = Rule("read", (_run,))
-_WRITE_RUN = Rule("write", (_run,))
-_WRITE_EXPERIMENT = Rule("write", (_experiment,))
-_READ_MODEL = Rule("read", (_model,))
-_WRITE_MODEL = Rule("write", (_model,))
-_DEPLOY_MODEL = Rule("deploy", (_model,))
-_WRITE_LOGGED = Rule("write", (_logged,))
-_WITHIN = Rule("read", narrow="experiment_ids")
+_READ_RUN = Rule("read", (touching.run,))
+_WRITE_RUN = Rule("write", (touching.run,))
+_WRITE_EXPERIMENT = Rule("write", (touching.experiment,))
+_READ_MODEL = Rule("read", (touching.model,))
+_WRITE_MODEL = Rule("write", (touching.model,))
+_DEPLOY_MODEL = Rule("deploy", (touching.model,))
+_WRITE_LOGGED = Rule("write", (touching.logged,))
+_WITHIN = Rule("read", narrow=True)
 _SHOWN = Rule("read", shows=True)
-_ADMIN = Rule("admin", (_everything,))
-_TAG_VERSION = Rule("write", (_unless_approval,), (("approve", _approval),))
+_READ_TRACE = Rule("read", (touching.trace,))
+_WRITE_TRACE = Rule("write", (touching.trace,))
+_READ_TRACES = Rule("read", (touching.traces,))
+_READ_DATASET = Rule("read", (touching.dataset,), any=True)
+_WRITE_DATASET = Rule("write", (touching.dataset,))
+_MOVE_DATASET = Rule("write", (touching.dataset, touching.experiments))
+_ANY_DATASET = Rule("read", narrow=True, all=True)
+_ADMIN = Rule("admin", everywhere=True)
+_TAG_VERSION = Rule("write", (touching.unless_approval,), (("approve", touching.approval),))
 
 RULES: Mapping[tuple[str, str], Rule] = {
-    ("POST", "experiments/create"): Rule("write", (_new_experiment,)),
-    ("GET", "experiments/get"): Rule("read", (_experiment,)),
-    ("GET", "experiments/get-by-name"): Rule("read", (_experiment_name,)),
+    ("POST", "experiments/create"): Rule("write", (touching.new_experiment,)),
+    ("GET", "experiments/get"): Rule("read", (touching.experiment,)),
+    ("GET", "experiments/get-by-name"): Rule("read", (touching.experiment_name,)),
     ("POST", "experiments/update"): _WRITE_EXPERIMENT,
     ("POST", "experiments/delete"): _WRITE_EXPERIMENT,
     ("POST", "experiments/restore"): _WRITE_EXPERIMENT,
@@ -146,21 +80,21 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("POST", "runs/update"): _WRITE_RUN,
     ("POST", "runs/delete"): _WRITE_RUN,
     ("POST", "runs/restore"): _WRITE_RUN,
-    ("POST", "runs/log-metric"): Rule("write", (_run, _logged)),
+    ("POST", "runs/log-metric"): Rule("write", (touching.run, touching.logged)),
     ("POST", "runs/log-parameter"): _WRITE_RUN,
     ("POST", "runs/set-tag"): _WRITE_RUN,
     ("POST", "runs/delete-tag"): _WRITE_RUN,
-    ("POST", "runs/log-batch"): Rule("write", (_run, _logged_of_metrics)),
+    ("POST", "runs/log-batch"): Rule("write", (touching.run, touching.logged_of_metrics)),
     ("POST", "runs/log-model"): _WRITE_RUN,
-    ("POST", "runs/log-inputs"): Rule("write", (_run,), (("read", _logged_of_models),)),
-    ("POST", "runs/outputs"): Rule("write", (_run,), (("read", _logged_of_models),)),
+    ("POST", "runs/log-inputs"): Rule("write", (touching.run,), (("read", touching.logged_of_models),)),
+    ("POST", "runs/outputs"): Rule("write", (touching.run,), (("read", touching.logged_of_models),)),
     ("POST", "runs/search"): _WITHIN,
     ("GET", "metrics/get-history"): _READ_RUN,
-    ("GET", "metrics/get-history-bulk"): Rule("read", (_runs,)),
-    ("GET", "metrics/get-history-bulk-interval"): Rule("read", (_runs,)),
+    ("GET", "metrics/get-history-bulk"): Rule("read", (touching.runs,)),
+    ("GET", "metrics/get-history-bulk-interval"): Rule("read", (touching.runs,)),
     ("POST", "registered-models/create"): _WRITE_MODEL,
     ("GET", "registered-models/get"): _READ_MODEL,
-    ("POST", "registered-models/rename"): Rule("write", (_model, _new_name)),
+    ("POST", "registered-models/rename"): Rule("write", (touching.model, touching.new_name)),
     ("PATCH", "registered-models/update"): _WRITE_MODEL,
     ("DELETE", "registered-models/delete"): _WRITE_MODEL,
     ("GET", "registered-models/search"): _SHOWN,
@@ -172,7 +106,14 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("DELETE", "registered-models/alias"): _DEPLOY_MODEL,
     ("GET", "registered-models/alias"): _READ_MODEL,
     ("POST", "model-versions/create"): Rule(
-        "write", (_model,), (("read", _source), ("read", _source_run), ("read", _logged), ("approve", _approval))
+        "write",
+        (touching.model,),
+        (
+            ("read", touching.source),
+            ("read", touching.source_run),
+            ("read", touching.logged),
+            ("approve", touching.approval),
+        ),
     ),
     ("GET", "model-versions/get"): _READ_MODEL,
     ("PATCH", "model-versions/update"): _WRITE_MODEL,
@@ -182,9 +123,9 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("GET", "model-versions/get-download-uri"): _READ_MODEL,
     ("POST", "model-versions/set-tag"): _TAG_VERSION,
     ("DELETE", "model-versions/delete-tag"): _TAG_VERSION,
-    ("POST", "logged-models"): Rule("write", (_experiment,), (("read", _source_run),)),
+    ("POST", "logged-models"): Rule("write", (touching.experiment,), (("read", touching.source_run),)),
     ("POST", "logged-models/search"): _WITHIN,
-    ("GET", "logged-models/{model_id}"): Rule("read", (_logged,)),
+    ("GET", "logged-models/{model_id}"): Rule("read", (touching.logged,)),
     ("PATCH", "logged-models/{model_id}"): _WRITE_LOGGED,
     ("DELETE", "logged-models/{model_id}"): _WRITE_LOGGED,
     ("PATCH", "logged-models/{model_id}/tags"): _WRITE_LOGGED,
@@ -196,8 +137,44 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("PATCH", "webhooks/{webhook_id}"): _ADMIN,
     ("DELETE", "webhooks/{webhook_id}"): _ADMIN,
     ("POST", "webhooks/{webhook_id}/test"): _ADMIN,
+    ("POST", "traces"): Rule("write", (touching.new_trace,)),
+    ("PATCH", "traces/{request_id}"): _WRITE_TRACE,
+    ("GET", "traces"): _WITHIN,
+    ("GET", "unified-traces"): _WITHIN,
+    ("POST", "traces/search"): _WITHIN,
+    ("GET", "traces/get"): _READ_TRACE,
+    ("GET", "traces/batchGet"): _READ_TRACES,
+    ("POST", "traces/batchGetInfos"): _READ_TRACES,
+    ("GET", "traces/{trace_id}"): _READ_TRACE,
+    ("GET", "traces/{trace_id}/info"): _READ_TRACE,
+    ("PATCH", "traces/{request_id}/tags"): _WRITE_TRACE,
+    ("DELETE", "traces/{request_id}/tags"): _WRITE_TRACE,
+    ("POST", "traces/delete-traces"): Rule("write", (touching.experiment, touching.traces)),
+    ("POST", "traces/link-to-run"): Rule("write", (touching.run, touching.traces)),
+    ("POST", "traces/link-prompts"): _WRITE_TRACE,
+    ("POST", "traces/{trace_id}/assessments"): _WRITE_TRACE,
+    ("GET", "traces/{trace_id}/assessments/{assessment_id}"): _READ_TRACE,
+    ("PATCH", "traces/{trace_id}/assessments/{assessment_id}"): _WRITE_TRACE,
+    ("DELETE", "traces/{trace_id}/assessments/{assessment_id}"): _WRITE_TRACE,
+    ("POST", "datasets/create"): Rule("write", (touching.experiments,)),
+    ("GET", "datasets/{dataset_id}"): _READ_DATASET,
+    ("DELETE", "datasets/{dataset_id}"): _WRITE_DATASET,
+    ("POST", "datasets/search"): _ANY_DATASET,
+    ("GET", "datasets/search"): _ANY_DATASET,
+    ("PATCH", "datasets/{dataset_id}/tags"): _WRITE_DATASET,
+    ("DELETE", "datasets/{dataset_id}/tags/{key}"): _WRITE_DATASET,
+    ("POST", "datasets/{dataset_id}/records"): _WRITE_DATASET,
+    ("GET", "datasets/{dataset_id}/records"): _READ_DATASET,
+    ("DELETE", "datasets/{dataset_id}/records"): _WRITE_DATASET,
+    ("GET", "datasets/{dataset_id}/experiment-ids"): _READ_DATASET,
+    ("POST", "datasets/{dataset_id}/add-experiments"): _MOVE_DATASET,
+    ("POST", "datasets/{dataset_id}/remove-experiments"): _MOVE_DATASET,
 }
 """By method and path below ``/api/2.0/mlflow/``."""
+
+
+NOWHERE = "9" * 18
+"""The number of an experiment that there is not: where those look who may look nowhere."""
 
 
 def narrowed(rule: Rule, asked: Any, names: frozenset[str] | None) -> Any:
@@ -206,7 +183,16 @@ def narrowed(rule: Rule, asked: Any, names: frozenset[str] | None) -> Any:
     Args:
         names: Their numbers; None for all.
     """
-    if not rule.narrow or names is None:
+    if names is None:
         return asked
-    kept = [text for text in getattr(asked, rule.narrow) if _number(text) in names]
-    return msgspec.structs.replace(asked, **{rule.narrow: kept})
+    kept = [text for text in asked.experiment_ids if touching.number(text) in names]
+    if rule.all and not asked.experiment_ids:
+        kept = sorted(names)
+    if not hasattr(asked, "locations"):
+        return msgspec.structs.replace(asked, experiment_ids=kept or [NOWHERE])
+    places = [
+        place
+        for place in asked.locations
+        if place.mlflow_experiment and touching.number(place.mlflow_experiment.experiment_id) in names
+    ]
+    return msgspec.structs.replace(asked, locations=places, experiment_ids=kept or ([] if places else [NOWHERE]))

@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 
 from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Refused, Unavailable
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.access.door import Doorkeeper
 from modelkeep.protocols.mlflow import checks, traces_otlp
 from modelkeep.registry import traces_spans
 from modelkeep.registry.experiments import DEFAULT
@@ -46,10 +47,11 @@ log = logging.getLogger(__name__)
 
 
 class Entrance:
-    """The handler of ``/v1/traces`` over one home."""
+    """The handler of ``/v1/traces`` over one home, if whoever asks may write there."""
 
-    def __init__(self, keep: Keep) -> None:
+    def __init__(self, keep: Keep, keeper: Doorkeeper) -> None:
         self._db = keep.db
+        self._keeper = keeper
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="modelkeep-otlp")
 
     def answer(self, sink: Sink, body: bytes, head: Head) -> None:
@@ -57,9 +59,11 @@ class Entrance:
         loop = asyncio.get_running_loop()
         kind = head.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         reply = _Reply(sink, JSON if kind == JSON else PROTOBUF)
+        who = None if head.who is None else head.who.who
 
         def ready(read: traces_otlp.Read, experiment: int, run_id: str) -> None:
             def work(conn: Connection) -> None:
+                self._keeper.spans(conn, who, experiment, run_id, list(read.traces))
                 traces_spans.log(conn, experiment, list(read.traces.values()), run_id)
 
             def told(done: Future[None]) -> None:

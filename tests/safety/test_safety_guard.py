@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import BY, PASSWORD, Site, site
+from safety_site import BY, PASSWORD, Site, site
 from sqlalchemy import select
 
 from modelkeep.app import control
@@ -100,9 +100,25 @@ def test_a_route_nobody_spoke_of_is_refused_to_all(place_of_all: Site) -> None:
     guard.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/events", f"{API}/models", f"{API}/openapi.json", "/api/2.0/mlflow/experiments/search",
-    "/ajax-api/2.0/mlflow/server-info", "/get-artifact?run_id=x&path=y", "/nothing", "/api/2.0/mlflow/nothing",
-    "/api/2.0/mlflow-artifacts/artifacts/0/x", "/pages/stream", "/api/3.0/mlflow/experiments/search?x", "//events", "/static/../events"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/events",
+        f"{API}/models",
+        f"{API}/openapi.json",
+        "/api/2.0/mlflow/experiments/search",
+        "/ajax-api/2.0/mlflow/server-info",
+        "/get-artifact?run_id=x&path=y",
+        "/nothing",
+        "/api/2.0/mlflow/nothing",
+        "/api/2.0/mlflow-artifacts/artifacts/0/x",
+        "/pages/stream",
+        "/api/3.0/mlflow/experiments/search?x",
+        "//events",
+        "/static/../events",
+    ],
+)
 def test_without_a_name_nothing_is_told(place_of_all: Site, path: str) -> None:
     answer = place_of_all.ask("", "GET", path)
     assert answer.status_code == 401, answer.text
@@ -110,12 +126,26 @@ def test_without_a_name_nothing_is_told(place_of_all: Site, path: str) -> None:
     assert "Basic" in answer.headers["www-authenticate"]
 
 
-@pytest.mark.parametrize("header", [
-    "Bearer", "Bearer x", "Bearer mk_0000000000000000_" + "A" * 43, "Basic", "Basic !!!", "Basic " + "é", "Digest x", "", "Basic AAAA",
-    "Basic " + base64.b64encode(b"root:wrong wrong wrong").decode(), "Basic " + base64.b64encode(b"no colon").decode(),
-    "Basic " + base64.b64encode(b"\xff:\xff").decode(), "Basic " + base64.b64encode(b"nobody-there:x").decode(),
-    "Basic " + base64.b64encode(b"root:").decode(), "Bearer " + "x" * 5000,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer",
+        "Bearer x",
+        "Bearer mk_0000000000000000_" + "A" * 43,
+        "Basic",
+        "Basic !!!",
+        "Basic " + "é",
+        "Digest x",
+        "",
+        "Basic AAAA",
+        "Basic " + base64.b64encode(b"root:wrong wrong wrong").decode(),
+        "Basic " + base64.b64encode(b"no colon").decode(),
+        "Basic " + base64.b64encode(b"\xff:\xff").decode(),
+        "Basic " + base64.b64encode(b"nobody-there:x").decode(),
+        "Basic " + base64.b64encode(b"root:").decode(),
+        "Bearer " + "x" * 5000,
+    ],
+)
 def test_what_is_no_credential_lets_nobody_in(place_of_all: Site, header: str) -> None:
     raw = header.encode("utf-8")
     for path in ("/api/2.0/mlflow/experiments/get?experiment_id=0", f"{API}/models"):
@@ -132,10 +162,11 @@ def test_a_password_and_a_token_open_hot_and_cold_routes(place_of_all: Site) -> 
     basic = {"authorization": "Basic " + base64.b64encode(f"root:{PASSWORD}".encode()).decode()}
     as_password = f"x:{place_of_all.tokens['root']}".encode()
     for headers in (
-        basic, {"authorization": f"Bearer {place_of_all.tokens['root']}"},
+        basic,
+        {"authorization": f"Bearer {place_of_all.tokens['root']}"},
         {"authorization": "Basic " + base64.b64encode(as_password).decode()},
         {"authorization": f"bearer {place_of_all.tokens['root']}"},
-    ):  # fmt: skip
+    ):
         for _ in range(3):
             for path in ("/api/2.0/mlflow/experiments/get?experiment_id=0", f"{API}/models", "/"):
                 answer = place_of_all.ask("", "GET", path, headers=headers)
@@ -176,14 +207,18 @@ OPERATIONS_ON = {
         ("POST", "model-versions/transition-stage", {"name": "name", "version": "=1", "stage": "=Staging"}),
     ],
     "approve": [
-        ("POST", "model-versions/set-tag", {"name": "name", "version": "=1", "key": "=modelkeep.approval.by", "value": "=v"}),
+        (
+            "POST",
+            "model-versions/set-tag",
+            {"name": "name", "version": "=1", "key": "=modelkeep.approval.by", "value": "=v"},
+        ),
     ],
     "admin": [
         ("GET", "webhooks", {}),
         ("POST", "webhooks", {"name": "=x", "url": "=https://example.com"}),
         ("POST", "experiments/create", {"name": "=new"}),
     ],
-}  # fmt: skip
+}
 MAY = {
     "nobody": set(),
     "reader": {"read"},
@@ -223,9 +258,14 @@ def test_files_go_with_their_experiment(place_of_all: Site, told: dict[str, Any]
                 ("r", "GET", f"/get-artifact?run_id={things['run']}&path=f.txt", {}),
                 ("r", "GET", f"/api/2.0/mlflow/artifacts/list?run_id={things['run']}", {}),
                 ("w", "PUT", f"{root}/{things['files']}/g.txt", {"content": b"x"}),
-                ("w", "POST", f"/api/2.0/mlflow-artifacts/mpu/create/{things['files']}", {"json": {"path": "h", "num_parts": 1}}),
+                (
+                    "w",
+                    "POST",
+                    f"/api/2.0/mlflow-artifacts/mpu/create/{things['files']}",
+                    {"json": {"path": "h", "num_parts": 1}},
+                ),
                 ("w", "DELETE", f"{root}/{things['files']}/g.txt", {}),
-            ]  # fmt: skip
+            ]
             for right, method, path, options in asked:
                 answer = place_of_all.ask(who, method, path, **options)
                 if right in allowed:
@@ -253,8 +293,16 @@ def test_a_version_cannot_be_made_of_what_one_may_not_read(place_of_all: Site, t
         "writer", "POST", "model-versions/create", name="mine", source=f"runs:/{told['mine']['run']}/x"
     )
     assert own.status_code == 200, own.text
-    refused(place_of_all.mlflow("writer", "POST", "model-versions/create", name="mine", source=f"runs:/{told['mine']['run']}/x",
-        tags=[{"key": "modelkeep.approval", "value": "yes"}]))  # fmt: skip
+    refused(
+        place_of_all.mlflow(
+            "writer",
+            "POST",
+            "model-versions/create",
+            name="mine",
+            source=f"runs:/{told['mine']['run']}/x",
+            tags=[{"key": "modelkeep.approval", "value": "yes"}],
+        )
+    )
     refused(place_of_all.mlflow("writer", "POST", "registered-models/rename", name="mine", new_name="other"))
 
 
@@ -275,10 +323,16 @@ def test_searches_show_only_what_may_be_read(place_of_all: Site, told: dict[str,
         asked = [
             ("POST", "experiments/search", {"max_results": 100}, "experiments", lambda x: x["experiment_id"]),
             ("POST", "runs/search", {"experiment_ids": both}, "runs", lambda x: x["info"]["experiment_id"]),
-            ("POST", "logged-models/search", {"experiment_ids": both}, "models", lambda x: x["info"]["experiment_id"]),
+            (
+                "POST",
+                "logged-models/search",
+                {"experiment_ids": both},
+                "models",
+                lambda x: x["info"]["experiment_id"],
+            ),
             ("GET", "registered-models/search", {}, "registered_models", lambda x: x["name"]),
             ("GET", "model-versions/search", {}, "model_versions", lambda x: x["name"]),
-        ]  # fmt: skip
+        ]
         found = []
         for method, path, body, field, name in asked:
             answer = place_of_all.mlflow(who, method, path, **body)
@@ -305,8 +359,16 @@ def test_pages_of_a_search_tell_nothing_of_what_is_hidden(place_of_all: Site, to
 
 
 def test_the_control_api_and_pages(place_of_all: Site, told: dict[str, Any]) -> None:
-    for path, status in ((f"{API}/models", 403), (f"{API}/events", 403), ("/", 403), ("/models/mine", 200), ("/models/theirs", 403),
-        (f"{API}/models/mine/versions/1", 200), (f"{API}/models/theirs/versions/1", 403), (f"{API}/openapi.json", 200)):  # fmt: skip
+    for path, status in (
+        (f"{API}/models", 403),
+        (f"{API}/events", 403),
+        ("/", 403),
+        ("/models/mine", 200),
+        ("/models/theirs", 403),
+        (f"{API}/models/mine/versions/1", 200),
+        (f"{API}/models/theirs/versions/1", 403),
+        (f"{API}/openapi.json", 200),
+    ):
         assert place_of_all.ask("reader", "GET", path).status_code == status, path
     post = ("POST", f"{API}/models/mine/rollback")
     assert place_of_all.ask("writer", *post, json={}).status_code == 403

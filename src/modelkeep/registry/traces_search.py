@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from modelkeep.core.errors import Invalid
 from modelkeep.registry import queries, traces
-from modelkeep.registry.filters import NULLS, TEXT_OPERATORS, Clause, Language, Order
+from modelkeep.registry.filters import COMPARISONS, NULLS, TEXT_OPERATORS, Clause, Language, Order
 from modelkeep.registry.queries import Attribute, Part, Search, Values
 from modelkeep.store.bulk import encode
 from modelkeep.store.tables import INDEXED_TEXT
@@ -64,8 +64,8 @@ SEARCH = Search(
             "tag": _KEYED,
             "metadata": _KEYED,
             "span": _TEXT,
-            "feedback": _KEYED,
-            "expectation": _KEYED,
+            "feedback": _KEYED | COMPARISONS,
+            "expectation": _KEYED | COMPARISONS,
             "issue": frozenset({"="}),
         },
         numbers=frozenset({"feedback", "expectation"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from serving_kit import Home, Made, flights, prices, tumours
+
+from modelkeep.serve.isolated_keeper import Keeper
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,14 @@ def mixed() -> Made:
 @pytest.fixture(scope="session")
 def regression() -> Made:
     return prices()
+
+
+@pytest.fixture(scope="session")
+def keeper() -> Iterator[Keeper]:
+    """Runs isolated models; importing what they need is paid once."""
+    found = Keeper()
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -11,14 +11,16 @@ from blake3 import blake3
 from msgspec import Struct
 
 from modelkeep.core.errors import Damaged, NotFound, Refused
+from modelkeep.formats.feed import Feed
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
+SAMPLE = "sample.json"
 ONNX = "model.onnx"
 SKOPS = "model.skops"
 
-RuntimeName = Literal["onnx", "sklearn"]
+RuntimeName = Literal["onnx", "sklearn", "graph", "xgboost", "lightgbm", "torch", "pyfunc", "function"]
 
 
 class Entry(Struct, frozen=True):
@@ -28,7 +30,7 @@ class Entry(Struct, frozen=True):
     size: int
 
 
-class Manifest(Struct, frozen=True, kw_only=True):
+class Manifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a package holds.
 
     Attributes:
@@ -40,6 +42,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
         numbers: Columns of the graph's input ``numbers``.
         strings: Columns of the graph's input ``strings``.
         trust: Names of types and functions outside scikit-learn and this package that loading it runs.
+        model: The file that the runtime loads, when it is not called as usual.
+        form: How that file is written, where the runtime knows several.
+        feed: How the inputs become what the model takes; none: as the pipelines of this package do.
     """
 
     format: int
@@ -50,6 +55,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     numbers: tuple[str, ...] = ()
     strings: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
+    model: str = ""
+    form: str = ""
+    feed: Feed | None = None
 
 
 class Folder(Mapping[str, bytes]):
@@ -117,6 +125,36 @@ def take(files: Mapping[str, bytes], manifest: Manifest, name: str) -> bytes:
     if found != listed:
         raise Damaged(f"{name} has digest {found.blake3}, the manifest says {listed.blake3}")
     return data
+
+
+def located(files: Folder, manifest: Manifest, name: str) -> Path:
+    """Where one file of a folder is, verified without reading it into memory. Raises ``Damaged`` as ``take``."""
+    listed = manifest.files.get(name)
+    if listed is None:
+        raise Damaged(f"{name} is not in the manifest of the package")
+    path = files.path / name
+    try:
+        found = blake3(max_threads=1).update_mmap(path).hexdigest()
+    except OSError:
+        raise Damaged(f"the package lacks {name}") from None
+    if found != listed.blake3:
+        raise Damaged(f"{name} has digest {found}, the manifest says {listed.blake3}")
+    return path
+
+
+def content(files: Mapping[str, bytes]) -> str:
+    """The digest of what a package brings: its files save those that only describe them.
+
+    This is what is trusted: it can be told before the model was ever loaded, and does not change with how it is
+    described. The manifest's own digests are used, so whatever is loaded must be taken from it.
+    """
+    return content_of(read(files).files)
+
+
+def content_of(files: Mapping[str, Entry]) -> str:
+    """As ``content``, of files by path."""
+    listed = {name: each.blake3 for name, each in files.items() if name not in (MANIFEST, SIGNATURE, SAMPLE)}
+    return blake3(msgspec.json.encode({"files": listed}, order="deterministic")).hexdigest()
 
 
 def verify(files: Mapping[str, bytes]) -> Manifest:

@@ -14,6 +14,16 @@ from modelkeep.formats.signature import Signature
 _ERRORS_ONLY = 3
 
 
+def options(threads: int) -> Any:
+    """How sessions run here: quiet, and never spinning while they wait."""
+    made = onnxruntime.SessionOptions()
+    made.intra_op_num_threads = threads
+    made.inter_op_num_threads = 1
+    made.log_severity_level = _ERRORS_ONLY
+    made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return made
+
+
 class OnnxModel:
     """A whole pipeline as one graph. Safe to call from several threads: a session's ``run`` is.
 
@@ -37,13 +47,10 @@ class OnnxModel:
         *,
         threads: int = 1,
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                data, options(threads), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # its exceptions share no base class
             raise Damaged(f"ONNX Runtime cannot load the graph: {error}") from error
         self._run = self._session.run

@@ -6,16 +6,18 @@ import contextlib
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from modelkeep.core.errors import Damaged
+from modelkeep.core.errors import Damaged, MissingExtra
 from modelkeep.core.ports import Model
 from modelkeep.formats import manifest as manifests
 from modelkeep.formats.batch import Layout
-from modelkeep.formats.manifest import Manifest
+from modelkeep.formats.feed import Feed
+from modelkeep.formats.manifest import Folder, Manifest
 from modelkeep.formats.signature import Signature, from_builtins
 
 
@@ -25,7 +27,7 @@ def load(files: Mapping[str, bytes], *, trusted: Sequence[str] = (), threads: in
     Args:
         files: By path; ``manifest.Folder`` reads a folder's. Only what the runtime needs is read.
         trusted: Names of types and functions (``package.module.Name``) that may run on loading beside
-            scikit-learn's and ours.
+            scikit-learn's and ours; digests of packages whose code may run.
         threads: Of one prediction.
 
     Raises:
@@ -37,7 +39,7 @@ def load(files: Mapping[str, bytes], *, trusted: Sequence[str] = (), threads: in
     return _LOADERS[manifest.runtime](files, manifest, trusted, threads)
 
 
-IN_PROCESS = frozenset({"onnx"})
+IN_PROCESS = frozenset({"onnx", "graph"})
 """Runtimes that run no code of anybody's and free what they take; all others belong in a process of their own."""
 
 _NEEDS = {
@@ -45,13 +47,18 @@ _NEEDS = {
         *("modelkeep.formats.sklearn_runtime", "modelkeep.formats.skops_io"),
         *("sklearn.compose", "sklearn.ensemble", "sklearn.linear_model", "sklearn.pipeline", "sklearn.svm"),
     ),
+    "torch": ("modelkeep.formats.torch_runtime", "torch.export.pt2_archive", "torch._export.serde.serialize"),
+    "xgboost": ("modelkeep.formats.boosting_runtime", "xgboost"),
+    "lightgbm": ("modelkeep.formats.boosting_runtime", "lightgbm"),
+    "pyfunc": ("modelkeep.formats.pyfunc_runtime", "modelkeep.formats.sklearn_runtime"),
+    "function": ("modelkeep.formats.function_runtime",),
 }
 
 
 def prepare(runtime: str) -> None:
     """Import what loading and running packages of this runtime will need, as far as it is installed."""
     for name in _NEEDS.get(runtime, ()):
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError, MissingExtra):
             importlib.import_module(name)
 
 
@@ -79,13 +86,78 @@ def _load_sklearn(files: Mapping[str, bytes], manifest: Manifest, trusted: Seque
     from modelkeep.formats.sklearn_runtime import SklearnModel
     from modelkeep.formats.skops_io import loads
 
-    pipeline = loads(manifests.take(files, manifest, manifests.SKOPS), trusted=trusted)
-    return SklearnModel(pipeline, _signature(files, manifest))
+    data = manifests.take(files, manifest, manifest.model or manifests.SKOPS)
+    if manifest.form == "pickle":
+        from modelkeep.formats import pickled, trusting
+
+        trusting.trust(files, trusted, f"whatever is pickled in {manifest.model}")
+        pipeline = pickled.unpickled(data, manifest.model)
+    else:
+        pipeline = loads(data, trusted=trusted)
+    return SklearnModel(pipeline, _signature(files, manifest), manifest.feed)
+
+
+def _load_graph(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
+    from modelkeep.formats.graph_runtime import GraphModel
+
+    graph: Path | bytes
+    if isinstance(files, Folder):  # with its external weights beside it, all verified
+        beside = manifest.model.rpartition("/")[0]
+        for name in manifest.files:
+            if name.rpartition("/")[0] == beside:
+                manifests.located(files, manifest, name)
+        graph = files.path / manifest.model
+    else:
+        graph = manifests.take(files, manifest, manifest.model)
+    return GraphModel(graph, _signature(files, manifest), _feed(manifest), threads=threads)
+
+
+def _load_torch(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
+    from modelkeep.formats import torch_runtime, trusting
+
+    data = manifests.take(files, manifest, manifest.model)
+    if manifest.form == "pt2" and (unsafe := torch_runtime.pickled(data)):
+        trusting.trust(files, trusted, f"what is pickled in {manifest.model}: {', '.join(unsafe[:5])}")
+    return torch_runtime.TorchModel(
+        data, manifest.form, _signature(files, manifest), _feed(manifest), threads=threads
+    )
+
+
+def _load_boosted(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
+    from modelkeep.formats.boosting_runtime import BoostedModel, LightGBooster, XGBooster
+
+    data = manifests.take(files, manifest, manifest.model)
+    kind = XGBooster if manifest.runtime == "xgboost" else LightGBooster
+    return BoostedModel(kind(data, threads), _signature(files, manifest), _feed(manifest))
+
+
+def _load_pyfunc(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
+    from modelkeep.formats.pyfunc_runtime import PyfuncModel
+
+    return PyfuncModel(files, manifest, _signature(files, manifest), trusted)
+
+
+def _load_function(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
+    from modelkeep.formats.function_runtime import FunctionModel
+
+    return FunctionModel(files, manifest, _signature(files, manifest), trusted)
+
+
+def _feed(manifest: Manifest) -> Feed:
+    if manifest.feed is None:
+        raise Damaged(f"the manifest does not say what the {manifest.runtime} model takes")
+    return manifest.feed
 
 
 _LOADERS: dict[str, Callable[[Mapping[str, bytes], Manifest, Sequence[str], int], Model]] = {
     "onnx": _load_onnx,
     "sklearn": _load_sklearn,
+    "graph": _load_graph,
+    "torch": _load_torch,
+    "xgboost": _load_boosted,
+    "lightgbm": _load_boosted,
+    "pyfunc": _load_pyfunc,
+    "function": _load_function,
 }
 
 

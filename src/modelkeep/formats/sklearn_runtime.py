@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from modelkeep.core.errors import UserCodeFailed
 from modelkeep.formats.batch import Batch, Layout
+from modelkeep.formats.feed import Feed, Feeder, named
 from modelkeep.formats.signature import Signature
 
 
@@ -22,12 +23,14 @@ class SklearnModel:
     Args:
         pipeline: Fitted; told to use one thread per prediction.
         signature: Its inputs in the order of fitting.
+        feed: What it takes; none: a DataFrame as ``apply`` trained it with.
     """
 
-    def __init__(self, pipeline: Any, signature: Signature) -> None:
+    def __init__(self, pipeline: Any, signature: Signature, feed: Feed | None = None) -> None:
         self.pipeline = pipeline
         self.signature = signature
         self.layout = Layout(signature)
+        self._feeder = Feeder(feed, self.layout.number_at, self.layout.string_at) if feed else None
         last = pipeline.steps[-1][1] if hasattr(pipeline, "steps") else pipeline
         self._offset = float(getattr(last, "offset_", -0.5))
 
@@ -37,7 +40,8 @@ class SklearnModel:
         Raises:
             UserCodeFailed: The pipeline raised.
         """
-        frame = frame_of(self.layout.pack(columns))
+        batch = self.layout.pack(columns)
+        frame = self._feeder.given(batch) if self._feeder else frame_of(batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of categories never seen
             try:
@@ -48,10 +52,13 @@ class SklearnModel:
                 text = f"{type(error).__name__}: {error}"
                 raise UserCodeFailed("the pipeline could not predict these rows", traceback=text) from error
 
-    def _predict(self, frame: pd.DataFrame) -> dict[str, Any]:
+    def _predict(self, frame: Any) -> dict[str, Any]:
         task = self.signature.task
         if task == "regression":
-            return {"prediction": np.asarray(self.pipeline.predict(frame), np.float64).reshape(-1)}
+            found = self.pipeline.predict(frame)
+            if self._feeder:
+                return named(found, len(frame))
+            return {"prediction": np.asarray(found, np.float64).reshape(-1)}
         if task == "anomaly":
             score = -np.asarray(self.pipeline.score_samples(frame), np.float64)
             return {"label": score > -self._offset, "score": score}

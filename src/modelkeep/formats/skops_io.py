@@ -25,6 +25,15 @@ from modelkeep.formats.steps import UserFunction
 _CLASSES_OF = ("sklearn.", "scipy.sparse.", "modelkeep.formats.steps.")
 _NAMES = frozenset({"sklearn.utils.validation.check_array", "functools.partial", "numpy.dtype"})
 """A partial is as harmless as its function, which is asked about by itself."""
+VOUCHED = frozenset(
+    {
+        *("collections.OrderedDict", "collections.defaultdict"),
+        *("lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier", "lightgbm.sklearn.LGBMRegressor"),
+        *("lightgbm.sklearn.LGBMRanker", "lightgbm.sklearn._LGBMLabelEncoder"),
+        *("xgboost.core.Booster", "xgboost.sklearn.XGBClassifier", "xgboost.sklearn.XGBRegressor"),
+    }
+)
+"""Types of other packages that may be built: their state is text or numbers, not code."""
 _SCHEMA = "schema.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold
 
@@ -54,7 +63,7 @@ def untrusted(data: bytes, trusted: Sequence[str] = ()) -> list[str]:
     Raises:
         Damaged: It is no such file.
     """
-    return [name for name in named_types(data) if name not in trusted and not known(name)]
+    return [name for name in named_types(data) if not _allowed(name, trusted)]
 
 
 def loads(data: bytes, *, trusted: Sequence[str] = ()) -> Any:
@@ -65,10 +74,14 @@ def loads(data: bytes, *, trusted: Sequence[str] = ()) -> Any:
         Damaged: It is no such file.
     """
     named = named_types(data)
-    refuse(name for name in named if name not in trusted and not known(name))
+    refuse(name for name in named if not _allowed(name, trusted))
     pipeline = skops.io.loads(data, trusted=named)
     refuse(name for name in functions(pipeline) if name not in trusted)
     return _single_threaded(pipeline)
+
+
+def _allowed(name: str, trusted: Sequence[str]) -> bool:
+    return name in trusted or name in VOUCHED or known(name)
 
 
 def refuse(names: Iterable[str]) -> None:

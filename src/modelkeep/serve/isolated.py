@@ -131,6 +131,7 @@ class IsolatedModel:
             except _Lost as lost:
                 tried += lost.begun
                 if tried > (1 if self.repeatable else 0):
+                    process.over.wait(0.5)  # until the keeper has heard why
                     raise ModelkeepError(
                         f"the process of {self.pool.order.label} ended while it predicted: {process.why()}"
                         + ("; it was tried twice" if tried > 1 else ""),
@@ -217,9 +218,8 @@ class Pool:
     def take(self, patience: float) -> Process:
         """A free process, for the caller alone. Raises ``Unavailable`` when there is none in time."""
         with self._changed:
-            if not self._free:
-                self._changed.wait_for(lambda: self._free or self._closed, max(patience, 0.0))
-            if self._free:
+            self._changed.wait_for(lambda: self._free or self._closed, max(patience, 0.0))
+            if self._free and not self._closed:
                 return self._free.popleft()
         why = f": {self._fault or self._last_end}" if self._fault or self._last_end else ""
         raise Unavailable(f"the process of {self.order.label} is being started{why}", hint="try again in a moment")

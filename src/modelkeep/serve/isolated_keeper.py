@@ -41,6 +41,8 @@ class Process:
         pid: Once it has said so, else 0.
         answered: Batches.
         reason: Why this side ended it, if it did.
+        code: Its exit code, minus the signal that ended it, once known.
+        over: Set once it has ended and all that can be known of why is.
     """
 
     def __init__(self, pool: Owner, sock: socket.socket) -> None:
@@ -51,6 +53,7 @@ class Process:
         self.answered = 0
         self.reason = ""
         self.code: int | None = None
+        self.over = threading.Event()
 
     def discard(self) -> None:
         """Hang up. The files close with the last who holds this: a thread may be waiting for an answer."""
@@ -114,6 +117,8 @@ class Forker:
         command = [sys.executable, "-m", "modelkeep.serve.isolated_fork", kind, str(theirs.fileno())]
         # one thread each: rows come in batches, and the other cores belong to other models
         env = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ}
+        # what lies in a package is verified; compiled files beside it would not be
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
         with theirs:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, env=env, pass_fds=(theirs.fileno(),)
@@ -288,6 +293,7 @@ class Keeper:
             ready, _, _ = select.select([forker.sock], [], [], 0.02)
             if ready:
                 self._hear(forker)
+        process.over.set()
         self._drop(process)
         if pool.closed:
             return

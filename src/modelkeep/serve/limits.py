@@ -39,13 +39,13 @@ class Limits:
 
 
 def limits(settings: Mapping[str, Any]) -> Limits:
-    """The limits that an endpoint's settings hold, under ``declaration.deploy``.
+    """The limits in an endpoint's settings, under ``declaration.deploy`` or, without a declaration, ``deploy``.
 
     Raises:
         Invalid: They hold something that no declaration could.
     """
     try:
-        deploy = msgspec.convert((settings.get("declaration") or {}).get("deploy") or {}, Deploy)
+        deploy = msgspec.convert((settings.get("declaration") or settings).get("deploy") or {}, Deploy)
     except msgspec.ValidationError as error:
         raise Invalid(str(error), path="deploy", hint="apply the declaration again") from None
     return Limits(

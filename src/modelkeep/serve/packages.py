@@ -10,18 +10,17 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import msgspec
-import numpy as np
 from blake3 import blake3
 
 from modelkeep.core.errors import Damaged, ModelkeepError, NotFound, Unavailable
 from modelkeep.core.ports import BlobStore
-from modelkeep.formats import manifest, runtimes
-from modelkeep.formats.signature import Signature
+from modelkeep.formats import manifest, runtimes, samples
 from modelkeep.serve.columns import Inputs, Loaded
 from modelkeep.serve.isolated import DEFAULT, IsolatedModel, Terms
 from modelkeep.serve.isolated_keeper import Keeper
@@ -81,13 +80,14 @@ class LocalPackages:
             self._fetch(digest)
         folder = self.folder / digest
         files = manifest.Folder(folder)
-        signature, runtime = runtimes.signature(files), manifest.read(files).runtime
+        about = manifest.read(files)
+        signature, runtime = runtimes.signature(files), about.runtime
         if runtime in runtimes.IN_PROCESS:
             loaded = Loaded(runtimes.load(files, trusted=trusted), Inputs(signature), runtime)
         else:
             apart = IsolatedModel(self._keeper, runtime, folder, signature, trusted=trusted, terms=terms)
             loaded = Loaded(apart, Inputs(signature), runtime, apart)
-        warm(loaded)
+        warm(loaded, samples.recorded(files), forgiving=about.feed is not None)
         return loaded
 
     def _fetch(self, digest: str) -> None:
@@ -140,34 +140,23 @@ def verify(folder: Path, digest: str) -> None:
             raise Damaged(f"{path} of package {digest[:12]} has other bytes than its digest says")
 
 
-def warm(loaded: Loaded) -> None:
-    """Predict made-up rows, so that the first request does not pay for lazy set-up.
+def warm(loaded: Loaded, rows: Mapping[str, list[Any]], *, forgiving: bool = False) -> None:
+    """Predict recorded rows, else made-up ones, so that the first request does not pay for lazy set-up.
+
+    Args:
+        rows: Recorded in the package, lists by input; empty when there are none.
+        forgiving: Whether a model of somebody else's may refuse rows that were made up.
 
     Raises:
         ModelkeepError: The model cannot predict at all.
     """
-    inputs = loaded.inputs
-    row = _example(loaded.signature)
     for count in (1, 16):
-        columns = {name: [value] * count for name, value in zip(inputs.names, row, strict=True)}
         try:
-            loaded.model.predict(inputs.stack([inputs.named(columns)]))
-        except ModelkeepError:
-            raise
+            loaded.model.predict(samples.batch(loaded.signature, rows, count))
         except Exception as error:
+            if forgiving and not rows:
+                log.info("made-up rows do not warm the model: %s", error)
+                return
+            if isinstance(error, ModelkeepError):
+                raise
             raise ModelkeepError(f"the model fails on a row of its own ranges: {error}") from error
-
-
-def _example(signature: Signature) -> list[object]:
-    """One row within the ranges and categories of training."""
-    row: list[object] = []
-    for field in signature.inputs:
-        if field.type == "string":
-            row.append(field.categories[0] if field.categories else "a")
-        elif field.type == "bool":
-            row.append(False)
-        else:
-            low, high = field.min or 0.0, field.max or 0.0
-            middle = low + (high - low) / 2
-            row.append(float(middle) if field.type == "float64" else int(np.floor(middle)))
-    return row

@@ -1,0 +1,68 @@
+"""``deploy``: serve a version that was registered by a client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelkeep.cli.common import example, file_option, json_option, opened, split_ref
+from modelkeep.cli.output import print_json, say, text
+
+_MB = 1 << 20
+
+
+@click.command(
+    epilog=example(
+        "modelkeep deploy churn                      # the newest version",
+        "modelkeep deploy churn@champion --endpoint churn-eu",
+        "modelkeep deploy churn@3 --trust 5f2c...    # its pickled model may run",
+        "modelkeep deploy churn@3 --memory 512 --not-repeatable",
+    )
+)
+@click.argument("ref", metavar="MODEL[@VERSION]")
+@click.option("--endpoint", default="", help="The stable address.  [default: the model's name]")
+@click.option("--trust", multiple=True, metavar="DIGEST|NAME", help="What the model may run; may be repeated.")
+@click.option("--memory", type=click.IntRange(min=64), metavar="MB", help="Most memory of its process.")
+@click.option("--not-repeatable", is_flag=True, help="Never predict a request again when its process died.")
+@click.option("--ignore-unknown", is_flag=True, help="Leave out inputs that the model does not know.")
+@click.option("--because", default="", help="Why, for the history.")
+@file_option
+@json_option
+def deploy(
+    *,
+    ref: str,
+    endpoint: str,
+    trust: tuple[str, ...],
+    memory: int | None,
+    not_repeatable: bool,
+    ignore_unknown: bool,
+    because: str,
+    file: Path,
+    as_json: bool,
+) -> None:
+    """Serve a version that a client registered, such as one logged with MLflow.
+
+    It is run without running code it brings where that is possible: ONNX, skops, XGBoost's and LightGBM's own
+    files, TorchScript and torch.export. Pickled models and Python functions run only when their digest is trusted.
+    """
+    from modelkeep.lifecycle import deploy_foreign
+
+    model, version = split_ref(ref)
+    terms: dict[str, Any] = {"repeatable": not not_repeatable}
+    if memory is not None:
+        terms["memory"] = memory * _MB
+    settings: dict[str, Any] = {"deploy": terms, "sample": 0.0}
+    if ignore_unknown:
+        settings["unknown_fields"] = "ignore"
+    with opened(file) as keep:
+        done = deploy_foreign.deploy(
+            keep, model, version or "", endpoint=endpoint, trust=trust, settings=settings, because=because
+        )
+    if as_json:
+        print_json(done)
+        return
+    say(f"[bold]{text(done.version.name)}[/] answers at [bold]{text(done.endpoint)}[/]")
+    say(f"  runtime {done.runtime}: {text(done.note)}")
+    say(f"  digest  {done.content}")

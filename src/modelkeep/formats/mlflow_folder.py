@@ -1,0 +1,154 @@
+"""What an ``MLmodel`` file says: flavours, signature, input example. Reading it needs no MLflow and runs nothing.
+
+https://mlflow.org/docs/latest/ml/model/#storage-format
+https://mlflow.org/docs/latest/ml/model/signatures/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+from msgspec import Struct
+
+from modelkeep.core.errors import Invalid, NotFound, Problem
+from modelkeep.formats.feed import Feed, Part
+from modelkeep.formats.signature import Field, Type
+from modelkeep.formats.tensors import column_names, type_of
+
+FILE = "MLmodel"
+ROWS = 16
+"""Most rows of an input example that are kept."""
+
+_TYPES: dict[str, Type] = {
+    "boolean": "bool",
+    "integer": "int64",
+    "long": "int64",
+    "float": "float64",
+    "double": "float64",
+    "string": "string",
+    "datetime": "timestamp",
+}
+_CASTS = {"integer": "int32", "float": "float32"}
+
+
+class Said(Struct, frozen=True, kw_only=True):
+    """What the file says.
+
+    Attributes:
+        flavors: Configuration by flavour.
+        fields: The inputs as columns; empty when there is no signature.
+        feed: How these become what the model was logged with; None when there is no signature.
+        outputs: What it is said to give; empty when nothing is said.
+        sample: Rows of the input example, lists by column; empty when there is none.
+    """
+
+    flavors: dict[str, dict[str, Any]]
+    fields: tuple[Field, ...] = ()
+    feed: Feed | None = None
+    outputs: tuple[Field, ...] = ()
+    sample: dict[str, list[Any]] = {}
+
+
+def read(files: Mapping[str, bytes]) -> Said:
+    """Read the file of a model folder.
+
+    Raises:
+        NotFound: There is none.
+        Invalid: It is no such file, or an input is of a type that no column has; all of them are named.
+    """
+    try:
+        data = files[FILE]
+    except KeyError:
+        raise NotFound(f"no {FILE}: this is no model folder of MLflow") from None
+    try:
+        found = yaml.safe_load(data)
+        flavors = {str(name): dict(conf or {}) for name, conf in found["flavors"].items()}
+        said = found.get("signature") or {}
+        inputs = json.loads(said.get("inputs") or "[]")
+        outputs = json.loads(said.get("outputs") or "[]")
+        if not all(isinstance(one, dict) for one in (*inputs, *outputs)):
+            raise TypeError("a signature lists objects")
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise Invalid(f"cannot be read: {type(error).__name__}: {str(error)[:200]}", path=FILE) from None
+    if not inputs:
+        return Said(flavors=flavors)
+    fields, feed = _tensors(inputs) if inputs[0].get("type") == "tensor" else _columns(inputs)
+    return Said(
+        flavors=flavors,
+        fields=fields,
+        feed=feed,
+        outputs=_outputs(outputs),
+        sample=_sample(files, found.get("saved_input_example_info"), fields, feed),
+    )
+
+
+def _columns(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Feed]:
+    problems: list[Problem] = []
+    fields: list[Field] = []
+    casts: dict[str, str] = {}
+    for place, one in enumerate(inputs):
+        name, kind = str(one.get("name", place)), str(one.get("type"))
+        if kind not in _TYPES:
+            known = ", ".join(_TYPES)
+            problems.append(Problem(f"signature.inputs.{name}", f"is a {kind}; columns are one of {known}"))
+            continue
+        fields.append(Field(name=name, type=_TYPES[kind], required=bool(one.get("required", True))))
+        if kind in _CASTS and (kind == "float" or fields[-1].required):
+            casts[name] = _CASTS[kind]
+    if problems:
+        raise Invalid(problems)
+    return tuple(fields), Feed(kind="frame", casts=casts)
+
+
+def _tensors(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Feed]:
+    fields: list[Field] = []
+    parts: list[Part] = []
+    for place, one in enumerate(inputs):
+        spec = one.get("tensor-spec") or {}
+        name, dtype, shape = str(one.get("name") or ""), str(spec.get("dtype")), spec.get("shape") or []
+        rest = tuple(shape[1:])
+        if shape[:1] != [-1] or not all(isinstance(length, int) and length > 0 for length in rest):
+            raise Invalid(
+                f"has shape {shape}; expected [-1, ...] with the rest fixed", path=f"signature.inputs[{place}]"
+            )
+        part = Part(name=name, dtype=dtype, shape=rest, columns=tuple(column_names(name or "x", rest)))
+        parts.append(part)
+        fields += [Field(name=column, type=type_of(dtype)) for column in part.columns]
+    return tuple(fields), Feed(kind="tensors", parts=tuple(parts))
+
+
+def _outputs(outputs: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:
+    """As far as they are plain; what a model gives is seen when it is tried."""
+    fields: list[Field] = []
+    for one in outputs:
+        spec = one.get("tensor-spec")
+        name = str(one.get("name") or "prediction")
+        if isinstance(spec, Mapping):
+            rest = tuple(length for length in (spec.get("shape") or [])[1:] if isinstance(length, int))
+            if all(length > 0 for length in rest):
+                fields.append(Field(name=name, type=type_of(str(spec.get("dtype"))), shape=rest))
+        elif str(one.get("type")) in _TYPES:
+            fields.append(Field(name=name, type=_TYPES[str(one.get("type"))]))
+    return tuple(fields) if len(fields) == len(outputs) else ()
+
+
+def _sample(files: Mapping[str, bytes], info: Any, fields: Sequence[Field], feed: Feed) -> dict[str, list[Any]]:
+    """Rows of the input example; empty when there is none that fits the signature."""
+    try:
+        found = json.loads(files[info["artifact_path"]])
+        if feed.kind == "frame":
+            rows = [dict(zip(found["columns"], row, strict=True)) for row in found["data"][:ROWS]]
+            return {field.name: [row[field.name] for row in rows] for field in fields} if rows else {}
+        given = found["inputs"] if isinstance(found, dict) and "inputs" in found else found
+        made: dict[str, list[Any]] = {}
+        for part in feed.parts:
+            block = np.array(given[part.name] if isinstance(given, dict) else given)[:ROWS]
+            flat = block.reshape(len(block), len(part.columns))
+            made |= {name: flat[:, place].tolist() for place, name in enumerate(part.columns)}
+        return made if next(iter(made.values()), None) else {}
+    except (KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError, IndexError):
+        return {}

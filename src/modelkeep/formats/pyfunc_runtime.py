@@ -1,0 +1,67 @@
+"""MLflow's ``python_function``: whatever its folder says, run by MLflow itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelkeep.core.errors import Damaged, MissingExtra, ModelkeepError
+from modelkeep.formats import trusting
+from modelkeep.formats.batch import Layout
+from modelkeep.formats.feed import Feed, Feeder, failed, named
+from modelkeep.formats.manifest import Manifest
+from modelkeep.formats.signature import Signature
+
+try:
+    from mlflow import pyfunc
+except ImportError:
+    raise MissingExtra("mlflow", "mlflow") from None
+
+
+class PyfuncModel:
+    """A model folder of MLflow.
+
+    Loading runs the code that the folder brings, so the digest of the package must be trusted.
+
+    Args:
+        files: The package's.
+        manifest: Its manifest.
+        signature: Of the package.
+        trusted: Digests.
+
+    Raises:
+        Refused: Its digest is not trusted.
+        Damaged: MLflow cannot load it.
+    """
+
+    def __init__(
+        self, files: Mapping[str, bytes], manifest: Manifest, signature: Signature, trusted: Sequence[str]
+    ) -> None:
+        trusting.trust(files, trusted, "code that its MLflow folder brings")
+        folder = trusting.on_disk(files, manifest, self)
+        try:
+            self._model = pyfunc.load_model(str(folder))
+        except ModelkeepError:
+            raise
+        except ModuleNotFoundError as error:
+            raise Damaged(
+                f"the model needs {error.name}, which is not installed",
+                hint=f"pip install -r {folder}/requirements.txt",
+            ) from error
+        except Exception as error:  # it raises what the model's code raises
+            raise Damaged(f"MLflow cannot load the model: {type(error).__name__}: {str(error)[:500]}") from error
+        self.signature = signature
+        self.layout = Layout(signature)
+        self._feeder = Feeder(manifest.feed or Feed(), self.layout.number_at, self.layout.string_at)
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arrays by input name to arrays by output name.
+
+        Raises:
+            UserCodeFailed: The model raised.
+        """
+        batch = self.layout.pack(columns)
+        try:
+            return named(self._model.predict(self._feeder.given(batch)), batch.rows)
+        except Exception as error:  # it raises what the model's code raises
+            raise failed("the model", error) from error

@@ -1,0 +1,59 @@
+"""Rows to try a model with: those recorded in its package, else made up within its signature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from modelkeep.core.errors import Damaged
+from modelkeep.formats import manifest as manifests
+from modelkeep.formats.batch import Batch
+from modelkeep.formats.signature import Signature
+from modelkeep.formats.validate import Checker
+
+
+def recorded(files: Mapping[str, bytes]) -> dict[str, list[Any]]:
+    """The rows kept in a package, lists by input; empty when there are none. Raises ``Damaged``."""
+    manifest = manifests.read(files)
+    if manifests.SAMPLE not in manifest.files:
+        return {}
+    try:
+        return msgspec.json.decode(manifests.take(files, manifest, manifests.SAMPLE), type=dict[str, list[Any]])
+    except msgspec.MsgspecError as error:
+        raise Damaged(f"{manifests.SAMPLE} cannot be read: {error}") from error
+
+
+def batch(signature: Signature, rows: Mapping[str, list[Any]], count: int = 0) -> Batch:
+    """Rows as a batch.
+
+    Args:
+        rows: Recorded ones, lists by input; empty for made-up ones.
+        count: How many, repeating them as needed; 0 means as many as there are, or one.
+
+    Raises:
+        Invalid: They do not fit the signature.
+    """
+    if not rows:
+        rows = {name: [value] for name, value in example(signature).items()}
+    there = len(next(iter(rows.values())))
+    count = count or there
+    repeated = {name: (values * math.ceil(count / there))[:count] for name, values in rows.items()}
+    return Checker(signature).check(repeated, count)
+
+
+def example(signature: Signature) -> dict[str, Any]:
+    """One row within the ranges and categories of training."""
+    row: dict[str, Any] = {}
+    for field in signature.inputs:
+        if field.type == "string":
+            row[field.name] = field.categories[0] if field.categories else "a"
+        elif field.type == "bool":
+            row[field.name] = False
+        else:
+            low, high = field.min or 0.0, field.max or 0.0
+            middle = low + (high - low) / 2
+            row[field.name] = float(middle) if field.type == "float64" else math.floor(middle)
+    return row

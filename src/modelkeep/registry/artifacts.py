@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, select
 
 from modelkeep.core.errors import Invalid, NotFound, Refused
 from modelkeep.core.ports import BlobStore
+from modelkeep.registry import holds
 from modelkeep.store import tables
 from modelkeep.store.blobs import read_tree
 from modelkeep.store.bulk import insert_rows
@@ -118,7 +119,7 @@ def put(conn: Connection, owner: Owner, path: str, digest: str, size: int) -> No
 
     Raises:
         Invalid: A part of the path is a file, or the path is a folder.
-        Refused: The owner is a package, which never changes.
+        Refused: The owner is a package, which never changes, or what was there is under legal hold.
     """
     writable(owner, path)
     table, column = _table(owner)
@@ -128,6 +129,8 @@ def put(conn: Connection, owner: Owner, path: str, digest: str, size: int) -> No
     inside = conn.execute(files.where(table.c.path.startswith(f"{path}/", autoescape=True))).first()
     if clash is not None or inside is not None:
         raise Invalid(f"Invalid path {path[:200]!r}: a file and a folder would have one name")
+    if conn.execute(files.where(table.c.path == path, table.c.digest != digest)).first() is not None:
+        holds.refuse_files(conn, owner.kind, owner.number)
     conflict = f"ON CONFLICT ({column.name}, path) DO UPDATE SET digest = excluded.digest, size = excluded.size"
     row = (owner.number, path, digest, size)
     insert_rows(conn, table, (column.name, "path", "digest", "size"), [row], conflict)
@@ -142,9 +145,10 @@ def writable(owner: Owner, path: str) -> None:
 
 
 def remove(conn: Connection, owner: Owner, path: str) -> None:
-    """Detach a file, or a folder with all below. Raises ``NotFound``, ``Refused`` in a package."""
+    """Detach a file, or a folder with all below. Raises ``NotFound``, ``Refused`` in a package or under hold."""
     writable(owner, path)
     table, column = _table(owner)
+    holds.refuse_files(conn, owner.kind, owner.number)
     below = table.c.path.startswith(f"{path}/", autoescape=True)
     gone = conn.execute(delete(table).where(column == owner.number, (table.c.path == path) | below))
     if not gone.rowcount:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from modelkeep.core.errors import Conflict, Invalid, NotFound
+from modelkeep.registry import holds
 from modelkeep.store import tables
 from modelkeep.store.bulk import insert_rows, select_in
 
@@ -107,10 +108,11 @@ def rename(conn: Connection, number: int, name: str, now_ms: int) -> None:
 
 
 def delete_one(conn: Connection, number: int, now_ms: int) -> None:
-    """Mark an experiment and its runs as deleted. Raises ``NotFound``."""
+    """Mark an experiment and its runs as deleted. Raises ``NotFound``, ``Refused`` under a legal hold."""
     row = find(conn, number)
     if row.lifecycle_stage != "active":
         raise NotFound(f"No Experiment with id={number} exists that is active")
+    holds.refuse(conn, "experiment", str(number))
     _change(conn, number, now_ms, lifecycle_stage="deleted")
     _stage_of_runs(conn, number, "deleted", now_ms)
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from modelkeep.core.errors import Invalid, NotFound
-from modelkeep.registry import experiments, names, runs
+from modelkeep.registry import experiments, holds, names, runs
 from modelkeep.store import tables
 from modelkeep.store.bulk import decode, encode, insert_rows, select_in
 from modelkeep.store.logged_tables import (
@@ -82,8 +82,10 @@ def finalize(conn: Connection, model_id: str, status: str, now_ms: int) -> None:
 
 
 def delete_one(conn: Connection, model_id: str, now_ms: int) -> None:
-    """Mark it as deleted. Raises ``NotFound``."""
-    _change(conn, find(conn, model_id), now_ms, lifecycle_stage="deleted")
+    """Mark it as deleted. Raises ``NotFound``, ``Refused`` under a legal hold."""
+    row = find(conn, model_id)
+    holds.refuse(conn, "logged model", model_id)
+    _change(conn, row, now_ms, lifecycle_stage="deleted")
 
 
 def log_params(conn: Connection, row: Row[Any], params: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from msgspec import Struct, field
 from sqlalchemy import Connection, delete, insert, select
 
 from modelkeep.core.errors import NotFound
+from modelkeep.registry import holds
 from modelkeep.store.bulk import encode
 from modelkeep.store.tables import snapshots as table
 
@@ -62,6 +63,7 @@ def record(conn: Connection, taken: Record) -> None:
 
 def withdraw(conn: Connection, name: str, digest: str) -> None:
     """Forget the newest taking under a name, if it is this one: its rows turned out to be unusable."""
+    holds.refuse(conn, "snapshot", digest)
     newest = select(table.c.id).where(table.c.name == name).order_by(table.c.id.desc()).limit(1)
     conn.execute(delete(table).where(table.c.id == newest.scalar_subquery(), table.c.digest == digest))
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, delete, select, update
 
 from modelkeep.core.errors import Invalid, NotFound
-from modelkeep.registry import runs
+from modelkeep.registry import holds, runs
 from modelkeep.registry.changes import not_active
 from modelkeep.store import tables
 from modelkeep.store.bulk import encode, fetch, select_in
@@ -29,6 +29,8 @@ def active(conn: Connection, run_id: str) -> Row[Any]:
 def set_stage(conn: Connection, run_id: str, stage: str, now_ms: int) -> None:
     """Delete (``deleted``) or restore (``active``) a run; a repetition changes nothing. Raises ``NotFound``."""
     row = runs.find(conn, run_id)
+    if stage == "deleted":
+        holds.refuse(conn, "run", run_id)
     moved = update(tables.runs).where(tables.runs.c.id == row.id)
     conn.execute(moved.values(lifecycle_stage=stage, deleted_ms=now_ms if stage == "deleted" else None))
 

@@ -116,6 +116,11 @@ class Blobs:
         if whole.hexdigest() != digest:
             raise Damaged(f"the chunks of {digest} do not add up to it", hint="put the same bytes again")
 
+    @property
+    def below(self) -> ByteStore:
+        """Where the objects are."""
+        return self._store
+
     def _head(self, digest: str) -> bytes:
         if not _is_digest(digest):
             raise NotFound(f"{digest!r} is not a digest; expected 64 hexadecimal characters")
@@ -198,8 +203,7 @@ class _Incoming:
         if name in self._seen:
             return 0
         self._seen.add(name)
-        if self._store.exists(name):
-            batch.touch(name)
+        if batch.touch(name):
             return 0
         pieces = payload()
         batch.add(name, pieces)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
@@ -22,6 +22,17 @@ from modelkeep.store.chunks import Buffer
 _FSYNCS = 8  # at once: a journalling file system then answers them with few flushes
 _STALE = 24 * 3600.0
 
+REFRESH = 12 * 3600.0
+"""Seconds after which an object in a bucket is written again when it is put again, so that it counts as new."""
+
+
+class Entry(NamedTuple):
+    """An object: its name, size in bytes, and when it was last added or touched, seconds since 1970."""
+
+    name: str
+    size: int
+    time: float
+
 
 class Batch(Protocol):
     """Objects on their way in."""
@@ -30,8 +41,8 @@ class Batch(Protocol):
         """Hand over one object, given in pieces. It need not be visible before the batch is sealed."""
         ...
 
-    def touch(self, name: str) -> None:
-        """Make durable, too, an object that somebody else may be in the middle of adding."""
+    def touch(self, name: str) -> bool:
+        """Whether there is an object of this name; if so it is durable with the batch, and counts as new."""
         ...
 
     def seal(self) -> None:
@@ -58,12 +69,24 @@ class ByteStore(Protocol):
         """Whether there is an object of this name."""
         ...
 
+    def head(self, name: str, count: int) -> bytes:
+        """The first bytes under a name. Raises ``NotFound``, ``Unavailable``."""
+        ...
+
     def delete(self, name: str) -> None:
         """Remove an object; no error when it is not there."""
         ...
 
+    def discard(self, name: str, before: float) -> bool:
+        """Remove an object unless it was added or touched since ``before``; whether it is gone."""
+        ...
+
     def names(self, folder: str) -> Iterator[str]:
         """Every name under a folder."""
+        ...
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """Everything under a folder."""
         ...
 
 
@@ -80,6 +103,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._drafts = root / "drafts"
+        self._condemned = root / "condemned"
         self._pool = ThreadPoolExecutor(_FSYNCS, thread_name_prefix="modelkeep-fsync")
         with _disk(root):
             self._drafts.mkdir(parents=True, exist_ok=True)
@@ -99,9 +123,31 @@ class Folder:
     def exists(self, name: str) -> bool:
         return (self._root / name).exists()
 
+    def head(self, name: str, count: int) -> bytes:
+        try:
+            with (self._root / name).open("rb", buffering=0) as file:
+                return file.read(count)
+        except FileNotFoundError:
+            raise NotFound(f"there is no {name} in {self._root}") from None
+
     def delete(self, name: str) -> None:
         with _disk(self._root):
             (self._root / name).unlink(missing_ok=True)
+
+    def discard(self, name: str, before: float) -> bool:
+        # Who touches it after it was looked at finds it gone and writes it; who touched it before is seen.
+        aside = self._condemned / name.replace("/", "-")
+        with _disk(self._root):
+            self._condemned.mkdir(exist_ok=True)
+        try:
+            (self._root / name).rename(aside)
+        except FileNotFoundError:
+            return True
+        if aside.stat().st_mtime < before:
+            aside.unlink(missing_ok=True)
+            return True
+        self._give_back(aside)
+        return False
 
     def names(self, folder: str) -> Iterator[str]:
         shards = self._root / folder
@@ -111,8 +157,21 @@ class Folder:
             for name in sorted(entry.name for entry in shard.iterdir()):
                 yield f"{folder}/{shard.name}/{name}"
 
+    def entries(self, folder: str) -> Iterator[Entry]:
+        for name in self.names(folder):
+            with contextlib.suppress(FileNotFoundError):
+                found = (self._root / name).stat()
+                yield Entry(name, found.st_size, found.st_mtime)
+
+    def _give_back(self, aside: Path) -> None:
+        folder, shard, rest = aside.name.split("-")
+        with contextlib.suppress(FileNotFoundError):
+            aside.replace(self._root / folder / shard / rest)  # equal bytes, if somebody has written it anew
+
     def _sweep(self) -> None:
-        """Remove drafts that a crash left behind."""
+        """Remove drafts that a crash left behind, and give back what it was about to remove."""
+        for aside in self._condemned.iterdir() if self._condemned.is_dir() else ():
+            self._give_back(aside)
         before = time.time() - _STALE
         for draft in self._drafts.iterdir():
             with contextlib.suppress(OSError):
@@ -128,9 +187,18 @@ class FolderBatch:
         self._waiting: dict[str, tuple[int, Path]] = {}
         self._touched: set[Path] = set()
 
-    def touch(self, name: str) -> None:
+    def touch(self, name: str) -> bool:
+        path = self._root / name
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        except OSError:  # of another user, or on a disk that is only read
+            if not path.exists():
+                return False
         # Whatever has a name has been flushed; only its folder's entry may not have been.
-        self._touched.add((self._root / name).parent)
+        self._touched.add(path.parent)
+        return True
 
     def add(self, name: str, payload: Sequence[Buffer]) -> None:
         if name in self._waiting:
@@ -212,15 +280,41 @@ class Bucket:
             return False
         return True
 
+    def head(self, name: str, count: int) -> bytes:
+        with self._reached():
+            return bytes(obstore.get_range(self._store, name, start=0, length=count))
+
+    def age(self, name: str) -> float | None:
+        """Seconds since an object was written; None when there is none."""
+        try:
+            with self._reached():
+                written: float = obstore.head(self._store, name)["last_modified"].timestamp()
+        except NotFound:
+            return None
+        return time.time() - written
+
     def delete(self, name: str) -> None:
         with contextlib.suppress(NotFound), self._reached():
             obstore.delete(self._store, name)
+
+    def discard(self, name: str, before: float) -> bool:
+        age = self.age(name)
+        if age is not None and time.time() - age >= before:
+            return False
+        self.delete(name)
+        return True
 
     def names(self, folder: str) -> Iterator[str]:
         with self._reached():
             for page in obstore.list(self._store, prefix=folder):
                 for entry in page:
                     yield str(entry["path"])
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        with self._reached():
+            for page in obstore.list(self._store, prefix=folder):
+                for each in page:
+                    yield Entry(str(each["path"]), int(each["size"]), each["last_modified"].timestamp())
 
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
@@ -241,8 +335,9 @@ class BucketBatch:
         self._bucket, self._pool = bucket, pool
         self._sent: list[Any] = []
 
-    def touch(self, name: str) -> None:
-        """An object that can be seen is durable already."""
+    def touch(self, name: str) -> bool:
+        age = self._bucket.age(name)
+        return age is not None and age < REFRESH
 
     def add(self, name: str, payload: Sequence[Buffer]) -> None:
         self._sent.append(self._pool.submit(self._bucket.put, name, b"".join(payload)))

@@ -1,0 +1,209 @@
+"""Autologging and model logging of the frameworks people train with, and MLflow's command line, against us."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_mlflow import answering
+
+from small import Project
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    project = Project(tmp_path_factory.mktemp("frameworks"))
+    with project.opened() as keep, answering(keep) as address:
+        yield address
+
+
+@pytest.fixture
+def tracked(server: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    import mlflow
+
+    mlflow.set_tracking_uri(server)
+    mlflow.set_registry_uri(server)
+    mlflow.set_experiment(request.node.name)
+    yield mlflow
+    mlflow.autolog(disable=True)
+    if mlflow.active_run() is not None:
+        mlflow.end_run()
+
+
+def sample() -> tuple[np.ndarray, np.ndarray]:
+    chance = np.random.default_rng(0)
+    x = chance.normal(size=(120, 4)).astype(np.float32)
+    return x, (x[:, 0] + 0.1 * x[:, 1] > 0).astype(np.int64)
+
+
+def last_run(mlflow: Any) -> Any:
+    found = mlflow.search_runs(output_format="list", max_results=1)[0]
+    assert found.info.status == "FINISHED"
+    return found
+
+
+def logged_model(mlflow: Any, run: Any) -> Any:
+    models = mlflow.search_logged_models(
+        filter_string=f"source_run_id = '{run.info.run_id}'", output_format="list"
+    )
+    assert len(models) == 1
+    return models[0]
+
+
+def test_xgboost(tracked: Any) -> None:
+    import xgboost
+
+    x, y = sample()
+    tracked.xgboost.autolog(model_format="json")
+    xgboost.train({"max_depth": 3, "objective": "binary:logistic"}, xgboost.DMatrix(x, label=y), 5)
+    run = last_run(tracked)
+    assert run.data.params["max_depth"] == "3"
+    back = tracked.pyfunc.load_model(logged_model(tracked, run).model_uri)
+    assert ((back.predict(x) > 0.5) == y).mean() > 0.9
+
+
+def test_lightgbm(tracked: Any) -> None:
+    import lightgbm
+
+    x, y = sample()
+    tracked.lightgbm.autolog()
+    data = lightgbm.Dataset(x, label=y)
+    settings = {"objective": "binary", "verbose": -1, "metric": "auc", "num_threads": 1}
+    lightgbm.train(settings, data, 5, valid_sets=[data], valid_names=["train"])
+    run = last_run(tracked)
+    assert run.data.metrics["train-auc"] > 0.9
+    history = tracked.MlflowClient().get_metric_history(run.info.run_id, "train-auc")
+    assert [point.step for point in history] == [0, 1, 2, 3, 4]
+    back = tracked.pyfunc.load_model(logged_model(tracked, run).model_uri)
+    assert ((back.predict(x) > 0.5) == y).mean() > 0.9
+
+
+def test_scikit_learn_search(tracked: Any) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    x, y = sample()
+    tracked.sklearn.autolog(max_tuning_runs=2, log_models=False)
+    with tracked.start_run() as run:
+        GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0, 10.0]}, cv=2).fit(x, y)
+    children = tracked.search_runs(
+        filter_string=f"tags.mlflow.parentRunId = '{run.info.run_id}'", output_format="list"
+    )
+    assert len(children) == 2
+    parent = tracked.get_run(run.info.run_id)
+    assert parent.inputs.dataset_inputs[0].dataset.name == "dataset"
+    assert "best_C" in parent.data.params
+
+
+def test_torch(tracked: Any) -> None:
+    import torch
+
+    x, y = sample()
+    net = torch.nn.Linear(4, 1)
+    step = torch.optim.SGD(net.parameters(), lr=0.5)
+    with tracked.start_run() as run:
+        for epoch in range(20):
+            step.zero_grad()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                net(torch.from_numpy(x))[:, 0], torch.from_numpy(y).float()
+            )
+            loss.backward()
+            step.step()
+            tracked.log_metric("loss", loss.item(), step=epoch)
+        info = tracked.pytorch.log_model(net, name="net", registered_model_name="torch-net", input_example=x[:2])
+    points = tracked.MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert points[-1].value < points[0].value
+    tracked.MlflowClient().set_registered_model_alias("torch-net", "champion", info.registered_model_version)
+    back = tracked.pyfunc.load_model("models:/torch-net@champion")
+    assert ((back.predict(x)[:, 0] > 0) == y).mean() > 0.9
+
+
+def test_keras(server: str, tmp_path: Path) -> None:
+    """In a process of its own: Keras chooses its back end when it is imported."""
+    said = _python(
+        """
+import numpy as np, mlflow, keras
+from mlflow.keras import MlflowCallback
+rows = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+truth = (rows[:, 0] > 0).astype("float32")
+mlflow.set_experiment("keras")
+net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+net.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
+with mlflow.start_run() as run:
+    net.fit(rows, truth, epochs=2, verbose=0, callbacks=[MlflowCallback(run)])
+    mlflow.keras.log_model(net, name="model", pip_requirements=["keras"])
+found = mlflow.get_run(run.info.run_id)
+assert found.data.params["optimizer_name"].lower() == "sgd", found.data.params
+assert "loss" in found.data.metrics, found.data.metrics
+print(len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")))
+""",
+        server,
+        tmp_path,
+        KERAS_BACKEND="torch",
+    )
+    assert int(said.split()[-1]) >= 1
+
+
+def test_the_command_line(server: str, tmp_path: Path) -> None:
+    """``mlflow experiments``, ``runs``, ``artifacts`` and ``models``, one interpreter for all."""
+    (tmp_path / "note.txt").write_text("kept")
+    said = _python(
+        """
+import json, re
+import mlflow
+from click.testing import CliRunner
+from mlflow.cli import cli
+
+def run(*words):
+    done = CliRunner().invoke(cli, list(words))
+    assert done.exit_code == 0, (words, done.output, done.exception)
+    return done.output
+
+run("experiments", "create", "-n", "by hand")
+number = mlflow.get_experiment_by_name("by hand").experiment_id
+assert "by hand" in run("experiments", "search", "--view", "all")
+run("experiments", "rename", "--experiment-id", number, "--new-name", "renamed")
+with mlflow.start_run(experiment_id=number, run_name="first") as made:
+    mlflow.log_metric("m", 1.5)
+id = made.info.run_id
+assert id in run("runs", "list", "--experiment-id", number)
+assert json.loads(run("runs", "describe", "--run-id", id))["data"]["metrics"]["m"] == 1.5
+run("artifacts", "log-artifact", "--local-file", "note.txt", "--run-id", id, "--artifact-path", "deep")
+assert "deep" in run("artifacts", "list", "--run-id", id)
+where = run("artifacts", "download", "--run-id", id, "--artifact-path", "deep/note.txt", "-d", "down")
+assert open(where.strip().splitlines()[-1]).read() == "kept"
+run("runs", "delete", "--run-id", id)
+assert id not in run("runs", "list", "--experiment-id", number)
+run("runs", "restore", "--run-id", id)
+run("experiments", "delete", "--experiment-id", number)
+run("experiments", "restore", "--experiment-id", number)
+mlflow.MlflowClient().create_registered_model("served")
+print("done")
+""",
+        server,
+        tmp_path,
+    )
+    assert said.split()[-1] == "done"
+
+
+def _python(program: str, server: str, folder: Path, **more: str) -> str:
+    env = {**os.environ, "MLFLOW_TRACKING_URI": server, "MLFLOW_REGISTRY_URI": server, **more}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout

@@ -24,9 +24,13 @@ from modelkeep.protocols.mlflow import traces_meaning as meaning
 from modelkeep.registry.traces_spans import Span, Spans
 
 _STATUS = ("UNSET", "OK", "ERROR")
+_CODES = tuple(f"STATUS_CODE_{name}" for name in _STATUS)
+_KINDS = tuple(
+    f"SPAN_KIND_{name}" for name in ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+)
 _LARGEST = 2**63 - 1
-_DEEPEST = 60
-"""Levels of values inside values: far beyond what programs log, far below what exhausts a stack."""
+_DEEPEST = 40
+"""Levels of values inside values: far beyond what programs log, and just below what protobuf itself reads."""
 
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _b64 = base64.b64encode
@@ -200,6 +204,12 @@ def _integer(given: Any, *names: str) -> int:
     return number
 
 
+def _enum(given: Any, name: str, values: tuple[str, ...]) -> int:
+    """A number of an enumeration, or a name, as protobuf's JSON has them."""
+    found = _of(given, name)
+    return values.index(found) if found in values else _integer(given, name)
+
+
 def _bytes(text: str) -> str:
     try:
         base64.b64decode(text, validate=True)
@@ -255,7 +265,7 @@ def _from_json(span: Any) -> tuple[str, Span, meaning.Facts]:
     span_id = _id(_hexadecimal(span, "spanId", "span_id"), 8, "spanId")
     parent = _hexadecimal(span, "parentSpanId", "parent_span_id")
     content: dict[str, Any] = {"trace_id": _b64(trace_id).decode(), "span_id": _b64(span_id).decode()}
-    state, kind = _string(span, "traceState", "trace_state"), _integer(span, "kind")
+    state, kind = _string(span, "traceState", "trace_state"), _enum(span, "kind", _KINDS)
     if state:
         content["trace_state"] = state
     events = [
@@ -285,7 +295,7 @@ def _from_json(span: Any) -> tuple[str, Span, meaning.Facts]:
         (_string(span, "name"), start, end),
         _json_pairs(_of(span, "attributes")),
         (events, links),
-        (_integer(status, "code"), _string(status, "message")),
+        (_enum(status, "code", _CODES), _string(status, "message")),
     )
 
 

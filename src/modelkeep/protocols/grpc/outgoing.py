@@ -16,7 +16,14 @@ DEFAULT_WINDOW: Final = 65_535
 
 _OPENING: Final = b"\x88" + literal(b"content-type", b"application/grpc")  # 0x88: ":status 200"
 _OK: Final = status.trailer(Code.OK)
-_BEFORE: Final = frame(frames.HEADERS, frames.END_HEADERS, 0, _OPENING)[:5]
+
+
+def _before(size: int) -> bytes:
+    """The first bytes of a frame with headers of this size, up to its stream."""
+    return frames.HEAD.pack(size >> 8, size & 0xFF, frames.HEADERS, frames.END_HEADERS, 0)[:5]
+
+
+_BEFORE: Final = _before(len(_OPENING))
 _AFTER: Final = frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0, _OK)[:5]
 
 
@@ -40,18 +47,19 @@ class Outgoing:
     def answer(self, exchange: Exchange, message: bytes, metadata: bytes) -> None:
         """Headers, one message, trailers: in one write when the client's windows have room."""
         size = len(message) + PREFIX
-        if metadata or size > self._window or size > exchange.window or size > self._frame_size or self._blocked:
-            self.transport.write(frame(frames.HEADERS, frames.END_HEADERS, exchange.id, _OPENING + metadata))
+        opening = _BEFORE if not metadata else _before(len(_OPENING) + len(metadata))
+        id = exchange.id.to_bytes(4, "big")
+        if size > self._window or size > exchange.window or size > self._frame_size or self._blocked:
+            self.transport.write(b"".join((opening, id, _OPENING, metadata)))
             self._queue(exchange, message)
             exchange.trailers = _OK
             self._pump()
             return
         self._window -= size
-        id = exchange.id.to_bytes(4, "big")
         self.transport.write(
             b"".join(
                 (
-                    _BEFORE, id, _OPENING,
+                    opening, id, _OPENING, metadata,
                     size.to_bytes(3, "big"), b"\0\0", id, (size - PREFIX).to_bytes(PREFIX, "big"), message,
                     _AFTER, id, _OK,
                 )

@@ -2,10 +2,6 @@
 
 https://github.com/open-inference/open-inference-protocol (inference_grpc). Tensors are raw
 (``raw_input_contents``, in the order of the inputs) or typed (``contents``); their shapes are as over REST.
-
-Clients repeat themselves: a request of one raw tensor differs from the one before only in the tensor's bytes,
-which stand last. So the bytes before them are remembered with what they say, and when they come again before as
-many bytes, the message need not be parsed.
 """
 
 from __future__ import annotations
@@ -16,7 +12,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from modelkeep.core.errors import Invalid, Problem
-from modelkeep.protocols.grpc import encode, messages
+from modelkeep.protocols.grpc import messages
+from modelkeep.protocols.grpc.beginnings import Beginnings
 from modelkeep.protocols.oip import codec
 from modelkeep.protocols.oip.raw import Plan, Raw
 from modelkeep.serve.batching import Lane
@@ -73,11 +70,11 @@ def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Requests:
-    """Reads requests; remembers how the latest of each form began."""
+    """Reads requests."""
 
     def __init__(self) -> None:
         self._kind = messages.message("inference.ModelInferRequest")
-        self._known: dict[int, tuple[bytes, Asked]] = {}
+        self._known: Beginnings[Asked] = Beginnings()
 
     def read(self, data: bytes) -> tuple[Asked, Any, int]:
         """A request.
@@ -88,20 +85,14 @@ class Requests:
         Raises:
             Invalid: It is no request.
         """
-        known = self._known.get(len(data))
-        if known is not None and data.startswith(known[0]):
-            return known[1], None, len(known[0])
+        known = self._known.find(data)
+        if known is not None:
+            return known[0], None, known[1]
         message = messages.decode(self._kind, data)
         asked = Asked(message)
         raw = message.raw_input_contents
-        if len(raw) == 1 and len(asked.described) == len(message.inputs) and not asked.id:
-            opening = encode.opening(_RAW, len(raw[0]))
-            start = len(data) - len(raw[0])
-            # a field that ends where the message ends, and is all of the tensor, can hold nothing but its bytes
-            if data.startswith(opening, start - len(opening)) and data.endswith(raw[0]):
-                if len(self._known) >= _MOST:
-                    self._known.clear()
-                self._known[len(data)] = (data[:start], asked)
+        if len(raw) == len(message.inputs) == 1 and not asked.id:
+            self._known.keep(data, _RAW, raw[0], asked)
         return asked, message, 0
 
 

@@ -191,8 +191,8 @@ def _print_difference(found: SnapshotDiff) -> None:
 def export(ref: str, out: Path, columns: str | None, file: Path, as_json: bool) -> None:
     """Write a snapshot's rows to a file: .parquet, .csv, .jsonl or .arrow."""
     from modelkeep.cli.snapshots import find
-    from modelkeep.cli.tables import write_tables
     from modelkeep.data.snapshots import Snapshots
+    from modelkeep.data.writers import write_tables
 
     wanted = [name.strip() for name in columns.split(",")] if columns else None
     with opened(file) as keep:
@@ -214,7 +214,7 @@ def export(ref: str, out: Path, columns: str | None, file: Path, as_json: bool) 
 @json_option
 def quarantine(name: str | None, out: Path | None, limit: int, file: Path, as_json: bool) -> None:
     """Show the rows that failed the data checks, each with the reason."""
-    from modelkeep.cli.tables import write_tables
+    from modelkeep.data.writers import write_tables
     from modelkeep.lifecycle.tables import open_table
     from modelkeep.store import stages
 

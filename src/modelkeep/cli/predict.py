@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from modelkeep.formats.signature import Signature
+    from modelkeep.lifecycle.keep import Keep
+    from modelkeep.registry.models import Version
+
+_FORMATS = ("parquet", "csv", "jsonl", "arrow")
 
 
 @click.command(
@@ -23,12 +27,30 @@ if TYPE_CHECKING:
         "modelkeep predict flights@7 new.parquet --out answers.parquet",
         "modelkeep predict flights -v carrier=UA -v distance=1400 -v origin=EWR",
         "cat rows.jsonl | modelkeep predict flights - --json",
+        "modelkeep predict flights@champion --in s3://lake/flights/2026/ --out s3://lake/scored --on-error skip",
     )
 )
 @click.argument("ref", metavar="MODEL[@VERSION]")
 @click.argument("rows", required=False, type=click.Path(path_type=Path))
 @click.option("-v", "--value", "values", multiple=True, metavar="NAME=VALUE", help="One input of a single row.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write inputs and answers to a file.")
+@click.option(
+    "--in",
+    "source",
+    metavar="WHERE",
+    help="Score every file of a folder, glob or object store's URL, part by part.",
+)
+@click.option("--out", metavar="WHERE", help="Write inputs and answers to a file; with --in, to a folder or URL.")
+@click.option(
+    "--format", "suffix", type=click.Choice(_FORMATS), help="With --in: of the output; default the input's."
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="With --in: at a row that the signature refuses, stop; or put it aside with the reason.",
+)
+@click.option("--workers", type=click.IntRange(1), help="With --in: processes; default one per core.")
 @click.option("--limit", type=int, default=20, show_default=True, help="Show at most so many rows.")
 @file_option
 @json_option
@@ -37,44 +59,131 @@ def predict(
     ref: str,
     rows: Path | None,
     values: tuple[str, ...],
-    out: Path | None,
+    source: str | None,
+    out: str | None,
+    suffix: str | None,
+    on_error: Literal["fail", "skip"],
+    workers: int | None,
     limit: int,
     file: Path,
     as_json: bool,
 ) -> None:
-    """Predict the rows of a file, or one row of values, with a version of a model."""
+    """Predict rows with a version of a model: of a file, of many files, or one row of values."""
     from modelkeep.formats import runtimes
-    from modelkeep.registry import models
-    from modelkeep.spec import loading
+    from modelkeep.formats.validate import Checker
+    from modelkeep.lifecycle.scoring_part import answers, as_array
     from modelkeep.store.blobs import read_files
 
-    if (rows is None) == (not values):
-        raise Invalid("give either a file of rows or values with -v NAME=VALUE")
-    model, version = split_ref(ref)
+    if (rows is not None) + bool(values) + (source is not None) != 1:
+        raise Invalid("give one of: a file of rows, values with -v NAME=VALUE, files with --in")
     with opened(file) as keep:
-        with keep.db.read() as conn:
-            found = models.version(conn, model, version or "champion")
+        found, trusted = _version(keep, ref)
+        if source is not None:
+            _score(
+                keep,
+                found,
+                trusted,
+                source=source,
+                out=out,
+                suffix=f".{suffix}" if suffix else "",
+                on_error=on_error,
+                workers=workers,
+                as_json=as_json,
+            )
+            return
         files = read_files(keep.blobs, found.package)
     signature = runtimes.signature(files)
     given = _one_row(values, signature) if rows is None else _rows(rows, signature)
-    said = found.lineage.declaration_text if found.lineage else ""
-    trusted = loading.load_text(said).trust if said else ()
-    answers = _answers(runtimes.load(files, trusted=trusted), signature, given)
-    if out is not None:
-        from modelkeep.cli.tables import write_tables
+    columns = {name: as_array(given.column(name)) for name in given.column_names}
+    batch = Checker(signature).check(columns, given.num_rows)
+    made = answers(runtimes.load(files, trusted=trusted), signature, batch)
+    _tell(found.name, given, made, Path(out) if out else None, limit, as_json)
 
-        write_tables([_beside(given, answers)], out)
+
+def _version(keep: Keep, ref: str) -> tuple[Version, tuple[str, ...]]:
+    """The version a reference names, and what may run on loading it."""
+    from modelkeep.registry import models
+    from modelkeep.spec import loading
+
+    model, version = split_ref(ref)
+    with keep.db.read() as conn:
+        found = models.version(conn, model, version or "champion")
+    said = found.lineage.declaration_text if found.lineage else ""
+    return found, tuple(loading.load_text(said).trust) if said else ()
+
+
+def _tell(name: str, given: pa.Table, made: dict[str, Any], out: Path | None, limit: int, as_json: bool) -> None:
+    """Write or print the answers."""
+    from modelkeep.data.writers import write_tables
+    from modelkeep.lifecycle.scoring_part import beside
+
+    if out is not None:
+        write_tables([beside(given, made)], out)
+    answers = {key: values.tolist() if hasattr(values, "tolist") else values for key, values in made.items()}
     if as_json:
-        print_json({"version": found.name, "rows": given.num_rows, "predictions": answers})
+        print_json({"version": name, "rows": given.num_rows, "predictions": answers})
         return
     if out is not None:
-        say(f"wrote {given.num_rows:,} rows predicted by {text(found.name)} to {text(out)}")
+        say(f"wrote {given.num_rows:,} rows predicted by {text(name)} to {text(out)}")
         return
-    names = list(answers)
-    lines = zip(*(answers[name][:limit] for name in names), strict=True)
-    table(("row", *names), ((row, *line) for row, line in enumerate(lines)), title=found.name, right=("row",))
+    lines = zip(*(values[:limit] for values in answers.values()), strict=True)
+    table(("row", *answers), ((row, *line) for row, line in enumerate(lines)), title=name, right=("row",))
     if given.num_rows > limit:
         say(f"... and {given.num_rows - limit:,} more; all of them with --out or --json")
+
+
+def _score(
+    keep: Keep,
+    version: Version,
+    trusted: tuple[str, ...],
+    *,
+    source: str,
+    out: str | None,
+    suffix: str,
+    on_error: Literal["fail", "skip"],
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Score many files; what was finished before is kept."""
+    import msgspec
+
+    from modelkeep.cli.progress import watching
+    from modelkeep.core.digests import of_value
+    from modelkeep.engines.local import LocalEngine
+    from modelkeep.lifecycle import locks
+    from modelkeep.lifecycle.scoring import Scoring
+    from modelkeep.store.blobs import read_files
+
+    if out is None:
+        raise Invalid("is missing: with --in, say where the answers go", path="--out")
+    scoring = Scoring(
+        source,
+        out,
+        Path.cwd(),
+        version=version.name,
+        package=version.package,
+        trusted=trusted,
+        suffix=suffix,
+        on_error=on_error,
+    )
+    cores = LocalEngine().workers
+    processes = min(workers or cores, scoring.parts)
+    where = str(scoring.job.out)
+    lock = f"score-{of_value(where)[:16]}"
+    with (
+        locks.held(keep.home, lock, doing=f"scoring into {where}"),
+        LocalEngine(processes) as engine,
+        watching(quiet=as_json) as progress,
+    ):
+        files = read_files(keep.blobs, version.package)
+        done = scoring.run(files, engine, progress, threads=max(1, cores // processes))
+    if as_json:
+        print_json({**msgspec.to_builtins(done), "out": where})
+        return
+    before = f", {done.reused:,} of them before" if done.reused else ""
+    say(f"scored {done.rows:,} rows of {done.parts:,} parts with {text(done.version)}{before}; see {text(where)}")
+    if done.skipped:
+        say(f"{done.skipped:,} rows put aside, each with the reason, in {text(where)}/_quarantine")
 
 
 def _one_row(values: tuple[str, ...], signature: Signature) -> pa.Table:
@@ -103,38 +212,3 @@ def _rows(path: Path, signature: Signature) -> pa.Table:
     found = read_table(path)
     names = [field.name for field in signature.inputs if field.name in found.column_names]
     return found.select(names)
-
-
-def _answers(model: Any, signature: Signature, given: pa.Table) -> dict[str, list[Any]]:
-    """Outputs by name; a probability for each class by its own name."""
-    from modelkeep.formats.validate import Checker
-
-    batch = Checker(signature).check({name: _column(given, name) for name in given.column_names}, given.num_rows)
-    found: dict[str, list[Any]] = {}
-    for name, values in model.predict(batch).items():
-        if values.ndim == 2 and len(signature.classes) == values.shape[1]:
-            found |= {
-                f"{name}_{label}": values[:, place].tolist() for place, label in enumerate(signature.classes)
-            }
-        else:
-            found[name] = values.tolist()
-    return found
-
-
-def _column(given: pa.Table, name: str) -> Any:
-    """Times as NumPy sees them, the rest as plain values."""
-    import pyarrow as pa
-
-    column = given.column(name)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return column.cast(pa.timestamp("us")).to_numpy()
-    return column.to_pylist()
-
-
-def _beside(given: pa.Table, answers: dict[str, list[Any]]) -> pa.Table:
-    import pyarrow as pa
-
-    joined = given
-    for name, values in answers.items():
-        joined = joined.append_column(name, pa.array(values))
-    return joined

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
-from modelkeep.registry import endpoints
+from modelkeep.registry import endpoints, holds
 from modelkeep.registry.filters import Clause, Language
-from modelkeep.registry.queries import Attribute, Part, Search, Values, find
-from modelkeep.store.bulk import insert_rows, select_in
+from modelkeep.registry.queries import Attribute, Part, Search, Values, execute, find
+from modelkeep.store.bulk import encode, fetch, insert_rows, run_many, select_in
 from modelkeep.store.tables import aliases, model_tags, models, version_tags, versions
 
 STAGES = ("None", "Staging", "Production", "Archived")
@@ -97,19 +97,19 @@ class Origin(Struct, frozen=True):
 
 def find_model(conn: Connection, name: str) -> Row[Any]:
     """The row of a registered model. Raises ``NotFound``."""
-    row = conn.execute(select(models).where(models.c.name == name)).first()
+    row = execute(conn, "SELECT * FROM models WHERE name = ?", (name,)).first()
     if row is None:
         raise NotFound(f"Registered Model with name={name} not found")
-    return row
+    return cast("Row[Any]", row)
 
 
 def find_version(conn: Connection, name: str, version: int) -> Row[Any]:
     """The row of a version, with its model's ``name``. Raises ``NotFound``."""
-    query = select(versions, models.c.name).join(models, models.c.id == versions.c.model)
-    row = conn.execute(query.where(models.c.name == name, versions.c.version == version)).first()
+    query = "SELECT v.*, m.name AS name FROM versions v JOIN models m ON m.id = v.model"
+    row = execute(conn, f"{query} WHERE m.name = ? AND v.version = ?", (name, version)).first()
     if row is None:
         raise NotFound(f"Model Version (name={name}, version={version}) not found")
-    return row
+    return cast("Row[Any]", row)
 
 
 def create_model(
@@ -127,9 +127,10 @@ def create_model(
 
 
 def rename(conn: Connection, name: str, new: str, now_ms: int) -> Row[Any]:
-    """Give a model another name. Raises ``NotFound``, ``Conflict``, ``Refused`` while it is served."""
+    """Give a model another name. Raises ``NotFound``, ``Conflict``, ``Refused`` while it is served or held."""
     row = find_model(conn, name)
     _not_served(conn, name)
+    holds.refuse(conn, "model", name)
     try:
         with conn.begin_nested():
             conn.execute(update(models).where(models.c.id == row.id).values(name=new, updated_ms=now_ms))
@@ -146,9 +147,10 @@ def describe_model(conn: Connection, name: str, description: str, now_ms: int) -
 
 
 def delete_model(conn: Connection, name: str) -> None:
-    """Forget a model, its versions, tags and aliases. Raises ``NotFound``, ``Refused`` while it is served."""
+    """Forget a model, its versions, tags and aliases. Raises ``NotFound``, ``Refused`` while served or held."""
     row = find_model(conn, name)
     _not_served(conn, name)
+    holds.refuse(conn, "model", name)
     conn.execute(delete(models).where(models.c.id == row.id))
 
 
@@ -173,22 +175,17 @@ def create_version(
     """Add the next version of a model. Raises ``NotFound``."""
     row = find_model(conn, name)
     _touch(conn, row.id, now_ms)  # first: it puts concurrent registrations in line
-    highest = select(func.coalesce(func.max(versions.c.version), 0)).where(versions.c.model == row.id)
-    number = int(conn.execute(highest).scalar_one()) + 1
-    made = {
-        "model": row.id,
-        "version": number,
-        "run_id": origin.run_id,
-        "source": origin.source,
-        "run_link": origin.run_link,
-        "description": origin.description,
-        "model_id": origin.model_id,
-        "package": package,
-        "created_ms": now_ms,
-        "updated_ms": now_ms,
-    }
-    conn.execute(insert(versions), made)
-    set_version_tags(conn, name, number, tags, now_ms)
+    said = (origin.run_id, origin.source, origin.run_link, origin.description, origin.model_id, package)
+    values = (row.id, *said, now_ms, now_ms, row.id)
+    columns = "run_id, source, run_link, description, model_id, package, created_ms, updated_ms"
+    number: int = execute(
+        conn,
+        f"INSERT INTO versions (model, version, {columns})"
+        " SELECT ?, coalesce(max(version), 0) + 1, ?, ?, ?, ?, ?, ?, ?, ? FROM versions WHERE model = ?"
+        " RETURNING version",
+        values,
+    ).scalar_one()
+    _write_version_tags(conn, row.id, number, tags)
     return find_version(conn, name, number)
 
 
@@ -222,9 +219,10 @@ def set_stage(
 
 
 def delete_version(conn: Connection, name: str, version: int, now_ms: int) -> None:
-    """Forget a version, its tags and aliases. Raises ``NotFound``, ``Refused`` while it is served."""
+    """Forget a version, its tags and aliases. Raises ``NotFound``, ``Refused`` while it is served or held."""
     row = find_version(conn, name, version)
     _not_served(conn, name, version)
+    holds.refuse(conn, "version", f"{name}@{version}")
     for table in (aliases, version_tags, versions):
         conn.execute(delete(table).where(table.c.model == row.model, table.c.version == version))
     _touch(conn, row.model, now_ms)
@@ -233,10 +231,14 @@ def delete_version(conn: Connection, name: str, version: int, now_ms: int) -> No
 def set_version_tags(conn: Connection, name: str, version: int, tags: Mapping[str, str], now_ms: int) -> None:
     """Set tags of a version. Raises ``NotFound``."""
     row = find_version(conn, name, version)
-    rows = [(row.model, version, key, value) for key, value in tags.items()]
+    _write_version_tags(conn, row.model, version, tags)
+    _touch(conn, row.model, now_ms)
+
+
+def _write_version_tags(conn: Connection, model: int, version: int, tags: Mapping[str, str]) -> None:
+    rows = [(model, version, key, value) for key, value in tags.items()]
     conflict = "ON CONFLICT (model, version, key) DO UPDATE SET value = excluded.value"
     insert_rows(conn, version_tags, ("model", "version", "key", "value"), rows, conflict)
-    _touch(conn, row.model, now_ms)
 
 
 def delete_version_tag(conn: Connection, name: str, version: int, key: str) -> None:
@@ -248,20 +250,17 @@ def delete_version_tag(conn: Connection, name: str, version: int, key: str) -> N
 
 def latest(conn: Connection, numbers: Iterable[int]) -> dict[int, list[Row[Any]]]:
     """The newest version of each stage, by model's row number."""
-    newest = (
-        select(versions.c.model, versions.c.stage, func.max(versions.c.version).label("version"))
-        .where(versions.c.model.in_(list(numbers)))
-        .group_by(versions.c.model, versions.c.stage)
-        .subquery()
-    )
+    ids = list(numbers)
+    postgres = conn.dialect.name == "postgresql"
+    wanted = "SELECT unnest(?::bigint[]) AS model" if postgres else "SELECT value AS model FROM json_each(?)"
+    stages = " UNION ALL ".join(f"SELECT '{stage}' AS stage" for stage in STAGES)
+    newest = "SELECT max(n.version) FROM versions n WHERE n.model = w.model AND n.stage = s.stage"
     query = (
-        select(versions, models.c.name)
-        .join(models, models.c.id == versions.c.model)
-        .join(newest, (newest.c.model == versions.c.model) & (newest.c.version == versions.c.version))
-        .order_by(versions.c.model, versions.c.version)
+        f"SELECT v.*, m.name AS name FROM ({wanted}) w CROSS JOIN ({stages}) s JOIN models m ON m.id = w.model"
+        f" JOIN versions v ON v.model = w.model AND v.version = ({newest}) ORDER BY v.model, v.version"
     )
     found: dict[int, list[Row[Any]]] = {}
-    for row in conn.execute(query):
+    for row in execute(conn, query, (ids if postgres else encode(ids),)):
         found.setdefault(row.model, []).append(row)
     return found
 
@@ -299,13 +298,19 @@ def _of_prompts(clause: Clause) -> bool:
 class Contents:
     """Tags and aliases of models and versions.
 
+    Args:
+        numbers: Row numbers of models.
+        versions: Whose tags are wanted: model's row number and version; None for all versions of the models.
+
     Attributes:
         tags: (key, value) by model's row number.
         aliases: (alias, version) by model's row number.
         version_tags: (key, value) by model's row number and version.
     """
 
-    def __init__(self, conn: Connection, numbers: Iterable[int]) -> None:
+    def __init__(
+        self, conn: Connection, numbers: Iterable[int], versions: Iterable[tuple[int, int]] | None = None
+    ) -> None:
         ids = list(dict.fromkeys(numbers))
         self.tags: dict[int, list[tuple[str, str]]] = {}
         self.aliases: dict[int, list[tuple[str, int]]] = {}
@@ -314,13 +319,27 @@ class Contents:
             self.tags.setdefault(model, []).append((key, value))
         for model, alias, version in select_in(conn, "model, alias, version", aliases, "model", ids):
             self.aliases.setdefault(model, []).append((alias, version))
-        columns = "model, version, key, value"
-        for model, version, key, value in select_in(conn, columns, version_tags, "model", ids):
+        if versions is None:
+            told = select_in(conn, "model, version, key, value", version_tags, "model", ids)
+        else:
+            told = _version_tags(conn, list(versions))
+        for model, version, key, value in told:
             self.version_tags.setdefault((model, version), []).append((key, value))
 
 
+def _version_tags(conn: Connection, wanted: list[tuple[int, int]]) -> list[tuple[Any, ...]]:
+    if conn.dialect.name == "postgresql":
+        inner = "SELECT * FROM unnest(?::bigint[], ?::int[])"
+        values: tuple[Any, ...] = ([model for model, _ in wanted], [version for _, version in wanted])
+    else:
+        inner = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
+        values = (encode(wanted),)
+    columns = "model, version, key, value"
+    return fetch(conn, f"SELECT {columns} FROM version_tags WHERE (model, version) IN ({inner})", values)
+
+
 def _touch(conn: Connection, number: int, now_ms: int) -> None:
-    conn.execute(update(models).where(models.c.id == number).values(updated_ms=now_ms))
+    run_many(conn, "UPDATE models SET updated_ms = ? WHERE id = ?", [(now_ms, number)])
 
 
 def _not_served(conn: Connection, name: str, version: int | None = None) -> None:

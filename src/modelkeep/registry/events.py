@@ -14,10 +14,9 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Row, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Row, or_, select
 
-from modelkeep.store.bulk import decode, encode
+from modelkeep.store.bulk import decode, encode, fetch, insert_rows, run_many
 from modelkeep.store.tables import event_head, events
 
 GENESIS = "0" * 64
@@ -72,10 +71,19 @@ def append(
     text = encode(data)
     at = float(now)
     sealed = _seal((seq + 1, at, kind, subject, actor, text, previous))
-    row = (seq + 1, at, kind, subject, actor, text, previous, sealed)
-    insert_rows(conn, events, ("seq", "at", "kind", "subject", "actor", "data", "previous", "hash"), [row])
+    row = {
+        "seq": seq + 1,
+        "at": at,
+        "kind": kind,
+        "subject": subject,
+        "actor": actor,
+        "data": text,
+        "previous": previous,
+        "hash": sealed,
+    }
+    insert_rows(conn, events, tuple(row), [tuple(row.values())])
     run_many(conn, "UPDATE event_head SET seq = ?, hash = ? WHERE id = 1", [(seq + 1, sealed)])
-    return Event(*row[:5], decode(text), *row[6:])
+    return Event(**{**row, "data": decode(text)})
 
 
 def history(

@@ -165,6 +165,8 @@ versions = Table(
 )
 Index("ix_versions_run_id", versions.c.run_id)
 Index("ix_versions_created", versions.c.created_ms)
+Index("ix_versions_updated", versions.c.updated_ms)
+Index("ix_versions_stage", versions.c.model, versions.c.stage, versions.c.version)
 
 version_tags = Table(
     "version_tags",

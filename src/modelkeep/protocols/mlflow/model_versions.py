@@ -65,7 +65,7 @@ class Tag(Struct, frozen=True):
 
 def version_shapes(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     """``mlflow.ModelVersion`` of rows of versions."""
-    held = Contents(conn, [row.model for row in rows])
+    held = Contents(conn, [row.model for row in rows], [(row.model, row.version) for row in rows])
     return [version_shape(row, held) for row in rows]
 
 

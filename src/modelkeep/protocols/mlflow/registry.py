@@ -59,8 +59,9 @@ class Alias(Struct, frozen=True):
 
 def model_shapes(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     """``mlflow.RegisteredModel`` of rows of ``models``."""
-    held = Contents(conn, [row.id for row in rows])
     newest = catalog.latest(conn, [row.id for row in rows])
+    shown = [(each.model, each.version) for several in newest.values() for each in several]
+    held = Contents(conn, [row.id for row in rows], shown)
     return [
         {
             "name": row.name,

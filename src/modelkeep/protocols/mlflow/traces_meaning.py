@@ -80,6 +80,9 @@ _TOKENS = {
 _MODELS = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
 _PROVIDERS = ("gen_ai.provider.name", "llm.provider", "gen_ai.system")
 _SAID = {"gen_ai.system.message": "system", "gen_ai.user.message": "user", "gen_ai.assistant.message": "assistant"}
+_FOREIGN = frozenset(
+    {*_TYPES, *_INPUTS, *_OUTPUTS, *_MODELS, *_PROVIDERS, *(key for keys in _TOKENS.values() for key in keys)}
+)
 _SESSIONS = ("session.id", "gen_ai.conversation.id")
 _ATOMS = ("string_value", "bool_value", "int_value")
 
@@ -109,7 +112,10 @@ class Facts:
 
     def __init__(self, attributes: dict[str, Any], events: list[dict[str, Any]]) -> None:
         self.attributes = attributes
-        self._translate(events)
+        if not _FOREIGN.isdisjoint(attributes):
+            self._translate()
+        if events and (INPUTS not in attributes or OUTPUTS not in attributes):
+            self._from_events(events)
         self.type = self._text(TYPE)
         self.model = self._text(MODEL)
         self.provider = self._text(PROVIDER)
@@ -134,7 +140,7 @@ class Facts:
                 trace.tags[key[len(TAG) :][:250]] = _shown(_unwrapped(plain(value)))
         trace.name = trace.tags.pop(traces.NAME, trace.name)
 
-    def _translate(self, events: list[dict[str, Any]]) -> None:
+    def _translate(self) -> None:
         known = self.attributes
         if TYPE not in known or self._text(TYPE) == "UNKNOWN":
             for key, types in _TYPES.items():
@@ -146,8 +152,6 @@ class Facts:
         self._copy(OUTPUTS, _OUTPUTS)
         self._copy(MODEL, _MODELS)
         self._copy(PROVIDER, _PROVIDERS)
-        if events and (INPUTS not in known or OUTPUTS not in known):
-            self._from_events(events)
         if USAGE not in known:
             self._count_tokens()
 
@@ -203,10 +207,10 @@ class Facts:
 
     def _count(self, keys: tuple[str, ...]) -> int | None:
         for key in keys:
-            found = self._plain(key)
+            found = self._plain(key) if key in self.attributes else None
             if isinstance(found, str) and found.isdecimal() and len(found) < 16:
                 found = int(found)
-            if _finite(found):
+            if found is not None and _finite(found):
                 return int(found)
         return None
 

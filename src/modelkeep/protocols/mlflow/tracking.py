@@ -32,6 +32,7 @@ from modelkeep.protocols.mlflow import (
     runs,
     traces,
     traces_assessments,
+    traces_metrics,
     webhooks,
     wire,
 )
@@ -60,6 +61,7 @@ OPERATIONS: Sequence[Operation] = (
     *webhooks.OPERATIONS,
     *traces.OPERATIONS,
     *traces_assessments.OPERATIONS,
+    *traces_metrics.OPERATIONS,
     *evaluation.OPERATIONS,
 )
 _VERSIONS = ("2.0", "2.11", "3.0")

@@ -39,6 +39,11 @@ class Protection:
         """``https`` or ``http``."""
         return "https" if self.tls_cert else "http"
 
+    @property
+    def tls(self) -> tuple[Path, Path] | None:
+        """Certificate and key."""
+        return None if self.tls_cert is None or self.tls_key is None else (self.tls_cert, self.tls_key)
+
     def uvicorn(self) -> dict[str, Any]:
         """TLS as ``uvicorn.Config`` takes it."""
         if self.tls_cert is None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from modelkeep.app.children import die_with_parent
+from modelkeep.app.protection import Protection
 from modelkeep.core import clock
 from modelkeep.core.errors import ModelkeepError
+from modelkeep.protocols.access.accounts import Followed
 from modelkeep.protocols.serving import ServingDoors
-from modelkeep.serve.worker import run_worker
+from modelkeep.serve.worker import open_existing, run_worker
 
 
 def main(arguments: list[str]) -> int:
@@ -22,24 +25,41 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--grpc-port", type=int, help="no gRPC without it")
+    parser.add_argument("--auth", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests a second of each user or token")
+    parser.add_argument("--allowed-host", action="append", default=[], help="another name to answer to")
+    parser.add_argument("--tls-cert", type=Path)
+    parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--capture-every", type=float, default=1.0, help="seconds between files of captured rows")
     given = parser.parse_args(arguments)
     die_with_parent()
+    time = clock.from_environment()
+    protection = Protection(
+        auth=given.auth,
+        tls_cert=given.tls_cert,
+        tls_key=given.tls_key,
+        hosts=tuple(given.allowed_host),
+        rate=given.rate,
+    )
+    accounts = Followed(lambda: open_existing(given.database), given.home / "serve" / "accounts.json")
     try:
+        guard = protection.guard(accounts, time, given.host)
         run_worker(
             given.home,
             given.database,
             given.blobs,
             host=given.host,
             port=given.port,
-            clock=clock.from_environment(),
-            doors=ServingDoors,
+            clock=time,
+            doors=partial(ServingDoors, guard=guard, tls=protection.tls),
             capture_every=given.capture_every,
             grpc_port=given.grpc_port,
         )
     except ModelkeepError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
+    finally:
+        accounts.close()
     return 0
 
 

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,6 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.protocols import errors, metrics, traces
+from modelkeep.protocols.access.asgi import LET_IN
+from modelkeep.protocols.access.guard import Guard
+from modelkeep.protocols.access.serving import Doorman
 from modelkeep.protocols.mlflow.scoring import Scoring
 from modelkeep.protocols.oip.rest import OpenInference
 from modelkeep.protocols.respond import Later, json_response
@@ -54,10 +59,24 @@ class ServingDoors:
         plane: What answers.
         health: How the process stands.
         max_body: Largest request body, in bytes.
+        guard: Who may ask; None for everybody who reaches this process.
+        tls: PEM files of certificate and key; None for none.
     """
 
-    def __init__(self, plane: DataPlane, health: Health, *, max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        health: Health,
+        *,
+        max_body: int = MAX_BODY,
+        guard: Guard | None = None,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
         self.max_body = max_body
+        self._doorman = None if guard is None else Doorman(guard)
+        self._tls = tls
+        if self._doorman is not None:
+            plane.allowed = self._doorman.allowed
         self._grpc: GrpcServer | None = None
         self._plane = plane
         self._health = health
@@ -71,7 +90,8 @@ class ServingDoors:
         )
         self._finders: tuple[Callable[[Head], Handler | None], ...] = (oip.find, scoring.find, tfserving.find)
         self._tracing = traces.from_environment()
-        self.stamp: object = object()
+        self._stamp: object = object()
+        self._epoch: object = None
         plane.swapped.append(self._changed)
         self.app: ASGIApp = _Limited(
             Starlette(
@@ -83,6 +103,7 @@ class ServingDoors:
                     Route("/monitoring/prometheus/metrics", self._metrics),  # where TensorFlow Serving has them
                     Route("/modelkeep/health", self._report),
                 ],
+                middleware=[] if self._doorman is None else [self._doorman.middleware()],
                 exception_handlers={
                     ModelkeepError: _refuse,
                     HTTPException: _http,
@@ -100,21 +121,42 @@ class ServingDoors:
         """The hot routes: this object itself."""
         return self
 
+    @property
+    def tls(self) -> Mapping[str, Any]:
+        """Certificate and key as ``uvicorn.Config`` takes them; empty without TLS."""
+        return {} if self._tls is None else {"ssl_certfile": str(self._tls[0]), "ssl_keyfile": str(self._tls[1])}
+
+    @property
+    def stamp(self) -> object:
+        """Another object when other models are served, or others may ask."""
+        if self._doorman is not None:
+            epoch = self._doorman.guard.current()
+            if epoch is not self._epoch:
+                self._epoch, self._stamp = epoch, object()
+        return self._stamp
+
     def find(self, head: Head) -> Handler | None:
         """The handler of a hot request."""
+        if self._doorman is not None and self._doorman.leave(head):
+            return None
         found = next((found for finder in self._finders if (found := finder(head)) is not None), None)
         return found if found is None or self._tracing is None else self._tracing.hot(found)
 
-    def admit(self, head: Head) -> tuple[int, bytes] | None:
-        """Everybody who reaches this process may ask."""
-        return None
+    def admit(self, head: Head) -> tuple[int, bytes, bytes] | None:
+        """The refusal of a hot request; None to let it in."""
+        return None if self._doorman is None else self._doorman.admit(head)
 
     async def start(self, grpc: socket.socket | None) -> None:
         """Answer gRPC on a listening socket."""
         if grpc is not None:
             from modelkeep.protocols.grpc_doors import serve  # processes without gRPC do without its imports
 
-            self._grpc = await serve(self._plane, grpc, max_message=self.max_body)
+            tls = None
+            if self._tls is not None:
+                tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+                tls.load_cert_chain(*self._tls)
+                tls.set_alpn_protocols(["h2"])
+            self._grpc = await serve(self._plane, grpc, max_message=self.max_body, doorman=self._doorman, tls=tls)
 
     async def stop(self, limit: float) -> None:
         """Take no further gRPC calls; those under way have ``limit`` seconds."""
@@ -124,13 +166,16 @@ class ServingDoors:
             await asyncio.to_thread(self._tracing.close)
 
     def _changed(self) -> None:
-        self.stamp = object()
+        self._stamp = object()
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self._exporter.render(), media_type=metrics.CONTENT_TYPE)
 
     async def _report(self, request: Request) -> Response:
-        """What is served and what is not, and why."""
+        """What is served and what is not, and why; to who is not known, only whether anything is."""
+        ready = self._plane.generation >= 0
+        if self._doorman is not None and self._doorman.guard.on and LET_IN not in request.scope:
+            return json_response({"ready": ready}, 200 if ready else 503)
         endpoints = [
             {
                 "endpoint": endpoint.name,

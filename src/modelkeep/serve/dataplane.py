@@ -71,6 +71,9 @@ class DataPlane:
         loop: Where requests live.
         clock: For the time of captured predictions.
         spool: Writes captured predictions; None captures nothing.
+
+    Attributes:
+        allowed: Told the endpoint that somebody asks for, and raises when they may not; None allows all.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, spool: Spool | None = None) -> None:
@@ -79,6 +82,7 @@ class DataPlane:
         self.generation = -1
         self.faults: dict[str, str] = {}
         self.swapped: list[Callable[[], None]] = []
+        self.allowed: Callable[[str], None] | None = None
         self._names: dict[str, Endpoint] = {}
         self._loop = loop
         self._clock = clock
@@ -102,6 +106,8 @@ class DataPlane:
                 raise Unavailable("no model is loaded yet", hint="try again in a moment")
             known = ", ".join(sorted(self.endpoints)) or "none"
             raise NotFound(f"there is no endpoint or model {name[:60]!r} here; there are: {known}")
+        if self.allowed is not None:
+            self.allowed(found.name)
         return found
 
     def default(self) -> Endpoint:
@@ -112,7 +118,7 @@ class DataPlane:
             Unavailable: Nothing is loaded at all yet.
         """
         if len(self.endpoints) == 1:
-            return next(iter(self.endpoints.values()))
+            return self.endpoint(next(iter(self.endpoints)))
         if not self.endpoints:
             raise Unavailable("no model is loaded yet", hint="apply a declaration first")
         raise NotFound(

@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,6 +70,11 @@ class Doors(Protocol):
         """What is answered before ASGI."""
         ...
 
+    @property
+    def tls(self) -> Mapping[str, Any]:
+        """Certificate and key as ``uvicorn.Config`` takes them; empty without TLS."""
+        ...
+
     async def start(self, grpc: socket.socket | None) -> None:
         """Begin to answer on other sockets than that of HTTP; ``grpc`` listens already."""
         ...
@@ -77,6 +82,14 @@ class Doors(Protocol):
     async def stop(self, limit: float) -> None:
         """Take nothing more there; what is under way has ``limit`` seconds."""
         ...
+
+
+def open_existing(url: str) -> Database:
+    """Open a database that is there. Raises ``Unavailable``: to make an empty one would mean to want nothing."""
+    file = make_url(url).database if url.startswith("sqlite") else None
+    if file and not Path(file).exists():
+        raise Unavailable(f"there is no database at {file}")
+    return Database.open(url)
 
 
 class Follower:
@@ -133,10 +146,7 @@ class Follower:
     def _follow(self) -> float:
         """Look once; seconds to wait before the next look."""
         if self._database is None:
-            file = make_url(self._url).database if self._url.startswith("sqlite") else None
-            if file and not Path(file).exists():  # opening would make an empty one, in which nothing is wanted
-                raise Unavailable(f"there is no database at {file}")
-            self._database = Database.open(self._url)
+            self._database = open_existing(self._url)
         with self._database.read() as conn:
             generation = endpoints.generation(conn)
             if generation == self._applied:
@@ -247,6 +257,7 @@ async def _serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=drain,
         backlog=BACKLOG,
+        **made.tls,
     )
     server = _Server(config, made, drain)
     spool.start()

@@ -14,8 +14,8 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelkeep.core.errors import Refused
-from modelkeep.protocols.access.guard import Guard
-from modelkeep.protocols.access.needs import INSIDE, KNOWN, PUBLIC, Need, Needs, Resolve, find
+from modelkeep.protocols.access.guard import Guard, Pass
+from modelkeep.protocols.access.needs import INSIDE, KNOWN, PUBLIC, Need, Needs, find
 from modelkeep.protocols.access.refusals import Refusal, forbidden
 from modelkeep.registry.access_rights import Principal
 from modelkeep.registry.events import acting
@@ -30,6 +30,11 @@ _PRESIGNED = re.compile(r"/(ajax-)?api/[0-9.]+/mlflow-artifacts/mpu/part/")
 """Below this a sealed id lets in, as a presigned URL of an object store does: clients send no credentials."""
 
 _asking: ContextVar[Principal | None] = ContextVar("asking", default=None)
+
+
+def enter(who: Principal | None) -> None:
+    """Who makes the request that is handled from here on."""
+    _asking.set(who)
 
 
 def asking() -> Principal | None:
@@ -61,7 +66,6 @@ class Guarded:
         app: What comes next.
         guard: Who decides.
         needs: What each route needs.
-        resolve: For names of endpoints in paths: the endpoint that a name stands for.
         pages: Whether people are sent to the sign-in page.
     """
 
@@ -70,14 +74,12 @@ class Guarded:
         app: ASGIApp,
         guard: Guard,
         needs: Needs,
-        resolve: Resolve = lambda name: name,
         *,
         pages: bool = False,
     ) -> None:
         self._app = app
         self._guard = guard
         self._needs = needs
-        self._resolve = resolve
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,6 +111,8 @@ class Guarded:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if need is not None and not need.right and not need.known:
             fault = guard.hosts.fault(scope["method"], headers)
+            if not fault and isinstance(known := guard.judge(scope["method"], headers), Pass):
+                self._enter(scope, known)
             return forbidden(fault) if fault else None
         client = scope["client"][0] if scope.get("client") else ""
         found = await guard.judge_slowly(scope["method"], headers, client)
@@ -116,8 +120,7 @@ class Guarded:
             return found
         if (refusal := found.turn()) is not None:
             return refusal
-        scope[LET_IN] = found
-        _asking.set(found.who)
+        self._enter(scope, found)
         if found.who is None:
             return None
         if need is None:
@@ -126,14 +129,15 @@ class Guarded:
             )
         if not need.right:
             return None
-        name = need.name(parameters)
-        if need.kind == "endpoint" and need.parameter:
-            name = self._resolve(name)
         try:
-            guard.require(found.who, need.right, need.kind, name)
+            guard.require(found.who, need.right, need.kind, need.name(parameters))
         except Refused as error:
             return forbidden(str(error))
         return None
+
+    def _enter(self, scope: Scope, found: Pass) -> None:
+        scope[LET_IN] = found
+        enter(found.who)
 
     def _say(self, refusal: Refusal, scope: Scope) -> Response:
         accepts = dict(scope["headers"]).get(b"accept", b"")

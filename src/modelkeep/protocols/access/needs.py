@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -88,8 +88,7 @@ CONTROL: Needs = {
 }
 """The control server: its own API, the pages, and MLflow's paths, whose operations are in ``operations``."""
 
-_PREDICT = Need("predict", "endpoint", "name")
-_LOOK = Need("read", "endpoint", "name")
+_LOAD = Need("deploy", "endpoint")
 
 SERVING: Needs = {
     "/v2": PUBLIC,
@@ -98,12 +97,34 @@ SERVING: Needs = {
     "/ping": PUBLIC,
     "/health": PUBLIC,
     "/version": PUBLIC,
-    "/metrics": READ,
     "/modelkeep/health": PUBLIC,
+    "/metrics": Need("read", "endpoint"),
+    "/monitoring/prometheus/metrics": Need("read", "endpoint"),
+    "/v2/models/stats": Need("read", "endpoint"),
+    "/v2/repository/index": Need("read", "endpoint"),
+    "/v2/repository/models/{name}/load": _LOAD,
+    "/v2/repository/models/{name}/unload": _LOAD,
     "/invocations": INSIDE,
-    "/endpoints/{name}/invocations": _PREDICT,
+    "/endpoints/{name}/invocations": INSIDE,
+    "/v1/models/{rest:path}": INSIDE,
+    **{
+        f"/v2/models/{{name}}{version}{what}": INSIDE
+        for version in ("", "/versions/{version}")
+        for what in ("", "/ready", "/config", "/stats", "/infer")
+    },
 }
-"""The serving process; the Open Inference Protocol's models are added below."""
+"""The serving process over HTTP. Whether somebody may ask an endpoint is found out where a door looks it up."""
 
-Resolve = Callable[[str], str]
-"""The endpoint a name in a path stands for."""
+CALLS: Mapping[str, Need] = {
+    "Check": PUBLIC,
+    "List": PUBLIC,
+    "Watch": PUBLIC,
+    "ServerLive": PUBLIC,
+    "ServerReady": PUBLIC,
+    "ServerMetadata": PUBLIC,
+    "ModelStatistics": Need("read", "endpoint"),
+    "RepositoryIndex": Need("read", "endpoint"),
+    "RepositoryModelLoad": _LOAD,
+    "RepositoryModelUnload": _LOAD,
+}
+"""gRPC methods that need something else than to be known, and then what the endpoint they name needs."""

@@ -48,9 +48,10 @@ class Head:
         timeout: Seconds the client waits; None without a limit.
         key: ``x-modelkeep-key``, which routes by its hash; None without one.
         fault: HTTP status (415, 405) of a request that is no gRPC at all, else 0.
+        who: Whoever the server's ``doorman`` found it comes from.
     """
 
-    __slots__ = ("encoding", "fault", "headers", "key", "method", "path", "timeout")
+    __slots__ = ("encoding", "fault", "headers", "key", "method", "path", "timeout", "who")
 
     def __init__(self, headers: dict[bytes, bytes]) -> None:
         self.headers = headers
@@ -60,6 +61,7 @@ class Head:
         self.key = None if key is None else key.decode("latin-1")
         self.timeout = _seconds(headers.get(b"grpc-timeout"))
         self.method: Method | None = None
+        self.who: Any = None
         self.fault = 0
         if headers.get(b":method") != b"POST":
             self.fault = 405
@@ -165,6 +167,7 @@ class Exchange:
         try:
             if flag:
                 message = self._inflated(flag, message)
+            self.connection.server.enter(self.head)
             method.message(self, message)
         except Exception as error:
             self.fault(error)
@@ -174,6 +177,7 @@ class Exchange:
         assert method is not None
         if method.ended is not None:
             try:
+                self.connection.server.enter(self.head)
                 method.ended(self)
             except Exception as error:
                 self.fault(error)

@@ -11,7 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from modelkeep.protocols.grpc.exchange import Head, Method
 from modelkeep.protocols.grpc.frames import ErrorCode
@@ -22,6 +22,19 @@ MAX_MESSAGE: Final = 64 * 1024 * 1024
 GRACE: Final = 0.25
 STALLED: Final = 30.0
 _LOOK: Final = 5.0
+_REFUSED: Final = {401: Code.UNAUTHENTICATED, 429: Code.RESOURCE_EXHAUSTED}
+
+
+class Doorman(Protocol):
+    """Who may call."""
+
+    def admit_call(self, head: Head) -> tuple[int, str] | None:
+        """HTTP status (401, 403, 429) and message of a refusal; None to let the call in, ``head.who`` set."""
+        ...
+
+    def enter(self, head: Head) -> None:
+        """Told whose message is handled next."""
+        ...
 
 
 class GrpcServer:
@@ -30,15 +43,19 @@ class GrpcServer:
     Args:
         methods: By path, as ``b"/package.Service/Method"``.
         max_message: Bytes of the largest message taken.
+        doorman: Who may call; None for everybody.
 
     Attributes:
         connections: Those that are open.
         stopping: Called when the server begins to stop.
     """
 
-    def __init__(self, methods: Mapping[bytes, Method], *, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(
+        self, methods: Mapping[bytes, Method], *, max_message: int = MAX_MESSAGE, doorman: Doorman | None = None
+    ) -> None:
         self.methods = methods
         self.max_message = max_message
+        self._doorman = doorman
         self.connections: set[Connection] = set()
         self.stopping: list[Callable[[], None]] = []
         self.loop = asyncio.get_running_loop()
@@ -80,7 +97,16 @@ class GrpcServer:
             return Code.UNKNOWN, "expected POST with content-type application/grpc"
         if head.method is None:
             return Code.UNIMPLEMENTED, f"there is no method {head.path[:200].decode('latin-1')}"
+        if self._doorman is not None:
+            refusal = self._doorman.admit_call(head)
+            if refusal is not None:
+                return _REFUSED.get(refusal[0], Code.PERMISSION_DENIED), refusal[1]
         return None
+
+    def enter(self, head: Head) -> None:
+        """Handle a message of a call from here on, for whoever it comes from."""
+        if self._doorman is not None:
+            self._doorman.enter(head)
 
     def _sweep(self) -> None:
         """Close connections that began to say something and do not go on: one timer for all of them."""

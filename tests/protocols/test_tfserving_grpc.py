@@ -14,7 +14,7 @@ from serving_kit import Home, Made
 
 
 class Client:
-    """A module of the client library, imported when first used: it takes seconds, which collecting tests need not."""
+    """A module of the client library, imported when first used: that takes seconds."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -120,10 +120,11 @@ class Connection(Outgoing, asyncio.Protocol):
         while end - at >= frames.HEAD_SIZE:
             high, low, kind, flags, id = unpack(data, at)
             start = at + frames.HEAD_SIZE
-            stop = start + (high << 8 | low)
+            size = high << 8 | low
+            stop = start + size
+            if size > FRAME:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of more than {FRAME} bytes")
             if stop > end:
-                if stop - start > FRAME:
-                    raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of more than {FRAME} bytes")
                 self._need = stop - at
                 return at
             payload = data[start:stop]
@@ -184,6 +185,8 @@ class Connection(Outgoing, asyncio.Protocol):
             if exchange is None:
                 if not id & 1:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client's streams have odd numbers")
+                if flags & frames.END_STREAM:  # what was on its way when we answered early
+                    return
                 raise ProtocolError(ErrorCode.STREAM_CLOSED, f"headers on stream {id}, which is closed")
             if not flags & frames.END_STREAM or exchange.half:
                 self.reset(exchange, ErrorCode.PROTOCOL_ERROR)
@@ -281,14 +284,16 @@ class Connection(Outgoing, asyncio.Protocol):
 
     def _ping(self, id: int, flags: int, payload: bytes) -> None:
         _sized(payload, 8)
+        _whole(id)
         if not flags & frames.ACK:
             self.transport.write(frame(frames.PING, frames.ACK, 0, payload))
 
     def _settings(self, id: int, flags: int, payload: bytes) -> None:
+        _whole(id)
         if flags & frames.ACK:
             _sized(payload, 0)
             return
-        if id or len(payload) % 6:
+        if len(payload) % 6:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS that are not whole")
         for name, value in iter_unpack(">HI", payload):
             if name == Setting.INITIAL_WINDOW_SIZE:
@@ -349,3 +354,8 @@ class Connection(Outgoing, asyncio.Protocol):
 def _sized(payload: bytes, size: int) -> None:
     if len(payload) != size:
         raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {len(payload)} bytes where {size} belong")
+
+
+def _whole(id: int) -> None:
+    if id:
+        raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame about the connection on stream {id}")

@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from modelkeep.core.errors import Invalid, Problem
-from modelkeep.protocols.grpc import messages
-from modelkeep.protocols.grpc.beginnings import Beginnings
+from modelkeep.protocols.grpc import encode, forms, messages
+from modelkeep.protocols.grpc.forms import Forms, Span
 from modelkeep.protocols.oip import codec
 from modelkeep.protocols.oip.raw import Plan, Raw
 from modelkeep.serve.batching import Lane
 from modelkeep.serve.columns import Rows
 
 _MOST: Final = 256
+_ID: Final = 3
 _RAW: Final = 7
 _DATA: Final = re.compile(r"(inputs\[\d+\])\.data")
 _CONTENTS: Final = {
@@ -38,26 +39,45 @@ _CONTENTS: Final = {
 }
 
 
-class Asked:
-    """What a request says beside the values of its tensors.
+class Asked(NamedTuple):
+    """What a request says beside its id and the values of its tensors.
 
     Attributes:
-        described: Its raw tensors.
+        parameters: None without any.
         outputs: Name and parameters of each requested output.
+        described: Its raw tensors.
     """
 
-    __slots__ = ("described", "id", "name", "outputs", "parameters", "version")
+    name: str
+    version: str
+    parameters: dict[str, Any] | None
+    outputs: tuple[codec.Requested, ...]
+    described: tuple[Raw, ...]
 
-    def __init__(self, message: Any) -> None:
-        self.name: str = message.model_name
-        self.version: str = message.model_version
-        self.id: str = message.id
-        self.parameters = _plain(message.parameters) if message.parameters else None
-        self.outputs = [codec.Requested(one.name, _plain(one.parameters)) for one in message.outputs]
-        self.described = tuple(
-            Raw(one.name, one.datatype, tuple(one.shape), len(raw))
-            for one, raw in zip(message.inputs, message.raw_input_contents, strict=False)
-        )
+
+class Read(NamedTuple):
+    """A request.
+
+    Attributes:
+        message: As parsed; None when its form was known.
+        data: What holds its raw tensors, one after the other, from ``start`` on; empty when ``message`` does.
+    """
+
+    asked: Asked
+    id: str
+    message: Any
+    data: bytes = b""
+    start: int = 0
+
+
+def _asked(message: Any) -> Asked:
+    described = tuple(
+        Raw(one.name, one.datatype, tuple(one.shape), len(raw))
+        for one, raw in zip(message.inputs, message.raw_input_contents, strict=False)
+    )
+    outputs = tuple(codec.Requested(one.name, _plain(one.parameters)) for one in message.outputs)
+    parameters = _plain(message.parameters) if message.parameters else None
+    return Asked(message.model_name, message.model_version, parameters, outputs, described)
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,36 +94,63 @@ class Requests:
 
     def __init__(self) -> None:
         self._kind = messages.message("inference.ModelInferRequest")
-        self._known: Beginnings[Asked] = Beginnings()
+        self._forms: Forms[tuple[Asked, bool]] = Forms()  # and whether the first hole is an id
 
-    def read(self, data: bytes) -> tuple[Asked, Any, int]:
-        """A request.
-
-        Returns:
-            What it asks; the message, or None when it was not parsed; where the bytes of its one tensor begin.
+    def read(self, data: bytes) -> Read:
+        """The request in ``data``.
 
         Raises:
-            Invalid: It is no request.
+            Invalid: There is none.
         """
-        known = self._known.find(data)
+        known = self._forms.find(data)
         if known is not None:
-            return known[0], None, known[1]
+            return _known(data, *known)
         message = messages.decode(self._kind, data)
-        asked = Asked(message)
+        asked = _asked(message)
         raw = message.raw_input_contents
-        if len(raw) == len(message.inputs) == 1 and not asked.id:
-            self._known.keep(data, _RAW, raw[0], asked)
-        return asked, message, 0
+        if raw and len(raw) == len(message.inputs) and not any(one.HasField("contents") for one in message.inputs):
+            self._keep(data, asked, message.id, raw)
+        return Read(asked, message.id, message)
+
+    def _keep(self, data: bytes, asked: Asked, id: str, raw: Sequence[bytes]) -> None:
+        """Remember a request whose fields are where clients put them."""
+        holes = forms.at_end(data, _RAW, raw)
+        if holes is None:
+            return
+        if id:
+            coded = id.encode()
+            before = encode.text(1, asked.name) + encode.text(2, asked.version) + encode.opening(_ID, len(coded))
+            if not data.startswith(before + coded):
+                return
+            holes.insert(0, (len(before), len(before) + len(coded)))
+        self._forms.keep(data, holes, (asked, bool(id)))
 
 
-def rows(lane: Lane, asked: Asked, message: Any, data: bytes, start: int) -> Rows:
-    """The rows of a request that ``Requests.read`` has read.
+def _known(data: bytes, said: tuple[Asked, bool], holes: tuple[Span, ...]) -> Read:
+    """A request whose form was known. Raises ``Invalid`` for an id that is not UTF-8."""
+    asked, named = said
+    id = ""
+    if named:
+        (start, stop), *holes_left = holes
+        holes = tuple(holes_left)
+        try:
+            id = data[start:stop].decode()
+        except UnicodeDecodeError:
+            raise Invalid("is not UTF-8", path="id") from None
+    if len(holes) == 1:
+        return Read(asked, id, None, data, holes[0][0])
+    return Read(asked, id, None, b"".join([data[start:stop] for start, stop in holes]))
+
+
+def rows(lane: Lane, read: Read) -> Rows:
+    """The rows of a request.
 
     Raises:
         Invalid: Every fault found, as ``inputs[0].contents``.
     """
+    message = read.message
     if message is None:
-        return _plan(lane, asked).rows(data, start)
+        return _plan(lane, read.asked).rows(read.data, read.start)
     raw = message.raw_input_contents
     if not raw:
         return _typed(lane, message.inputs)
@@ -117,7 +164,7 @@ def rows(lane: Lane, asked: Asked, message: Any, data: bytes, start: int) -> Row
     ]
     if problems:
         raise Invalid(problems[:20])
-    return _plan(lane, asked).rows(raw[0] if len(raw) == 1 else b"".join(raw))
+    return _plan(lane, read.asked).rows(b"".join(raw))
 
 
 def _plan(lane: Lane, asked: Asked) -> Plan:

@@ -6,7 +6,7 @@ https://github.com/triton-inference-server/common/blob/main/protobuf/grpc_servic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from google.protobuf.json_format import ParseDict
@@ -16,7 +16,7 @@ from modelkeep.protocols.grpc import encode, messages
 from modelkeep.protocols.grpc.exchange import Exchange, Method
 from modelkeep.protocols.grpc.status import Code, RpcError
 from modelkeep.protocols.oip import about, rest
-from modelkeep.protocols.oip.answers import Wish, wishes
+from modelkeep.protocols.oip.answers import wishes
 from modelkeep.protocols.oip_grpc import answers, requests
 from modelkeep.serve.batching import Batch, Call
 from modelkeep.serve.dataplane import DataPlane
@@ -107,26 +107,24 @@ class InferenceService:
     def _infer(self, exchange: Exchange, data: bytes) -> None:
         self._submit(exchange, exchange, data)
 
-    def _submit(self, exchange: Exchange, reply: _Reply, data: bytes) -> str:
-        """Queue one request, whose answer goes to ``reply``; its id. Raises ``ModelkeepError``."""
-        asked, message, start = self._requests.read(data)
+    def _submit(self, exchange: Exchange, reply: _Reply, data: bytes) -> None:
+        """Queue one request, whose answer goes to ``reply``. Raises ``ModelkeepError``."""
+        read = self._requests.read(data)
+        asked = read.asked
         endpoint = self._plane.endpoint(asked.name)
         endpoint.admit(data)
         key = exchange.head.key
-        id = asked.id or self._plane.new_id()
+        id = read.id or self._plane.new_id()
         lane = endpoint.lane(key or id, asked.version)
-        rows = requests.rows(lane, asked, message, data, start)
+        rows = requests.rows(lane, read)
         deadline, priority = exchange.deadline, 0
-        wanted: Sequence[Wish] | None = None
-        if asked.parameters:
+        if asked.parameters is not None:
             deadline, priority = rest.urgency(asked.parameters, deadline)
         if asked.outputs:
             wanted = wishes(lane, asked.outputs, None)
-        if wanted is None:
-            lane.submit(Call(rows, id, _ALL, reply, key, deadline, priority))
-        else:
             lane.submit(Call(rows, id, _CHOSEN, (reply, wanted), key, deadline, priority))
-        return id
+        else:
+            lane.submit(Call(rows, id, _ALL, reply, key, deadline, priority))
 
     def _stream(self, exchange: Exchange, data: bytes) -> None:
         """One request of a stream; answers go in the order of the requests, errors as messages of the stream."""

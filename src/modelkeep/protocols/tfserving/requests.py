@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from modelkeep.core.errors import Invalid, Problem
-from modelkeep.protocols.grpc import messages
-from modelkeep.protocols.grpc.beginnings import Beginnings
+from modelkeep.protocols.grpc import forms, messages
+from modelkeep.protocols.grpc.forms import Forms
 from modelkeep.protocols.oip import codec, tensors
 from modelkeep.protocols.oip.raw import Plan, Raw
 from modelkeep.serve.batching import Lane
@@ -85,7 +85,7 @@ class Requests:
 
     def __init__(self) -> None:
         self._kind = messages.message("tensorflow.serving.PredictRequest")
-        self._known: Beginnings[Asked] = Beginnings()
+        self._forms: Forms[Asked] = Forms()
 
     def read(self, data: bytes) -> tuple[Asked, Any, int]:
         """A request.
@@ -96,9 +96,9 @@ class Requests:
         Raises:
             Invalid: It is no request.
         """
-        known = self._known.find(data)
+        known = self._forms.find(data)
         if known is not None:
-            return known[0], None, known[1]
+            return known[0], None, known[1][0][0]
         message = messages.decode(self._kind, data)
         asked = Asked(spec(message.model_spec), (), tuple(message.output_filter))
         if len(message.inputs) == 1 and not asked.wanted:
@@ -107,7 +107,9 @@ class Requests:
             if tensor.tensor_content and kind is not None and kind.datatype != "BYTES":
                 raw = Raw(name, kind.datatype, _shape(name, tensor), len(tensor.tensor_content))
                 asked = asked._replace(described=(raw,))
-                self._known.keep(data, _CONTENT, tensor.tensor_content, asked)
+                hole = forms.at_end(data, _CONTENT, [tensor.tensor_content])
+                if hole is not None:
+                    self._forms.keep(data, hole, asked)
         return asked, message, 0
 
 

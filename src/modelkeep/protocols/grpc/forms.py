@@ -1,0 +1,75 @@
+"""The forms of the latest messages, so that the next ones need not be parsed.
+
+Clients repeat themselves: two requests for a model differ in their id and the raw bytes of their tensors, and in
+nothing else. So of a message that was parsed everything else is remembered, and where the id and the tensors were.
+When a message of the same length has the same bytes outside of those places, it says the same, but for what stands
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from modelkeep.protocols.grpc import encode
+
+T = TypeVar("T")
+Span = tuple[int, int]
+_MOST: Final = 256
+_LARGE: Final = 4096
+
+
+class _Form(NamedTuple, Generic[T]):
+    """A message with holes.
+
+    Attributes:
+        fixed: The bytes between the holes and where they begin.
+        holes: From and to.
+        said: What the message said beside what the holes hold.
+    """
+
+    fixed: tuple[tuple[int, bytes], ...]
+    holes: tuple[Span, ...]
+    said: T
+
+
+class Forms(Generic[T]):
+    """What messages said, by their length."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Form[T]] = {}
+
+    def find(self, data: bytes) -> tuple[T, tuple[Span, ...]] | None:
+        """What a message says and where its holes are, if one of its form was kept."""
+        form = self._known.get(len(data))
+        if form is None:
+            return None
+        for at, piece in form.fixed:
+            if not data.startswith(piece, at):
+                return None
+        return form.said, form.holes
+
+    def keep(self, data: bytes, holes: Sequence[Span], said: T) -> None:
+        """Remember what a message said beside what stands in ``holes``, which are in order."""
+        starts = [0, *(stop for _, stop in holes)]
+        stops = [*(start for start, _ in holes), len(data)]
+        fixed = tuple((start, data[start:stop]) for start, stop in zip(starts, stops, strict=True) if start < stop)
+        if sum(len(piece) for _, piece in fixed) > _LARGE * 4:
+            return
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[len(data)] = _Form(fixed, tuple(holes), said)
+
+
+def at_end(data: bytes, field: int, values: Sequence[bytes]) -> list[Span] | None:
+    """Where the values of a field stand with which a message ends; None when it does not end so."""
+    spans: list[Span] = []
+    at = len(data)
+    for value in reversed(values):
+        opening = encode.opening(field, len(value))
+        start = at - len(value)
+        if not data.startswith(value, start) or not data.startswith(opening, start - len(opening)):
+            return None
+        spans.append((start, at))
+        at = start - len(opening)
+    return spans[::-1]

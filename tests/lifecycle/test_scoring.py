@@ -258,6 +258,26 @@ def test_parts_that_hold_only_bad_rows_or_none(tmp_path: Path, score: Score) -> 
         assert answered.schema.field("probability_late").type == pa.float64()
 
 
+def test_what_the_model_does_not_take_comes_out_as_it_went_in(tmp_path: Path, score: Score) -> None:
+    (tmp_path / "in").mkdir()
+    lines = [
+        "id,distance,code,night,note",
+        "007,1.50,007,true,1",
+        "x,2,12,false,many",
+        "1e3,3.0,12,true,2",
+        "4,5,é,true,",
+    ]
+    (tmp_path / "in" / "a.csv").write_text("\n".join(lines))
+    score()
+    answered = csv.read_csv(
+        tmp_path / "out" / "a.csv",
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(("id", "code", "note"), pa.string())),
+    )
+    assert answered.column("id").to_pylist() == ["007", "x", "1e3", "4"]
+    assert answered.column("code").to_pylist() == ["007", "12", "12", "é"]
+    assert answered.column("note").to_pylist() == ["1", "many", "2", ""]
+
+
 def test_what_cannot_be_scored_is_said(tmp_path: Path, score: Score) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         score("nowhere")

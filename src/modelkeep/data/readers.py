@@ -92,6 +92,12 @@ def schema(file: File) -> pa.Schema:
     return next(pieces(file)).schema
 
 
+def header(file: File) -> list[str]:
+    """The names of a CSV file's columns. Raises ``Invalid``."""
+    _, block = next(_text_blocks(file))
+    return _header(file, block, ()).names
+
+
 def _parquet(file: File, _: Collection[str]) -> Iterator[pa.Table]:
     with pq.ParquetFile(file.open(), memory_map=True, pre_buffer=False) as parquet:
         if parquet.metadata.num_rows <= PIECE_ROWS:

@@ -148,7 +148,6 @@ class _Part:
         self._signature = signature
         self._checker = Checker(signature)
         self._seen = 0
-        self._texts = {field.name for field in signature.inputs if field.type == "string"}
         self._numeric = [field.name for field in signature.inputs if field.type in ("float64", "int64", "bool")]
 
     def tables(self) -> Iterator[pa.Table]:
@@ -174,9 +173,20 @@ class _Part:
             except pa.ArrowException as error:
                 raise file.fault(f"cannot be read as Parquet: {str(error).splitlines()[0]}") from error
         elif file.path is not None and file.path.stat().st_size:  # an engine's empty part has not even a header
-            # When single rows may be put aside, one value that is no number must not end the whole file.
-            apart = self._job.on_error == "skip" and file.suffix in (".csv", ".tsv")
-            yield from readers.pieces(file, {*self._texts, *(self._numeric if apart else ())})
+            yield from readers.pieces(file, self._texts())
+
+    def _texts(self) -> set[str]:
+        """The columns of a CSV file that are read as they stand.
+
+        What the model does not take must come out as it went in. What it takes as numbers is parsed while reading;
+        unless single rows may be put aside, where one value that is no number must not end the whole file.
+        """
+        if self._file.suffix not in (".csv", ".tsv"):
+            return set()
+        parsed = {field.name for field in self._signature.inputs if field.type != "string"}
+        if self._job.on_error == "skip":
+            parsed -= set(self._numeric)
+        return set(readers.header(self._file)) - parsed
 
     def _checked(self, chunk: pa.Table) -> tuple[pa.Table, Batch]:
         """The rows that the signature takes, and they as a batch."""

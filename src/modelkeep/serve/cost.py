@@ -35,6 +35,8 @@ class Cost:
 
     def rows_within(self, seconds: float) -> int:
         """Most rows expected to take at most so long, without a leap beyond what was seen; at least one."""
+        if self.fixed == math.inf:
+            return int(_GROWTH)
         if self.fixed + self.per_row >= seconds:
             return 1
         most = _GROWTH * max(self._largest, 1.0)

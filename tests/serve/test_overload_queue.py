@@ -1,0 +1,197 @@
+"""Who is let in, who goes first, who is given up: the queue, the cost it goes by, and the cache."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving_kit import Made
+
+from modelkeep.core.errors import Overloaded, TooLate
+from modelkeep.formats.batch import Batch as Blocks
+from modelkeep.serve.batching import Call
+from modelkeep.serve.cache import Cache
+from modelkeep.serve.columns import Inputs, Rows
+from modelkeep.serve.cost import Cost
+from modelkeep.serve.limits import Limits
+from modelkeep.serve.queueing import Queue
+
+
+def call(count: int = 1, *, priority: int = 0, deadline: float | None = None, name: str = "") -> Call:
+    return Call(Rows(count, cells=[]), name, door=None, sink=None, deadline=deadline, priority=priority)  # type: ignore[arg-type]
+
+
+def queue(budget: float, per_row: float) -> Queue[Call]:
+    """A queue whose batches take ``per_row`` seconds a row and nothing else."""
+    cost = Cost()
+    for rows in (1, 8, 64) * 40:
+        cost.observe(rows, rows * per_row)
+    found: Queue[Call] = Queue("e", Limits(budget=budget), cost)
+    found.in_loop = False
+    return found
+
+
+@given(
+    fixed=st.floats(1e-5, 1.0),
+    per_row=st.floats(1e-7, 1e-2),
+    sizes=st.lists(st.integers(1, 500), min_size=80, max_size=120),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_cost_of_a_batch_is_learned(fixed: float, per_row: float, sizes: list[int]) -> None:
+    sizes = [*sizes, 1, 500] * 2
+    cost = Cost()
+    for rows in sizes:
+        cost.observe(rows, fixed + per_row * rows)
+    expected = fixed + per_row * 250
+    assert expected / 2 < cost.estimate(250) < expected * 2
+    within = cost.rows_within(fixed + per_row * 100)
+    assert within == 1 or fixed + per_row * within < 4 * (fixed + per_row * 100)
+
+
+def test_one_stall_does_not_change_the_picture_and_batches_do_not_leap() -> None:
+    cost = Cost()
+    assert cost.estimate(1) == float("inf")
+    for _ in range(50):
+        cost.observe(1, 1e-3)
+    assert cost.rows_within(1.0) == 8
+    cost.observe(1, 30.0)
+    assert cost.estimate(1) < 3e-3
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), max_size=60), st.integers(1, 50))
+@settings(max_examples=200, deadline=None)
+def test_every_call_let_in_comes_out_once_the_urgent_first(given: list[tuple[int, int]], most: int) -> None:
+    waiting = queue(budget=1e6, per_row=1e-9)
+    for place, (priority, count) in enumerate(given):
+        assert not waiting.put(call(count, priority=priority, name=str(place)))
+    out: list[Call] = []
+    while waiting.calls:
+        calls, rows = waiting.take(most)
+        assert calls
+        assert rows == sum(one.rows.count for one in calls)
+        assert rows <= most or len(calls) == 1
+        out += calls
+    assert waiting.rows == 0
+    assert [int(one.id) for one in out] == sorted(range(len(given)), key=lambda place: given[place][0])
+
+
+def test_calls_that_cannot_be_answered_within_the_budget_are_refused() -> None:
+    waiting = queue(budget=0.1, per_row=0.01)
+    for _ in range(8):
+        assert not waiting.put(call())
+    with pytest.raises(Overloaded) as refused:
+        waiting.put(call())
+    assert 0 < refused.value.retry_after < 1
+    assert waiting.full(perf_counter()) is not None
+    waiting.take(5)
+    assert waiting.full(perf_counter()) is None
+    assert not waiting.put(call())
+
+
+def test_the_batch_under_way_counts() -> None:
+    waiting = queue(budget=0.1, per_row=0.01)
+    waiting.free_at = perf_counter() + 60
+    with pytest.raises(Overloaded) as refused:
+        waiting.put(call())
+    assert 50 < refused.value.retry_after < 61
+
+
+def test_a_version_slower_than_its_budget_answers_one_while_one_waits() -> None:
+    waiting = queue(budget=0.001, per_row=0.5)
+    assert not waiting.put(call())
+    assert not waiting.put(call())
+    with pytest.raises(Overloaded):
+        waiting.put(call())
+
+
+def test_an_urgent_call_takes_the_place_of_the_last_least_urgent_one() -> None:
+    waiting = queue(budget=0.1, per_row=0.01)
+    for name, priority in zip("abcdefgh", (5, 9, 5, 9, 5, 5, 5, 5), strict=True):
+        assert not waiting.put(call(name=name, priority=priority))
+    assert [one.id for one in waiting.put(call(name="first", priority=1))] == ["d"]
+    assert [one.id for one in waiting.put(call(2, name="second", priority=1))] == ["b", "h"]
+    with pytest.raises(Overloaded):
+        waiting.put(call(priority=9))
+    assert [one.id for one in waiting.take(1000)[0]] == ["first", "second", "a", "c", "e", "f", "g"]
+
+
+def test_deadlines() -> None:
+    waiting = queue(budget=10, per_row=1e-4)
+    now = perf_counter()
+    with pytest.raises(TooLate):
+        waiting.put(call(deadline=now - 1))
+    waiting.put(call(deadline=now + 1, name="soon"))
+    waiting.put(call(deadline=now + 100, name="later"))
+    waiting.put(call(name="any time"))
+    assert waiting.give_up(now) == []
+    assert [one.id for one in waiting.give_up(now + 2)] == ["soon"]
+    assert [one.id for one in waiting.calls] == ["later", "any time"]
+    assert waiting.rows == 2
+
+
+def test_what_urgent_calls_keep_waiting_is_given_up_after_the_budget() -> None:
+    waiting = queue(budget=0.5, per_row=1e-4)
+    waiting.put(call(name="low", priority=9))
+    waiting.put(call(name="high", priority=1))
+    assert waiting.outwaited(perf_counter()) == []
+    assert {one.id for one in waiting.outwaited(perf_counter() + 1)} == {"low", "high"}
+
+
+# the cache
+
+
+class Counting:
+    """A model that says how many rows it was given."""
+
+    def __init__(self, made: Made) -> None:
+        self.inner = made.loaded().model
+        self.rows = 0
+
+    def predict(self, inputs: Blocks) -> dict[str, Any]:
+        self.rows += inputs.rows
+        return dict(self.inner.predict(inputs))
+
+
+def stacked(inputs: Inputs, made: Made, rows: list[int]) -> Blocks:
+    part = made.frame.iloc[rows].astype(object).where(made.frame.iloc[rows].notna(), None)
+    return inputs.stack([inputs.named({name: part[name].tolist() for name in inputs.names})])
+
+
+@given(
+    st.lists(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4), min_size=1, max_size=6), max_size=8)
+)
+@settings(max_examples=40, deadline=None)
+def test_what_is_kept_answers_as_the_model_does(mixed: Made, batches: list[list[list[int]]]) -> None:
+    inputs, model, cache = mixed.loaded().inputs, Counting(mixed), Cache(1000, 1 << 20)
+    seen: set[tuple[int, ...]] = set()
+    for requests in batches:
+        batch = stacked(inputs, mixed, [row for request in requests for row in request])
+        before = model.rows
+        outputs, hits, computed = cache.predict(batch, [len(request) for request in requests], model.predict)
+        fresh = [request for request in requests if tuple(request) not in seen]
+        assert computed == model.rows - before == sum(map(len, fresh))
+        assert hits == len(requests) - len(fresh)
+        seen.update(map(tuple, requests))
+        expected = model.inner.predict(batch)
+        assert list(outputs["label"]) == list(expected["label"])
+        assert np.allclose(outputs["probability"], expected["probability"], atol=1e-6)
+
+
+def test_the_cache_stays_within_its_bounds_and_forgets_the_oldest(first: Made) -> None:
+    inputs, model, cache = first.loaded().inputs, Counting(first), Cache(10, 1 << 20)
+    for row in [*range(10), 0, *range(10, 15)]:
+        cache.predict(stacked(inputs, first, [row]), [1], model.predict)
+    assert cache.rows == 10
+    assert cache.predict(stacked(inputs, first, [0]), [1], model.predict)[1] == 1
+    assert cache.predict(stacked(inputs, first, [1]), [1], model.predict)[1] == 0
+    cache.predict(stacked(inputs, first, list(range(20))), [20], model.predict)
+    assert cache.rows == 10
+    small = Cache(1000, 2000)
+    for row in range(30):
+        small.predict(stacked(inputs, first, [row]), [1], model.predict)
+        assert small.size <= 2000
+    assert 0 < small.rows < 30

@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "protocols" / "mlflow"))
 
 from mlflow_seed import seed
+from mlflow_server import tracking_server
 
 from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect
@@ -43,6 +44,14 @@ def postgres_source(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> 
         yield seed(postgres.format(name), folder / "made")
     with psycopg.connect(admin, autocommit=True) as conn:
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What ``seed`` made on a running server, which is ``uri``, with its files in ``folder``."""
+    folder = tmp_path_factory.mktemp("server")
+    with tracking_server(folder) as address:
+        yield {**seed(address, folder / "made"), "folder": folder}
 
 
 @pytest.fixture

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from mlflow_seed import seed
-from mlflow_server import tracking_server
 from same_mlflow import describe
 from serving_mlflow import answering
 from test_import_database import bring, counts
 
 from modelkeep.core.errors import Invalid, Unavailable
 from modelkeep.lifecycle.keep import Keep
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """A filled server."""
-    folder = tmp_path_factory.mktemp("server")
-    with tracking_server(folder) as address:
-        yield {**seed(address, folder / "made"), "folder": folder}
 
 
 def test_everything_is_as_it_was_on_the_server(home: Keep, server: dict[str, Any]) -> None:

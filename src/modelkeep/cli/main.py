@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("data", "List, show, compare, grow and export snapshots."),
     "labels": ("labels", "Send the truth about past predictions."),
     "import": ("transfer", "Copy an MLflow server, its database or its folder here."),
+    "export": ("transfer", "Copy what is kept here to an MLflow server."),
     "gc": ("gc", "Remove deleted runs, and all bytes that nothing refers to."),
     "hold": ("gc", "Legal hold: what is held is never deleted, with all it reaches."),
     "events": ("events", "The history of every change, and its proof."),

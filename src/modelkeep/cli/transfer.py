@@ -13,9 +13,8 @@ from modelkeep.cli.output import print_json, say, size, table, text
 from modelkeep.cli.progress import watching
 
 if TYPE_CHECKING:
+    from modelkeep.protocols.mlflow.transfer import exporting
     from modelkeep.protocols.mlflow.transfer.importing import Report
-
-_SOURCES = "an http(s):// address of a server, sqlite:///PATH, postgresql://USER@HOST/NAME, or an mlruns folder"
 
 
 @click.group("import", epilog=example("modelkeep import mlflow http://127.0.0.1:5000"))
@@ -91,10 +90,7 @@ def _show(report: Report) -> None:
     note = f" ({report.note})" if report.note else ""
     say(f"{text(report.origin)}{text(note)}")
     table(("", "copied", "unchanged"), rows, right=("copied", "unchanged"))
-    for was, now in report.renamed.items():
-        say(f"  {text(was)} is {text(now)} here")
-    for line in report.left:
-        say(f"  [yellow]left[/]: {text(line)}")
+    _show_names(report.renamed, report.left, "here")
     for kind, count in report.others.items():
         say(f"  [yellow]not copied[/]: {count:,} {text(kind)}")
     checked = report.checked
@@ -103,3 +99,51 @@ def _show(report: Report) -> None:
     if not checked.faults:
         what = f"{checked.runs:,} runs, {checked.points:,} points, {checked.files:,} files ({size(checked.bytes)})"
         say(f"[green]✓[/] compared with the source: {what}; in {report.seconds:.1f} s")
+
+
+def _show_names(renamed: dict[str, str], left: list[str], where: str) -> None:
+    for was, now in renamed.items():
+        say(f"  {text(was)} is {text(now)} {where}")
+    for line in left:
+        say(f"  [yellow]left[/]: {text(line)}")
+
+
+@click.group("export", epilog=example("modelkeep export mlflow http://127.0.0.1:5000"))
+def export() -> None:
+    """Copy what is kept here to another tool."""
+
+
+@export.command("mlflow", epilog=example("modelkeep export mlflow http://127.0.0.1:5000 --prefix old-"))
+@click.argument("target")
+@click.option("--prefix", default="", help="Goes before the names of all experiments and models.")
+@click.option("--rename", is_flag=True, help="Give other names to what has a name that is taken there.")
+@file_option
+@json_option
+def export_mlflow(target: str, prefix: str, rename: bool, file: Path, as_json: bool) -> int:
+    """Copy everything to the MLflow server at the address TARGET.
+
+    The server gives its own ids; those of here stay as tags. Stopped midway, the same command goes on; later, it
+    copies what is new.
+    """
+    from modelkeep.protocols.mlflow.transfer import exporting
+
+    with opened(file) as keep, watching(quiet=as_json) as progress:
+        report = exporting.run(keep, target, progress, prefix=prefix, rename=rename)
+    if as_json:
+        print_json(report)
+    else:
+        _show_export(report)
+    return exits.DAMAGED if report.faults else exits.OK
+
+
+def _show_export(report: exporting.Report) -> None:
+    say(text(report.target))
+    rows = [(kind, count, report.unchanged.get(kind, 0) or "") for kind, count in report.exported.items()]
+    table(("", "exported", "unchanged"), rows, right=("exported", "unchanged"))
+    _show_names(report.renamed, report.left, "there")
+    for line in report.lost:
+        say(f"  [dim]lost[/]: {text(line)}")
+    for fault in report.faults:
+        say(f"  [red]✗[/] {text(fault)}")
+    if not report.faults:
+        say(f"[green]✓[/] {report.compared:,} runs read back are the same there; in {report.seconds:.1f} s")

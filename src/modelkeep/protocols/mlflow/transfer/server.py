@@ -65,6 +65,10 @@ class ServerSource:
                 page = list(self._pool.map(self._run, [each["info"]["run_id"] for each in page]))
             yield [answers.run(each) for each in page]
 
+    def one(self, run_id: str) -> Run:
+        """One run. Raises ``NotFound``."""
+        return answers.run(self._run(run_id))
+
     def points(self, runs: Sequence[Run]) -> Iterator[list[Point]]:
         """Histories by metric of a hundred runs at once; long ones page by page."""
         asked = []

@@ -1,0 +1,112 @@
+"""Exporting to a running MLflow server, and what is there afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from same_mlflow import describe
+from serving_mlflow import answering
+from test_import_database import bring, counts
+
+from modelkeep.core.errors import Conflict
+from modelkeep.core.ports import Silent
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.mlflow.transfer import exporting
+from small import Project
+
+
+@pytest.fixture
+def target(server: dict[str, Any]) -> str:
+    """A server on which others have worked."""
+    address: str = server["uri"]
+    return address
+
+
+@pytest.fixture
+def filled(home: Keep, sqlite_source: dict[str, Any]) -> Keep:
+    """A home into which everything was imported."""
+    assert bring(home, sqlite_source["uri"], verify=0).checked.faults == []
+    return home
+
+
+def returned(target: str) -> dict[str, Any]:
+    """What was exported with a prefix, without it."""
+    found = describe(target, ids=False)
+    return {name.replace("back ", "", 1): what for name, what in found.items() if " back " in name}
+
+
+def test_there_and_back(filled: Keep, target: str) -> None:
+    report = exporting.run(filled, target, Silent(), prefix="back ")
+    assert report.faults == []
+    assert report.left == []
+    assert report.compared == 3
+    assert report.exported["points"] == 1507
+    with answering(filled) as here:
+        mine = describe(here, ids=False)
+    assert [each for each in mine if "Default" not in each] == [
+        "experiment Fünf Flüge",
+        "model flüge",
+        "model nothing yet",
+    ]
+    assert returned(target) == mine
+    client = MlflowClient(target)
+    number = client.get_experiment_by_name("back Fünf Flüge").experiment_id
+    runs = {run.data.tags["modelkeep.run_id"]: run for run in client.search_runs([number])}
+    child = next(run for run in runs.values() if run.info.run_name == "child")
+    parent = runs[next(key for key, run in runs.items() if run.info.run_name == "training")]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    model = client.search_logged_models([number])[0]
+    assert model.source_run_id == parent.info.run_id
+    assert (model.params, model.metrics[0].dataset_name) == ({"depth": "3"}, "rows")
+    assert [each.model_id for each in client.get_run(parent.info.run_id).outputs.model_outputs] == [model.model_id]
+    by_alias = client.get_model_version_by_alias("back flüge", "champion")
+    assert (str(by_alias.version), by_alias.run_id) == ("3", parent.info.run_id)
+    assert client.get_model_version("back flüge", "1").source == f"models:/{model.model_id}"
+    before = counts(filled)
+    again = exporting.run(filled, target, Silent(), prefix="back ")
+    assert again.unchanged == {"runs": 3, "logged models": 1}
+    assert again.faults == again.left == []
+    assert returned(target) == mine
+    assert counts(filled) == {**before, "events": before["events"] + 1}
+
+
+def test_names_that_are_taken_there(home: Keep, target: str, sqlite_source: dict[str, Any]) -> None:
+    client = MlflowClient(target)
+    name = "taken there"
+    client.create_experiment(name)
+    bring(home, sqlite_source["uri"], verify=0, prefix="other ")
+    from modelkeep.registry import runs
+
+    home.db.write(lambda conn: runs.experiment(conn, name, 1.0))
+    seen = len(client.search_experiments())
+    with pytest.raises(Conflict, match="'taken there' is there already") as caught:
+        exporting.run(home, target, Silent())
+    assert "--rename" in caught.value.hint
+    assert len(client.search_experiments()) == seen
+    report = exporting.run(home, target, Silent(), rename=True)
+    assert report.renamed == {"experiment taken there": "taken there-exported"}
+    assert len(client.search_experiments()) == seen + 3
+    assert exporting.run(home, target, Silent(), rename=True).exported.get("runs") is None
+    assert len(client.search_experiments()) == seen + 3
+    assert report.faults == []
+    assert client.get_experiment_by_name("taken there-exported") is not None
+    assert client.get_registered_model("other flüge").aliases == {"champion": "3", "first": "1"}
+
+
+def test_what_apply_made_can_be_loaded_from_there(project: Project, target: str, tmp_path: Path) -> None:
+    """A version made here, exported, and its files read back through MLflow."""
+    project.apply()
+    with project.opened() as keep:
+        report = exporting.run(keep, target, Silent())
+    assert report.faults == []
+    assert report.left == []
+    client = MlflowClient(target)
+    version = client.get_model_version_by_alias("late", "champion")
+    import mlflow
+
+    folder = Path(mlflow.artifacts.download_artifacts(version.source, dst_path=str(tmp_path), tracking_uri=target))
+    assert (folder / "MLmodel").is_file()
+    assert (folder / "model.onnx").is_file()

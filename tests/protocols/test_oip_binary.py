@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from serving_kit import Made, Worker, named, tensor
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
+from modelkeep.core.errors import Invalid
+from modelkeep.protocols.oip import binary
+
 LENGTH = "Inference-Header-Content-Length"
 
 
@@ -361,3 +364,52 @@ def test_named_and_matrix_json_still_agree(server: Worker, tumour_model: Made) -
     first = str(tumour_model.frame.columns[0])
     under = server.infer("tumours", tensor(tumour_model, range(3), name=first)).json()["outputs"]
     assert under == server.infer("tumours", named(tumour_model, range(3))).json()["outputs"]
+
+
+HEAD_TAILS = [
+    b',"inputs":[]}',
+    b', "inputs": [] }',
+    b',"inputs":[],"id":"last"}',
+    b',"inputs":[],"\\u0069d":"last"}',
+    b',"inputs":[],"parameters":{"note":"\\"id\\""}}',
+    b"}",
+    b',"inputs":[]',
+]
+
+
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.sampled_from([b'{"id": ', b'{"id":', b'{ "id":']),
+            st.text(max_size=4) | st.sampled_from(["a", "last", 'q"', "\\", "é"]),
+            st.booleans(),
+            st.sampled_from(HEAD_TAILS),
+        ),
+        max_size=12,
+    )
+)
+def test_remembered_heads_say_what_they_say(asked: list[tuple[bytes, str, bool, bytes]]) -> None:
+    """With heads remembered by what follows the id, each is still read as a JSON parser reads it."""
+    heads = binary.Heads()
+    for opening, id, ascii_only, tail in asked:
+        head = opening + json.dumps(id, ensure_ascii=ascii_only).encode("utf-8", "replace") + tail
+        try:
+            right = json.loads(head)
+        except ValueError:
+            right = {}
+        if "inputs" not in right:
+            with pytest.raises(Invalid):
+                heads.decode(head)
+            continue
+        request, found = heads.decode(head)
+        assert (found, request.parameters) == (right["id"], right.get("parameters"))
+
+
+def test_requests_with_ids_of_their_own_get_their_own_answers(
+    client: triton.InferenceServerClient, tumour_model: Made
+) -> None:
+    for row in range(20):
+        part = Made(tumour_model.files, tumour_model.frame.iloc[row:], [], None)
+        result = client.infer("tumours", [matrix(part, 1, "FP64")], request_id=f"patient {row % 7}")
+        assert result.get_response()["id"] == f"patient {row % 7}"
+        assert result.as_numpy("label").tolist() == [tumour_model.labels[row]]

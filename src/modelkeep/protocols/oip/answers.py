@@ -20,6 +20,7 @@ from modelkeep.serve.columns import Array, shorten
 from modelkeep.serve.http import JSON
 
 OCTETS: Final = b"application/octet-stream"
+_MOST_OPENINGS: Final = 1024
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -155,43 +156,56 @@ def chosen(call: Call, batch: Batch, wanted: Sequence[Wish]) -> tuple[bytes, byt
     Returns:
         Body, header lines and content type, as ``serve.http.Sink.write`` takes them.
     """
-    heads: list[bytes] = []
-    tails: list[bytes] = []
+    parts: list[bytes] = [_frame(batch.lane).head, _encode(call.id), b',"outputs":[']
+    raw: list[bytes] = []
     start, stop = call.start, call.start + call.rows.count
-    for wish in wanted:
-        if wish.classes:
-            values = classified(batch, wish, start, stop)
-            shape = list(values.shape)
-            opening = _encode({"name": wish.name, "datatype": "BYTES", "shape": shape})[:-1]
-            data = tensors.write("BYTES", values) if wish.binary else _encode(values.reshape(-1).tolist())[1:-1]
-        else:
-            opening = _opening(batch.lane, wish.place, stop - start)
-            data = (
-                _raw(batch, wish, start, stop)
-                if wish.binary
-                else b",".join(rendered(batch, wish.name)[start:stop])
-            )
+    for at, wish in enumerate(wanted):
+        opening, data = _tensor(batch, wish, start, stop)
+        parts += (b"," if at else b"", opening)
         if wish.binary:
-            heads.append(b'%b,"parameters":{"binary_data_size":%d}}' % (opening, len(data)))
-            tails.append(data)
+            parts.append(b',"parameters":{"binary_data_size":%d}}' % len(data))
+            raw.append(data)
         else:
-            heads.append(b'%b,"data":[%b]}' % (opening, data))
-    head = b'%b%b,"outputs":[%b]}' % (_frame(batch.lane).head, _encode(call.id), b",".join(heads))
+            parts += (b',"data":[', data, b"]}")
+    parts.append(b"]}")
+    head = b"".join(parts)
     if not any(wish.binary for wish in wanted):
         return head, b"", JSON
-    return b"".join((head, *tails)), b"Inference-Header-Content-Length: %d\r\n" % len(head), OCTETS
+    return b"".join((head, *raw)), b"Inference-Header-Content-Length: %d\r\n" % len(head), OCTETS
+
+
+def _tensor(batch: Batch, wish: Wish, start: int, stop: int) -> tuple[bytes, bytes]:
+    """An output's description, and its values raw or as JSON."""
+    if wish.classes:
+        values = classified(batch, wish, start, stop)
+        opening = _encode({"name": wish.name, "datatype": "BYTES", "shape": list(values.shape)})[:-1]
+        raw = tensors.write("BYTES", values) if wish.binary else b""
+        return opening, raw or _encode(values.reshape(-1).tolist())[1:-1]
+    openings: dict[tuple[int, int], bytes] = batch.lane.memo.setdefault("oip openings", {})
+    found = openings.get((wish.place, stop - start))
+    if found is None:
+        if len(openings) >= _MOST_OPENINGS:
+            openings.clear()
+        found = openings[wish.place, stop - start] = _opening(batch.lane, wish.place, stop - start)
+    if wish.binary:
+        return found, _raw(batch, wish, start, stop)
+    return found, b",".join(rendered(batch, wish.name)[start:stop])
 
 
 def _raw(batch: Batch, wish: Wish, start: int, stop: int) -> bytes:
-    datatype = DATATYPE_OF[batch.lane.loaded.signature.outputs[wish.place].type]
-    column = batch.outputs[wish.name]
-    if datatype != "BYTES":
-        return tensors.write(datatype, column[start:stop])
+    """Rows of an output as a raw tensor; the whole batch becomes one at once."""
     key = f"{wish.name} raw"
-    found: list[bytes] | None = batch.rendered.get(key)
-    if found is None:
-        found = batch.rendered[key] = tensors.elements(column.tolist())
-    return b"".join(found[start:stop])
+    made: bytes | list[bytes] | None = batch.rendered.get(key)
+    if made is None:
+        datatype = DATATYPE_OF[batch.lane.loaded.signature.outputs[wish.place].type]
+        column = batch.outputs[wish.name]
+        texts = datatype == "BYTES"
+        made = tensors.elements(column.tolist()) if texts else tensors.write(datatype, column)
+        batch.rendered[key] = made
+    if isinstance(made, list):
+        return b"".join(made[start:stop])
+    width = len(made) // len(batch.outputs[wish.name])
+    return made[start * width : stop * width]
 
 
 def classified(batch: Batch, wish: Wish, start: int, stop: int) -> Array:

@@ -9,6 +9,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from modelkeep.core.errors import Invalid, Problem
-from modelkeep.protocols.oip import codec, tensors
+from modelkeep.protocols.oip import answers, codec, tensors
 from modelkeep.protocols.oip.raw import Plan, Raw
 from modelkeep.serve.batching import Lane
 from modelkeep.serve.columns import Inputs, Rows, shorten
@@ -53,25 +54,36 @@ class Request(Struct, gc=False):
 _decoder: Final = msgspec.json.Decoder(Request)
 
 
+_ID: Final = re.compile(rb'\{"id": ?"([ !#-\[\]-~]*)"')
+
+
 class Heads:
-    """Decodes heads; those without an id come again and again, and are decoded once."""
+    """Decodes heads. But for the id in front they come again and again: each is decoded once."""
 
     def __init__(self) -> None:
         self._kept: dict[bytes, Request] = {}
         self._serials = count(1)
 
-    def decode(self, head: bytes) -> Request:
-        """The request that a head describes. Raises ``Invalid``."""
-        found = self._kept.get(head)
-        if found is None:
-            found = codec.parsed(_decoder, head)
-            found.serial = 0
-            if not found.id and len(head) <= _LONGEST_HEAD:
-                if len(self._kept) >= _MOST_HEADS:
-                    self._kept.clear()
-                found.serial = next(self._serials)
-                self._kept[head] = found
-        return found
+    def decode(self, head: bytes) -> tuple[Request, str]:
+        """The request that a head describes, and its id, empty without one. Raises ``Invalid``."""
+        id, rest = "", head
+        if head.startswith(b'{"id":'):
+            found = _ID.match(head)
+            if found is not None:
+                id, rest = found[1].decode("ascii"), head[found.end() :]
+        kept = self._kept.get(rest)
+        if kept is not None:
+            return kept, id
+        request = codec.parsed(_decoder, head)
+        request.serial = 0
+        # what follows the id must not name another, in whatever spelling, which would count instead
+        alone = not id or not (b'"id"' in rest or b"\\" in rest)
+        if (request.id or "") == id and alone and len(rest) <= _LONGEST_HEAD:
+            if len(self._kept) >= _MOST_HEADS:
+                self._kept.clear()
+            request.serial = next(self._serials)
+            self._kept[rest] = request
+        return request, request.id or ""
 
 
 def head_length(text: str) -> int:
@@ -83,6 +95,20 @@ def head_length(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise Invalid(f"{text[:60]!r} is not a number of bytes", path=HEADER)
     return int(text)
+
+
+def wishes(lane: Lane, request: Request) -> tuple[answers.Wish, ...] | None:
+    """The outputs that a request asks for, as ``answers.wishes``; found once for each head that is kept."""
+    known: dict[int, tuple[answers.Wish, ...] | None] = lane.memo.setdefault("oip wishes", {})
+    serial = request.serial
+    if serial in known:
+        return known[serial]
+    found = answers.wishes(lane, request.outputs, request.parameters)
+    if serial:
+        if len(known) >= _MOST_HEADS:
+            known.clear()
+        known[serial] = found
+    return found
 
 
 def rows(lane: Lane, request: Request, body: bytes, start: int) -> Rows:

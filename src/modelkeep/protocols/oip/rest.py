@@ -109,11 +109,12 @@ class OpenInference:
             endpoint.admit(body)
             if split is None:
                 request: codec.Request | binary.Request = codec.decode(body)
+                id = request.id or ""
             elif split <= len(body):
-                request = self._heads.decode(body[:split]) if split else _BARE
+                request, id = self._heads.decode(body[:split]) if split else (_BARE, "")
             else:
                 raise Invalid(f"{split} bytes are more than the body's {len(body)}", path=binary.HEADER)
-            id = request.id or self._plane.new_id()
+            id = id or self._plane.new_id()
             lane = endpoint.lane(key or id, version)
             if isinstance(request, codec.Request):
                 rows = codec.rows(lane.inputs, request.inputs, ignore_unknown=lane.ignore_unknown)
@@ -126,7 +127,10 @@ class OpenInference:
                 deadline, priority = urgency(request.parameters, deadline)
             wanted = None
             if request.outputs or request.parameters:
-                wanted = answers.wishes(lane, request.outputs, request.parameters)
+                if isinstance(request, codec.Request):
+                    wanted = answers.wishes(lane, request.outputs, request.parameters)
+                else:
+                    wanted = binary.wishes(lane, request)
             if wanted is None:
                 lane.submit(Call(rows, id, _ALL, sink, key, deadline, priority))
             else:

@@ -82,13 +82,13 @@ def of_dataset(conn: Connection, dataset_id: str) -> list[Where] | None:
 
 
 def of_owner(conn: Connection, owner: Owner) -> list[Where]:
-    """Where files are: the experiment of their run or logged model; of a package, any model that has it."""
+    """Where files are: the experiment of their run, logged model or trace; of a package, any model that has it."""
     if owner.kind == "package":
         versions, models = tables.versions, tables.models
         holders = select(models.c.name).join(versions, versions.c.model == models.c.id)
         found = conn.execute(holders.where(versions.c.package == owner.digest)).scalars()
         return [("model", name) for name in found]
-    table = tables.runs if owner.kind == "run" else logged_models
+    table = {"run": tables.runs, "trace": traces, "model": logged_models}[owner.kind]
     return _experiment(conn, table.c.experiment, table.c.id == owner.number)
 
 

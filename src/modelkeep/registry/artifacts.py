@@ -1,4 +1,4 @@
-"""Files of runs, logged models and packages, by the paths clients name them with.
+"""Files of runs, logged models, traces and packages, by the paths clients name them with.
 
 A path is a key of a table, never a path on a disk: it is looked up by its owner and its text, and its bytes are
 found by digest. What looks like an attempt to leave its place is refused all the same.
@@ -20,17 +20,21 @@ from modelkeep.store import tables
 from modelkeep.store.blobs import read_tree
 from modelkeep.store.bulk import insert_rows
 from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
+from modelkeep.store.trace_tables import trace_artifacts, trace_tags, traces
 
 SCHEME = "mlflow-artifacts:/"
+LOCATION = "mlflow.artifactLocation"
+"""The tag of a trace that says where its files are."""
+
 MAX_PATH = 2000
 
 _ESCAPES = re.compile(r"%(2e|2f|5c|25|00)|[\\\x00-\x1f\x7f]", re.IGNORECASE)
 
 
 class Owner(Struct, frozen=True):
-    """Whose files: a run's or a logged model's by row number, a package's by digest."""
+    """Whose files: a run's, a logged model's or a trace's by row number, a package's by digest."""
 
-    kind: Literal["run", "model", "package"]
+    kind: Literal["run", "model", "trace", "package"]
     number: int = 0
     digest: str = ""
 
@@ -60,7 +64,7 @@ def locate(conn: Connection, path: str) -> tuple[Owner, str]:
 
     Raises:
         Invalid: The path is malformed.
-        NotFound: It is below no run's, logged model's or package's root.
+        NotFound: It is below no run's, logged model's, trace's or package's root.
     """
     parts = segments(path)
     if parts[0] == "packages" and len(parts) > 1:
@@ -70,10 +74,11 @@ def locate(conn: Connection, path: str) -> tuple[Owner, str]:
     for at in range(1, len(parts)):
         if parts[at] == "artifacts":
             root = SCHEME + "/".join(parts[: at + 1])
-            found = _run_at(conn, parts[at - 1], root) or _model_at(conn, parts[at - 1], root)
+            looks = (_run_at, _model_at, _trace_at)
+            found = next((owner for look in looks if (owner := look(conn, parts[at - 1], root))), None)
             if found is not None:
                 return found, "/".join(parts[at + 1 :])
-    raise NotFound(f"{path[:200]!r} is below the artifact root of no run or logged model")
+    raise NotFound(f"{path[:200]!r} is below the artifact root of no run, logged model or trace")
 
 
 def of_uri(conn: Connection, uri: str) -> tuple[Owner, str]:
@@ -168,6 +173,8 @@ def _files(conn: Connection, blobs: BlobStore, owner: Owner) -> Iterable[tuple[s
 def _table(owner: Owner) -> tuple[Any, Any]:
     if owner.kind == "run":
         return tables.run_artifacts, tables.run_artifacts.c.run
+    if owner.kind == "trace":
+        return trace_artifacts, trace_artifacts.c.trace
     return logged_model_artifacts, logged_model_artifacts.c.model
 
 
@@ -182,6 +189,12 @@ def _run_at(conn: Connection, run_id: str, root: str) -> Owner | None:
 def _model_at(conn: Connection, model_id: str, root: str) -> Owner | None:
     row = conn.execute(select(logged_models).where(logged_models.c.model_id == model_id)).first()
     return Owner("model", row.id) if row is not None and row.artifact_uri == root else None
+
+
+def _trace_at(conn: Connection, trace_id: str, root: str) -> Owner | None:
+    kept = (trace_tags.c.trace == traces.c.id, trace_tags.c.key == LOCATION, trace_tags.c.value == root)
+    number = conn.execute(select(traces.c.id).where(traces.c.trace_id == trace_id, *kept)).scalar()
+    return None if number is None else Owner("trace", number)
 
 
 def _size(blobs: BlobStore, digest: str) -> int:

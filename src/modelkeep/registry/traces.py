@@ -11,14 +11,14 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, delete, select, update
 
 from modelkeep.core.errors import Invalid, NotFound
-from modelkeep.registry import experiments, runs
+from modelkeep.registry import artifacts, experiments, runs
 from modelkeep.store.bulk import decode, encode, insert_rows, select_in
 from modelkeep.store.trace_tables import trace_assessments, trace_links, trace_metadata, trace_tags, traces
 
 NAME = "mlflow.traceName"
 SPANS_LOCATION = "mlflow.trace.spansLocation"
 IN_STORE = "TRACKING_STORE"
-ARTIFACTS = "mlflow.artifactLocation"
+ARTIFACTS = artifacts.LOCATION
 SESSION = "mlflow.trace.session"
 USER = "mlflow.trace.user"
 TOKENS = "mlflow.trace.tokenUsage"

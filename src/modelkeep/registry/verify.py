@@ -16,6 +16,7 @@ from modelkeep.store import tables
 from modelkeep.store.blobs import Blobs, read_tree, verify_all
 from modelkeep.store.database import Database
 from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
+from modelkeep.store.trace_tables import trace_artifacts, traces
 
 
 def verify(db: Database, blobs: Blobs, progress: Progress | None = None) -> list[str]:
@@ -82,6 +83,10 @@ def _references(conn: Connection) -> Iterator[tuple[tuple[str, bool], str]]:
     query = select(logged_models.c.model_id, files.c.path, files.c.digest)
     for row in conn.execute(query.join(files, files.c.model == logged_models.c.id)):
         yield (row.digest, False), f"artifact {row.path} of logged model {row.model_id}"
+    files = trace_artifacts
+    query = select(traces.c.trace_id, files.c.path, files.c.digest)
+    for row in conn.execute(query.join(files, files.c.trace == traces.c.id)):
+        yield (row.digest, False), f"artifact {row.path} of trace {row.trace_id}"
 
 
 def _dangling(

@@ -21,8 +21,8 @@ from starlette.types import Message, Receive, Scope, Send
 from modelkeep.core.errors import Invalid
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.access.door import Doorkeeper
-from modelkeep.protocols.mlflow import model_versions, shapes, wire
-from modelkeep.registry import artifacts, catalog, logged, runs
+from modelkeep.protocols.mlflow import model_versions, shapes, traces_files, wire
+from modelkeep.registry import artifacts, catalog, logged, runs, traces
 from modelkeep.registry.artifacts import Entry, Owner
 
 WORKERS = 8
@@ -78,6 +78,29 @@ class Artifacts:
             return artifacts.find(conn, self._keep.blobs, owner, f"{root}/{path}" if root else path)
 
         await self._send(await self.look(look), path, scope, send)
+
+    async def of_trace(self, scope: Scope, send: Send) -> tuple[int, bytes] | None:
+        """Spans of a trace (``request_id``) as ``traces.json``, or one of its attachments (``path``).
+
+        A body to send, or None when it was sent.
+        """
+        said = _query(scope)
+        path = said.get("path", "")
+        artifacts.segments(path or traces_files.FILE)
+
+        def look(conn: Connection) -> bytes | tuple[str, int]:
+            row = traces.find(conn, said.get("request_id", ""))
+            owner = Owner("trace", row.id)
+            self._keeper.files(conn, "read", owner)
+            held = None if path else traces_files.whole(conn, row)
+            inner = f"attachments/{path}" if path else traces_files.FILE
+            return artifacts.find(conn, self._keep.blobs, owner, inner) if held is None else held
+
+        found = await self.look(look)
+        if isinstance(found, bytes):
+            return 200, found
+        await self._send(found, path or traces_files.FILE, scope, send)
+        return None
 
     async def listing(self, scope: Scope, model_id: str = "") -> bytes:
         """``artifacts/list`` of a run, or the folder of a logged model."""

@@ -67,7 +67,7 @@ OPERATIONS: Sequence[Operation] = (
 _VERSIONS = ("2.0", "2.11", "3.0")
 _ROOTS = tuple(f"/{root}/{version}" for root in ("api", "ajax-api") for version in _VERSIONS)
 _PROXIED = ("mlflow-artifacts/artifacts", "mlflow-artifacts/mpu/")
-_FILES = ("get-artifact", "mlflow/artifacts/list", "/artifacts/directories")
+_FILES = ("get-artifact", "mlflow/get-trace-artifact", "mlflow/artifacts/list", "/artifacts/directories")
 _JSON = (b"content-type", b"application/json")
 _INFO = wire.encode(
     {
@@ -183,6 +183,8 @@ class Door:
                 await self._multipart.answer(path, scope, receive, send)
             elif path.startswith("mlflow-artifacts/"):
                 answer = await self._artifacts.proxy(scope, receive, send)
+            elif path.endswith("get-trace-artifact"):
+                answer = await self._artifacts.of_trace(scope, send)
             elif path.endswith("get-artifact"):
                 await self._artifacts.get(scope, send)
             else:

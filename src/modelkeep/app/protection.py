@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from modelkeep.core.errors import Invalid, Refused
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.access.guard import Guard, Mode
 from modelkeep.protocols.access.hosts import allowed, is_loopback
-from modelkeep.registry import access, events
+from modelkeep.registry import events
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,18 @@ class Protection:
         return Guard(accounts, clock, mode=self.auth, hosts=names, secure=secure, rate=self.rate, **options)
 
 
-def checked(wanted: Protection, host: str, keep: Keep) -> Protection:
+def checked(wanted: Protection, host: str, admins: Callable[[], Sequence[str]]) -> Protection:
     """The protection of a server on ``host``: what is asked for, and what the address asks for.
+
+    Args:
+        admins: Says who is admin; asked only when other machines can reach the address.
 
     Raises:
         Refused: Other machines can reach the address, and authentication is off or nobody is admin yet.
-        Invalid: A certificate without its key, or files that are neither.
+        Invalid: A certificate without its key, files that are neither, a name or a rate that is none.
     """
+    if not 0 <= wanted.rate < float("inf"):
+        raise Invalid(f"{wanted.rate} is no rate; expected requests a second, 0 for no limit", path="rate_limit")
     _certificate(wanted.tls_cert, wanted.tls_key)
     allowed(host, wanted.hosts)
     if is_loopback(host):
@@ -82,11 +87,9 @@ def checked(wanted: Protection, host: str, keep: Keep) -> Protection:
             f"--host {host} --auth off: other machines could reach it, and anybody could change everything",
             hint="leave --auth away, or bind 127.0.0.1",
         )
-    with keep.db.read() as conn:
-        admins = access.load(conn).admins
-    if not admins:
+    if not admins():
         raise Refused(
-            f"--host {host}: other machines could reach it, and nobody could sign in: there is no admin yet",
+            f"--host {host}: other machines could reach it, so it needs authentication, and there is no admin yet",
             hint="make the first: modelkeep users add NAME --admin",
         )
     return replace(wanted, auth="on")

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import uvicorn
 
 from modelkeep.app import children, control
+from modelkeep.app.protection import Protection, checked
 from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect
 from modelkeep.core.clock import FileClock
-from modelkeep.core.errors import Refused, Unavailable
+from modelkeep.core.errors import Unavailable
 from modelkeep.lifecycle import locks
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.loop import Loop
 from modelkeep.protocols.mlflow.deliver import Deliveries
+from modelkeep.registry import access
 from modelkeep.store.jobs import Job
 
 
@@ -32,12 +33,13 @@ class Options:
     """What to run and where.
 
     Attributes:
-        host: Address to bind; only loopback until there is authentication.
+        host: Address to bind.
         port: Control server; 0 picks a free one.
         serve_port: Serving over HTTP; 0 picks a free one.
         grpc_port: Serving over gRPC; 0 picks a free one.
         serve: Whether to start a serving process.
         loop: Whether to watch and renew.
+        protection: Who must say who they are, and over what.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +48,7 @@ class Options:
     grpc_port: int = 8081
     serve: bool = True
     loop: bool = True
+    protection: Protection = field(default_factory=Protection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,15 @@ def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses
         ready: Told the addresses once everything answers.
 
     Raises:
-        Refused: The address is not a loopback address.
+        Refused: Other machines can reach the address, and nobody could sign in.
+        Invalid: A certificate that cannot be used, or a name that is none.
         Conflict: Another ``up`` runs on this home.
         Unavailable: A port is taken.
     """
-    _loopback_only(options.host)
+    chosen = replace(options, protection=checked(options.protection, options.host, lambda: _admins(where, base)))
     keep = connect(where, base)
     with contextlib.closing(keep), locks.held(where.home, "up", doing="running modelkeep up on this home"):
-        _Running(keep, where, options, ready).run()
+        _Running(keep, where, chosen, ready).run()
 
 
 class _Running:
@@ -92,12 +96,20 @@ class _Running:
     def run(self) -> None:
         port = self.sockets[0].getsockname()[1]
         host = self.options.host
-        serving = f"http://{host}:{self.serve_port}" if self.options.serve else ""
+        scheme = self.options.protection.scheme
+        serving = f"{scheme}://{host}:{self.serve_port}" if self.options.serve else ""
         grpc = f"{host}:{self.grpc_port}" if self.options.serve else ""
-        addresses = Addresses(control=f"http://{host}:{port}", serving=serving, grpc=grpc)
+        addresses = Addresses(control=f"{scheme}://{host}:{port}", serving=serving, grpc=grpc)
         self._write_addresses(addresses)
         server = uvicorn.Server(
-            control.config(self.keep, self.loop.status, addresses.serving, timeout_graceful_shutdown=5)
+            control.config(
+                self.keep,
+                self.loop.status,
+                addresses.serving,
+                host=self.options.host,
+                protection=self.options.protection,
+                timeout_graceful_shutdown=5,
+            )
         )
         kept = self._start_serving() if self.options.serve else None
         stopping = threading.Event()
@@ -139,6 +151,7 @@ class _Running:
             str(self.serve_port),
             "--grpc-port",
             str(self.grpc_port),
+            *self.options.protection.arguments(),
         ]
         if isinstance(self.keep.clock, FileClock):  # played time runs fast: what was captured must not lag behind
             arguments += ["--capture-every", "0.03"]
@@ -162,21 +175,16 @@ class _Running:
         fresh.replace(path)
 
 
+def _admins(where: Settings, base: Path) -> list[str]:
+    if not where.home.exists():
+        return []  # and none is made for a command that is refused
+    with contextlib.closing(connect(where, base)) as keep, keep.db.read() as conn:
+        return access.load(conn).admins
+
+
 def stop_on_terminate() -> None:
     """Let SIGTERM stop this process the way Ctrl-C does."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-def _loopback_only(host: str) -> None:
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host == "localhost":
-        return
-    raise Refused(
-        f"--host {host}: other machines could reach it, and there is no authentication yet",
-        hint="bind 127.0.0.1 and put an authenticating proxy in front",
-    )
 
 
 def _free(host: str, port: int, option: str) -> int:

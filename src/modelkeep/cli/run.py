@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,7 @@ _PORT = click.IntRange(0, 65535)
         "modelkeep up --port 0 --serve-port 0       # free ports; which ones is said",
         "modelkeep up --no-loop                     # serve, but do not watch and renew",
         "modelkeep up --no-serve                    # control alone",
+        "modelkeep up --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem   # for others; needs an admin",
     )
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
@@ -37,6 +38,19 @@ _PORT = click.IntRange(0, 65535)
 )
 @click.option("--no-serve", is_flag=True, help="Start no serving process.")
 @click.option("--no-loop", is_flag=True, help="Do not watch and renew.")
+@click.option(
+    "--auth",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Whether clients must say who they are; auto: once there is a user, and always beyond this machine.",
+)
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM file: speak TLS with this certificate.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file: its key.")
+@click.option("--allowed-host", "hosts", multiple=True, help="Another name to answer to; may be repeated.")
+@click.option(
+    "--rate-limit", type=float, default=0.0, help="Requests a second of each user or token; 0: no limit."
+)
 @file_option
 @json_option
 def up(
@@ -47,10 +61,16 @@ def up(
     grpc_port: int | None,
     no_serve: bool,
     no_loop: bool,
+    auth: Any,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    hosts: tuple[str, ...],
+    rate_limit: float,
     file: Path,
     as_json: bool,
 ) -> None:
     """Serve, watch, and keep applying by evidence until told to stop (Ctrl-C or SIGTERM)."""
+    from modelkeep.app.protection import Protection, warnings
     from modelkeep.app.settings import settings
     from modelkeep.app.up import Options, stop_on_terminate
     from modelkeep.app.up import up as run
@@ -59,8 +79,15 @@ def up(
     blobs = declared(file).blobs if file.is_file() else ""
     if grpc_port is None:
         grpc_port = 8081 if serve_port else 0
+    protection = Protection(auth=auth, tls_cert=tls_cert, tls_key=tls_key, hosts=hosts, rate=rate_limit)
     options = Options(
-        host=host, port=port, serve_port=serve_port, grpc_port=grpc_port, serve=not no_serve, loop=not no_loop
+        host=host,
+        port=port,
+        serve_port=serve_port,
+        grpc_port=grpc_port,
+        serve=not no_serve,
+        loop=not no_loop,
+        protection=protection,
     )
 
     def ready(addresses: Addresses) -> None:
@@ -75,6 +102,8 @@ def up(
         say("    stop with Ctrl-C")
         sys.stdout.flush()
 
+    for warning in warnings(protection, host):
+        click.echo(warning, err=True)
     stop_on_terminate()
     with contextlib.suppress(KeyboardInterrupt):  # being told to stop is how this ends well
         run(settings(base, blobs=blobs), base, options, ready)

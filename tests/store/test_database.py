@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert, select, text
 from modelkeep.core.errors import Conflict, Damaged, Invalid, ModelkeepError, Unavailable
 from modelkeep.store import migrations
 from modelkeep.store.database import Database
-from modelkeep.store.logged_tables import metadata
+from modelkeep.store.migrations.freeze import metadata
 from modelkeep.store.tables import counters
 
 
@@ -68,6 +68,18 @@ def test_a_database_of_the_first_schema_is_upgraded_with_its_rows(url: str) -> N
         assert conn.execute(text("SELECT version, model_id, created_ms FROM versions")).all() == [(1, "", 3)]
         assert conn.execute(text("SELECT count(*) FROM logged_models")).scalar() == 0
     db.close()
+
+
+def test_an_empty_database_is_made_by_the_scripts_of_every_revision_in_alembics_order() -> None:
+    from alembic.script import ScriptDirectory
+
+    folder = Path(migrations.__file__).parent
+    chain = [each.revision for each in ScriptDirectory(str(folder)).walk_revisions()]
+    assert chain[::-1] == sorted(path.stem[1:] for path in (folder / "versions").glob("r*.py"))
+    for path in (folder / "versions").glob("r*.py"):  # what an upgrade does beyond its script would be left out
+        body = path.read_text().partition("def upgrade() -> None:")[2]
+        assert body.count("\n    ") == 2
+        assert "run(op.get_bind(), Path(__file__).with_suffix(" in body
 
 
 def test_head_is_the_newest_revision() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
 
 from modelkeep.app.protection import Protection, noting
 from modelkeep.core.errors import Invalid, ModelkeepError, NotFound
@@ -20,11 +24,9 @@ from modelkeep.protocols.access.asgi import Guarded
 from modelkeep.protocols.access.guard import Guard, Pass
 from modelkeep.protocols.access.needs import CONTROL
 from modelkeep.protocols.access.refusals import too_often
-from modelkeep.protocols.control import routes
 from modelkeep.protocols.control.http import as_error
 from modelkeep.protocols.mlflow.tracking import Door
-from modelkeep.serve.http import Handler, Head, protocol
-from modelkeep.web import pages
+from modelkeep.serve.http import Handler, Head, Sink, protocol
 
 _LOCAL = Protection()
 
@@ -48,6 +50,8 @@ class Hot:
 
     def find(self, head: Head) -> Handler | None:
         """The handler of a request; None to leave it to the application, which has time to verify a password."""
+        if head.method == b"GET" and head.target == b"/health" and not self._guard.on:
+            return _healthy
         found = self._door.find(head)
         if found is None or self._guard.judge(head.method.decode("latin-1"), head.headers) is None:
             return None
@@ -63,6 +67,40 @@ class Hot:
             head.who = let_in = found
         refusal = let_in.turn()
         return None if refusal is None else refusal.lean()
+
+
+def _healthy(sink: Sink, _: bytes, __: Head) -> None:
+    sink.write(200, b"OK", kind=b"text/plain; charset=utf-8")
+
+
+class Cold:
+    """The ASGI application, made when it is first asked: what it imports takes longer than to start the server.
+
+    Args:
+        make: Makes it.
+    """
+
+    def __init__(self, make: Callable[[], Starlette]) -> None:
+        self._make = make
+        self._made: Starlette | None = None
+        self._making = threading.Lock()
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """Every route, for who checks them."""
+        return self.made().routes
+
+    def made(self) -> Starlette:
+        """The application."""
+        with self._making:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        app = self._made if self._made is not None else await run_in_threadpool(self.made)
+        await app(scope, receive, send)
 
 
 def config(
@@ -86,15 +124,22 @@ def config(
     """
     guard = protection.guard(Read(keep.db), keep.clock, host, note=noting(keep))
     door = Door(keep, guard)
-    app = Starlette(
-        routes=[
-            *door.routes(),
-            *routes.routes(keep, loop_status, serving),
-            *pages.routes(keep.db.read),
-        ],
-        middleware=[Middleware(Guarded, guard=guard, needs=CONTROL, pages=True)],
-        exception_handlers={HTTPException: _unrouted, ModelkeepError: _known},
-    )
+
+    def application() -> Starlette:
+        from modelkeep.protocols.control import routes
+        from modelkeep.web import pages
+
+        return Starlette(
+            routes=[
+                *door.routes(),
+                *routes.routes(keep, loop_status, serving),
+                *pages.routes(keep.db.read),
+            ],
+            middleware=[Middleware(Guarded, guard=guard, needs=CONTROL, pages=True)],
+            exception_handlers={HTTPException: _unrouted, ModelkeepError: _known},
+        )
+
+    app = Cold(application)
     hot = protocol(Hot(door, guard))
     return uvicorn.Config(app, http=hot, log_level="warning", lifespan="off", **protection.uvicorn(), **options)
 

@@ -17,12 +17,12 @@ import uvicorn
 from modelkeep.app import children, control
 from modelkeep.app.protection import Protection, checked
 from modelkeep.app.settings import Settings
+from modelkeep.app.watch import Watch
 from modelkeep.app.wiring import connect
 from modelkeep.core.clock import FileClock
 from modelkeep.core.errors import Unavailable
 from modelkeep.lifecycle import locks
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.lifecycle.loop import Loop
 from modelkeep.protocols.mlflow.deliver import Deliveries
 from modelkeep.registry import access
 from modelkeep.store.jobs import Job
@@ -86,7 +86,7 @@ class _Running:
         self.where = where
         self.options = options
         self.ready = ready
-        self.loop = Loop(keep, self._start_job)
+        self.loop = Watch(keep, self._start_job)
         self.sockets = [_bind(options.host, options.port, "--port")]
         self.serve_port, self.grpc_port = options.serve_port, options.grpc_port
         if options.serve:

@@ -116,6 +116,8 @@ class Connection(Outgoing, asyncio.Protocol):
         at, end = 0, len(data)
         if self._state == "greeting":
             at = self._greet(data)
+            if not at:
+                return 0
         unpack = frames.HEAD.unpack_from
         while end - at >= frames.HEAD_SIZE:
             high, low, kind, flags, id = unpack(data, at)

@@ -17,14 +17,19 @@ from google.protobuf.message import DecodeError
 
 from modelkeep.core.errors import Invalid
 
-_COMPILED: Final = Path(__file__).with_name("messages.pb")
+COMPILED: Final = Path(__file__).with_name("messages.pb")
+
+
+def files() -> list[descriptor_pb2.FileDescriptorProto]:
+    """The compiled sources, each after those that it imports."""
+    return list(descriptor_pb2.FileDescriptorSet.FromString(COMPILED.read_bytes()).file)
 
 
 @cache
 def _pool() -> DescriptorPool:
     pool = DescriptorPool()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(_COMPILED.read_bytes()).file:
-        pool.Add(file)  # in the order of their imports
+    for file in files():
+        pool.Add(file)
     return pool
 
 

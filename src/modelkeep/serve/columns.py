@@ -218,6 +218,11 @@ class Loaded:
         return bool(getattr(self.model, "waits", False))
 
     @property
+    def here(self) -> bool:
+        """Whether the model is loaded now."""
+        return bool(getattr(self.model, "here", True))
+
+    @property
     def signature(self) -> Signature:
         return self.inputs.signature
 

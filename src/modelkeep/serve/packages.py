@@ -19,11 +19,13 @@ import msgspec
 from blake3 import blake3
 
 from modelkeep.core.errors import Damaged, ModelkeepError, NotFound, Unavailable
-from modelkeep.core.ports import BlobStore
+from modelkeep.core.ports import BlobStore, Model
 from modelkeep.formats import manifest, runtimes, samples
+from modelkeep.formats.signature import Signature
 from modelkeep.serve.columns import Inputs, Loaded
 from modelkeep.serve.isolated import DEFAULT, IsolatedModel, Terms
 from modelkeep.serve.isolated_keeper import Keeper
+from modelkeep.serve.residency import Residency, Resident
 from modelkeep.store.blobs import read_tree
 
 log = logging.getLogger(__name__)
@@ -37,10 +39,13 @@ class LocalPackages:
     Args:
         folder: Where copies are kept; other processes may share it.
         blobs: Opens the store; called only when something must be fetched. Raises ``Unavailable``.
+        memory: Bytes that all models together may take; those asked longest ago are unloaded. 0 for no limit.
     """
 
-    def __init__(self, folder: Path, blobs: Callable[[], BlobStore]) -> None:
+    def __init__(self, folder: Path, blobs: Callable[[], BlobStore], memory: int = 0) -> None:
         self.folder = folder
+        self.residency = Residency(memory)
+        self._running = False
         self._blobs = blobs
         self._loaded: dict[tuple[str, tuple[str, ...], Terms], Loaded] = {}
         self._guard = threading.Lock()
@@ -49,6 +54,8 @@ class LocalPackages:
     def load(self, digest: str, *, trusted: Sequence[str] = (), terms: Terms = DEFAULT) -> Loaded:
         """The version, verified and warm; the same object while it is wanted.
 
+        When memory is full before serving has begun, it is loaded with its first request instead.
+
         Raises:
             Damaged: Neither the copy nor the store has the bytes that the digest names.
             NotFound, Unavailable: The store does not have it, or is away.
@@ -56,8 +63,29 @@ class LocalPackages:
         """
         key = (digest, tuple(trusted), terms)
         with self._guard:
+            found = self._loaded.get(key)
+            if found is None:
+                self._fetched(digest)
+                files = manifest.Folder(self.folder / digest)
+                found = self._resident(digest, files, trusted, terms, verified_now=True)
+                self._loaded[key] = found
+            if isinstance(found.model, Resident) and (self._running or not self.residency.full):
+                self.residency.bring(found.model)
+            return found
+
+    def on_request(self, digest: str, *, trusted: Sequence[str] = (), terms: Terms = DEFAULT) -> Loaded:
+        """The version, of which only the signature is read now; the rest is fetched and loaded when it is asked.
+
+        Raises:
+            Damaged, NotFound, Unavailable: As ``load``.
+        """
+        key = (digest, tuple(trusted), terms)
+        with self._guard:
             if key not in self._loaded:
-                self._loaded[key] = self._load(digest, trusted, terms)
+                files: Mapping[str, bytes] = manifest.Folder(self.folder / digest)
+                if manifest.MANIFEST not in files:
+                    files = _head(self._blobs(), digest)
+                self._loaded[key] = self._resident(digest, files, trusted, terms)
             return self._loaded[key]
 
     def keep(self, digests: Iterable[str]) -> None:
@@ -65,12 +93,46 @@ class LocalPackages:
         wanted = set(digests)
         with self._guard:
             self._loaded = {key: loaded for key, loaded in self._loaded.items() if key[0] in wanted}
+        self._running = True
 
     def close(self) -> None:
         """End the processes of models that run apart."""
         self._keeper.close()
 
-    def _load(self, digest: str, trusted: Sequence[str], terms: Terms) -> Loaded:
+    def _resident(
+        self,
+        digest: str,
+        files: Mapping[str, bytes],
+        trusted: Sequence[str],
+        terms: Terms,
+        *,
+        verified_now: bool = False,
+    ) -> Loaded:
+        about = manifest.read(files)
+        signature = runtimes.signature(files)
+        here = about.runtime in runtimes.IN_PROCESS
+
+        def load() -> Model:
+            nonlocal verified_now
+            if not verified_now:
+                self._fetched(digest)
+            verified_now = False
+            folder = self.folder / digest
+            verified = manifest.Folder(folder)
+            model: Model
+            if here:
+                model = runtimes.load(verified, trusted=trusted)
+            else:
+                model = IsolatedModel(self._keeper, about.runtime, folder, signature, trusted=trusted, terms=terms)
+            warm(model, signature, samples.recorded(verified), forgiving=about.feed is not None)
+            return model
+
+        least = about.files[about.model or manifest.ONNX].size if here else 0
+        model = Resident(self.residency, load, digest[:12], apart=not here, least=least)
+        return Loaded(model, Inputs(signature), about.runtime, None if here else model)
+
+    def _fetched(self, digest: str) -> None:
+        """See that the local copy is whole."""
         try:
             verify(self.folder / digest, digest)
         except (NotFound, Damaged) as error:
@@ -78,17 +140,6 @@ class LocalPackages:
                 log.warning("the local copy is fetched anew: %s", error)
                 shutil.rmtree(self.folder / digest, ignore_errors=True)
             self._fetch(digest)
-        folder = self.folder / digest
-        files = manifest.Folder(folder)
-        about = manifest.read(files)
-        signature, runtime = runtimes.signature(files), about.runtime
-        if runtime in runtimes.IN_PROCESS:
-            loaded = Loaded(runtimes.load(files, trusted=trusted), Inputs(signature), runtime)
-        else:
-            apart = IsolatedModel(self._keeper, runtime, folder, signature, trusted=trusted, terms=terms)
-            loaded = Loaded(apart, Inputs(signature), runtime, apart)
-        warm(loaded, samples.recorded(files), forgiving=about.feed is not None)
-        return loaded
 
     def _fetch(self, digest: str) -> None:
         """Copy a package from the store: into a folder beside, then renamed."""
@@ -140,7 +191,18 @@ def verify(folder: Path, digest: str) -> None:
             raise Damaged(f"{path} of package {digest[:12]} has other bytes than its digest says")
 
 
-def warm(loaded: Loaded, rows: Mapping[str, list[Any]], *, forgiving: bool = False) -> None:
+def _head(blobs: BlobStore, digest: str) -> dict[str, bytes]:
+    """What describes a package, from the store."""
+    listing = read_tree(blobs, digest)
+    found: dict[str, bytes] = {}
+    for name in (manifest.MANIFEST, manifest.SIGNATURE):
+        if name in listing:
+            with blobs.open(listing[name]) as stream:
+                found[name] = stream.read()
+    return found
+
+
+def warm(model: Model, signature: Signature, rows: Mapping[str, list[Any]], *, forgiving: bool = False) -> None:
     """Predict recorded rows, else made-up ones, so that the first request does not pay for lazy set-up.
 
     Args:
@@ -152,7 +214,7 @@ def warm(loaded: Loaded, rows: Mapping[str, list[Any]], *, forgiving: bool = Fal
     """
     for count in (1, 16):
         try:
-            loaded.model.predict(samples.batch(loaded.signature, rows, count))
+            model.predict(samples.batch(signature, rows, count))
         except Exception as error:
             if forgiving and not rows:
                 log.info("made-up rows do not warm the model: %s", error)

@@ -1,0 +1,160 @@
+"""Models in memory while they are asked: loaded when a request wants them, unloaded when memory is short.
+
+What is unloaded is what was asked longest ago. A batch that is being predicted keeps its model until it ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from modelkeep.core.ports import Model
+
+log = logging.getLogger(__name__)
+
+
+class Resident:
+    """A model that is there when it is asked. Safe to call from several threads.
+
+    Args:
+        residency: Whose memory it takes.
+        load: Loads it, verified and warm.
+        label: What it is, for people.
+        apart: Whether it runs in a process of its own, so that predicting always waits for that.
+        least: Bytes it takes at least.
+    """
+
+    def __init__(
+        self, residency: Residency, load: Callable[[], Model], label: str, *, apart: bool, least: int = 0
+    ) -> None:
+        self.label = label
+        self.least = least
+        self.used = 0.0
+        self.loads = 0
+        self.loading = threading.Lock()
+        self._residency = residency
+        self._load = load
+        self._apart = apart
+        self._model: Model | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether predicting may wait: for loading, or for another process."""
+        return self._apart or self._model is None
+
+    @property
+    def here(self) -> bool:
+        """Whether it is loaded."""
+        return self._model is not None
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As the model does; loads it first when it is not there.
+
+        Raises:
+            ModelkeepError: It cannot be loaded, or as the model raises.
+        """
+        model = self._model or self._residency.bring(self)
+        self.used = monotonic()
+        return model.predict(columns)
+
+    def load(self) -> Model:
+        """For the residency: load it. Call with ``loading`` held."""
+        if self._model is None:
+            self._model = self._load()
+            self.loads += 1
+        return self._model
+
+    def unload(self) -> None:
+        """For the residency: let go of it. Batches under way keep it until they end."""
+        self._model = None
+
+    def status(self) -> dict[str, Any]:
+        """JSON types: how its process stands, when it has one and is loaded."""
+        ask = getattr(self._model, "status", None)
+        found: dict[str, Any] = ask() if ask is not None else {"processes": []}
+        return {**found, "loads": self.loads}
+
+
+class Residency:
+    """The memory that the models of one process may take together.
+
+    Args:
+        budget: Bytes; 0 for as much as there is.
+    """
+
+    def __init__(self, budget: int = 0) -> None:
+        self.budget = budget
+        self.unloads = 0
+        self._sizes: WeakKeyDictionary[Resident, int] = WeakKeyDictionary()
+        self._guard = threading.Lock()
+        self._measuring = threading.Lock()
+
+    def bring(self, resident: Resident) -> Model:
+        """Load a model, and unload others when they are too many. Raises what loading raises."""
+        with resident.loading:
+            if resident.here:
+                return resident.load()
+            if not self.budget:
+                return resident.load()
+            with self._measuring:  # what memory grows by is this model's only if nothing else loads
+                before = _resident_bytes()
+                model = resident.load()
+                _give_back()  # what loading took only for a moment
+                size = max(_resident_bytes() - before, resident.least)  # freed memory may be used again
+        resident.used = monotonic()
+        size += sum(process["pss_bytes"] for process in resident.status()["processes"])
+        with self._guard:
+            self._sizes[resident] = size
+        self._make_room(resident)
+        return model
+
+    @property
+    def full(self) -> bool:
+        """Whether another model would not fit."""
+        return bool(self.budget) and self.held >= self.budget
+
+    @property
+    def held(self) -> int:
+        """Bytes that the loaded models took when they were loaded; 0 without a budget."""
+        with self._guard:
+            return sum(self._sizes.values())
+
+    def _make_room(self, newest: Resident) -> None:
+        gone: list[str] = []
+        with self._guard:
+            while sum(self._sizes.values()) > self.budget:
+                others = [each for each in self._sizes if each is not newest]
+                if not others:
+                    break
+                oldest = min(others, key=lambda each: each.used)
+                del self._sizes[oldest]
+                oldest.unload()
+                gone.append(oldest.label)
+            self.unloads += len(gone)
+        if gone:
+            log.info("unloaded %s to make room for %s", ", ".join(gone), newest.label)
+            _give_back()
+
+
+def _resident_bytes() -> int:
+    """Of this process; 0 where that cannot be read."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _give_back() -> None:
+    """Let the C library give freed memory back to the machine (glibc only)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

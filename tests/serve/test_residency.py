@@ -1,0 +1,184 @@
+"""Many models in little memory: loaded when they are asked, unloaded when others are, never failing for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from graph_kit import graph_folder
+
+from modelkeep.core import clock
+from modelkeep.core.errors import Damaged, Unavailable
+from modelkeep.registry.endpoints import Route, Wanted
+from modelkeep.serve.columns import Loaded
+from modelkeep.serve.dataplane import DataPlane
+from modelkeep.serve.packages import LocalPackages
+from modelkeep.serve.residency import Residency, Resident
+from modelkeep.store.blobs import Blobs, open_blobs, put_tree
+
+MB = 1 << 20
+MANY = 8
+EACH = 8
+ROW = {"a": np.array([1.0]), "b": np.array([2.0])}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Blobs, list[str]]:
+    """Eight graphs of eight megabytes."""
+    folder = tmp_path_factory.mktemp("graphs")
+    blobs = open_blobs(str(folder / "blobs"))
+    made = [graph_folder(folder / str(number), number + 1.0, EACH) for number in range(MANY)]
+    return blobs, [put_tree(blobs, {path: files.path / path for path in files}) for files in made]
+
+
+@pytest.fixture
+def packages(tmp_path: Path, store: tuple[Blobs, list[str]]) -> Iterator[LocalPackages]:
+    found = LocalPackages(tmp_path / "packages", lambda: store[0], memory=3 * EACH * MB)
+    yield found
+    found.close()
+
+
+def said(loaded: Loaded) -> float:
+    return float(loaded.model.predict(ROW)["y"][0, 0])
+
+
+def test_models_come_and_go_and_every_answer_is_right(
+    packages: LocalPackages, store: tuple[Blobs, list[str]]
+) -> None:
+    loaded = [packages.load(digest) for digest in store[1]]
+    assert 0 < sum(one.here for one in loaded) < MANY, "once memory is full, the rest waits to be asked"
+    packages.keep(store[1])
+    for place in [0, 1, 2, 3, 4, 5, 6, 7, 0, 7, 3]:
+        assert said(loaded[place]) == 3.0 * (place + 1)
+        assert loaded[place].here and not loaded[place].waits
+    assert packages.residency.unloads > 0
+    assert packages.residency.held <= packages.residency.budget
+    here = [place for place in range(MANY) if loaded[place].here]
+    assert {3, 7} <= set(here) and len(here) < MANY, "those asked last"
+    again = packages.load(store[1][5])
+    assert again is loaded[5] and again.here, "what is asked for anew is loaded before it is swapped in"
+
+
+def test_threads_that_want_one_model_load_it_once(packages: LocalPackages, store: tuple[Blobs, list[str]]) -> None:
+    loaded = [packages.on_request(digest) for digest in store[1]]
+    assert not any(one.here for one in loaded)
+    wrong: list[Any] = []
+
+    def ask(seed: int) -> None:
+        chosen = random.Random(seed)
+        for _ in range(30):
+            place = chosen.randrange(MANY)
+            if said(loaded[place]) != 3.0 * (place + 1):
+                wrong.append(place)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert packages.residency.held <= packages.residency.budget
+
+
+def test_a_single_model_may_be_larger_than_the_budget(tmp_path: Path, store: tuple[Blobs, list[str]]) -> None:
+    small = LocalPackages(tmp_path, lambda: store[0], memory=1)
+    first, second = small.on_request(store[1][0]), small.on_request(store[1][1])
+    assert (said(first), said(second)) == (3.0, 6.0)
+    assert (first.here, second.here) == (False, True)
+
+
+def test_loading_once_is_enough_for_all_who_wait() -> None:
+    calls: list[int] = []
+    entered = threading.Barrier(4)
+
+    class Slow:
+        def predict(self, columns: Any) -> Any:
+            return {"n": len(calls)}
+
+    def load() -> Slow:
+        calls.append(1)
+        return Slow()
+
+    one = Resident(Residency(), load, "slow", apart=False)
+
+    def ask() -> None:
+        entered.wait()
+        assert one.predict({})["n"] == 1
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == one.loads == 1
+
+
+def test_what_cannot_be_loaded_is_tried_again(tmp_path: Path, store: tuple[Blobs, list[str]]) -> None:
+    away = True
+
+    def blobs() -> Blobs:
+        if away:
+            raise Unavailable("the store is away")
+        return store[0]
+
+    packages = LocalPackages(tmp_path, blobs)
+    digest = store[1][0]
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            packages.load(digest)
+        with pytest.raises(Unavailable):
+            packages.on_request(digest)
+    away = False
+    lazy = packages.on_request(digest)
+    away = True
+    with pytest.raises(Unavailable):
+        said(lazy)
+    away = False
+    assert said(lazy) == 3.0
+    shutil.rmtree(tmp_path / digest)
+    assert said(lazy) == 3.0, "what is loaded needs no copy"
+
+
+def test_requests_to_models_that_are_not_loaded_never_fail(tmp_path: Path, store: tuple[Blobs, list[str]]) -> None:
+    async def serve() -> list[float]:
+        packages = LocalPackages(tmp_path / "packages", lambda: store[0], memory=3 * EACH * MB)
+        plane = DataPlane(asyncio.get_running_loop(), clock.SystemClock())
+        wanted = [
+            Wanted(
+                endpoint=f"e{place}",
+                model=f"m{place}",
+                routes=(Route(version=1, package=digest, weight=1.0, mode="stable"),),
+            )
+            for place, digest in enumerate(store[1])
+        ]
+        await asyncio.to_thread(plane.apply, wanted, packages, 1)
+        assert plane.faults == {}
+        order = [random.Random(1).randrange(MANY) for _ in range(100)]
+        answers = await asyncio.gather(*(plane.infer(f"e{place}", {"a": [1.0], "b": [2.0]}) for place in order))
+        assert [float(one.columns["y"][0, 0]) for one in answers] == [3.0 * (place + 1) for place in order]
+        await asyncio.to_thread(plane.close)
+        await asyncio.to_thread(packages.close)
+        return [packages.residency.held]
+
+    held = asyncio.run(serve())
+    assert held[0] <= 3 * EACH * MB
+
+
+def test_external_weights_are_verified_before_they_are_mapped(tmp_path: Path) -> None:
+    from modelkeep.formats import runtimes
+
+    files = graph_folder(tmp_path / "graph", 2.0, 2, external=True)
+    assert (files.path / "weights.bin").stat().st_size >= MB
+    assert runtimes.load(files).predict(ROW)["y"].tolist() == [[6.0]]
+    data = bytearray((files.path / "weights.bin").read_bytes())
+    data[100] ^= 1
+    (files.path / "weights.bin").write_bytes(data)
+    with pytest.raises(Damaged, match=r"weights\.bin"):
+        runtimes.load(files)

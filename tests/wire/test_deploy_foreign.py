@@ -1,0 +1,162 @@
+"""Models logged with MLflow's own client, deployed with one command, answered by a real serving process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "protocols" / "mlflow"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "formats"))
+
+from runtime_cases import frame, logistic, quiet, said, target
+from serving_kit import Home, Worker, worker
+from serving_mlflow import answering
+
+from forks import Forks
+from modelkeep.registry import events, models
+from modelkeep.store.blobs import read_tree
+from small import Project
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Place:
+    """A home with models that a client logged, a serving process beside it, and commands."""
+
+    def __init__(self, project: Project, forks: Forks, serving: Worker) -> None:
+        self.project, self.forks, self.serving = project, forks, serving
+
+    def run(self, *words: str) -> tuple[int, Any]:
+        code, out = self.forks.done([*words, "--json"], self.project.folder)
+        return code, json.loads(out)
+
+    def ask(self, endpoint: str, rows: pd.DataFrame) -> dict[str, Any]:
+        self.serving.until(lambda health: any(one["endpoint"] == endpoint for one in health["endpoints"]))
+        body = {
+            "inputs": [
+                {"name": name, "shape": [len(rows)], "datatype": "FP64", "data": column.tolist()}
+                for name, column in rows.items()
+            ]
+        }
+        answer = self.serving.infer(endpoint, body)
+        assert answer.status_code == 200, answer.text
+        return {one["name"]: np.array(one["data"]) for one in answer.json()["outputs"]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Iterator[Place]:
+    project = Project(tmp_path_factory.mktemp("foreign"))
+    project.folder.mkdir(exist_ok=True)
+    project.declare()
+    with contextlib.ExitStack() as stack:
+        keep = stack.enter_context(project.opened())
+        address = stack.enter_context(answering(keep))
+        with quiet():
+            _log(address)
+        yield Place(project, forks, stack.enter_context(worker(Home(keep.home), ready=False)))
+
+
+def _log(address: str) -> None:
+    import mlflow
+    import xgboost
+    from skl2onnx import to_onnx
+
+    mlflow.set_tracking_uri(address)
+    mlflow.set_registry_uri(address)
+    mlflow.set_experiment("foreign")
+
+    class Twice(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            return model_input["a"] * 2
+
+    X, y = frame(), target()
+    graph = to_onnx(logistic(), X.to_numpy(np.float32)[:1], options={"zipmap": False})
+    trees = xgboost.XGBClassifier(n_estimators=3).fit(X, y)
+    with mlflow.start_run():
+        mlflow.sklearn.log_model(
+            logistic(), name="m", registered_model_name="churn", input_example=X.head(3), **said(X, y)
+        )
+        mlflow.pyfunc.log_model(name="p", python_model=Twice(), registered_model_name="twice", **said(X, X.a))
+        mlflow.onnx.log_model(graph, name="g", registered_model_name="graph", **said(X, y))
+        mlflow.xgboost.log_model(trees, name="x", registered_model_name="churn", **said(X, y))
+        mlflow.sklearn.log_model(logistic(), name="n", registered_model_name="unsigned", pip_requirements=["x"])
+    mlflow.MlflowClient().set_registered_model_alias("churn", "blessed", "1")
+
+
+def test_a_pipeline_answers_under_its_alias_and_is_replaced_by_a_newer_version(place: Place) -> None:
+    X = frame()
+    code, done = place.run("deploy", "churn@blessed")
+    assert (code, done["runtime"], done["endpoint"], done["version"]["version"]) == (0, "sklearn", "churn", 1)
+    found = place.ask("churn", X)
+    np.testing.assert_allclose(found["probability"].reshape(-1, 2), logistic().predict_proba(X), rtol=1e-9)
+    code, done = place.run("deploy", "churn", "--because", "trees are better")
+    assert (code, done["runtime"], done["version"]["aliases"]) == (0, "xgboost", ["champion"])
+    place.serving.until(lambda health: _runtime(health, "churn") == "xgboost")
+    assert place.ask("churn", X)["label"].tolist() == target().tolist()
+    assert place.run("rollback", "churn")[0] == 0
+    place.serving.until(lambda health: _runtime(health, "churn") == "sklearn")
+    with place.project.opened() as keep, keep.db.read() as conn:
+        told = events.history(conn, subject="churn")
+        assert events.verify(conn) == []
+        package = models.version(conn, "churn", 1).package
+    moved = [event for event in told if event.kind in ("version.promoted", "version.rolled_back")]
+    assert [(event.kind, event.subject) for event in moved] == [
+        ("version.promoted", "churn@1"),
+        ("version.promoted", "churn@2"),
+        ("version.rolled_back", "churn@1"),
+    ]
+    assert moved[1].data["because"] == "trees are better"
+    assert {"MLmodel", "manifest.json", "sample.json", "signature.json"} <= set(read_tree(keep.blobs, package))
+
+
+def _runtime(health: dict[str, Any], endpoint: str) -> str:
+    return str(next(one["routes"][0]["runtime"] for one in health["endpoints"] if one["endpoint"] == endpoint))
+
+
+def test_code_runs_only_when_its_digest_is_trusted(place: Place) -> None:
+    code, refused = place.run("deploy", "twice")
+    assert (code, refused["error"]["kind"]) == (1, "refused")
+    assert "would run the code that its MLflow folder brings" in refused["error"]["message"]
+    digest = refused["error"]["hint"].split()[-1]
+    assert place.run("deploy", "twice", "--trust", digest[:-1] + "x")[0] == 1
+    code, done = place.run("deploy", "twice", "--trust", digest, "--memory", "2000")
+    assert (code, done["runtime"], done["content"]) == (0, "pyfunc", digest)
+    assert place.ask("twice", frame())["prediction"].tolist() == (frame().a * 2).tolist()
+    health = place.serving.health()
+    apart = next(one["routes"][0]["apart"] for one in health["endpoints"] if one["endpoint"] == "twice")
+    assert apart["memory_limit"] == 2000 << 20
+    assert apart["processes"][0]["pss_bytes"] > 10 << 20
+    assert place.run("deploy", "twice@1")[0] == 0, "what an endpoint trusts stays trusted"
+    with place.project.opened() as keep, keep.db.read() as conn:
+        granted = events.history(conn, subject="twice", kind="trust.granted")
+    assert [event.data for event in granted] == [{"endpoint": "twice", "trust": [digest]}]
+
+
+def test_a_graph_runs_in_the_serving_process(place: Place) -> None:
+    code, done = place.run("deploy", "graph@1", "--endpoint", "onnx")
+    assert (code, done["runtime"], done["endpoint"]) == (0, "graph", "onnx")
+    found = place.ask("onnx", frame())
+    np.testing.assert_allclose(found["probabilities"].reshape(-1, 2), logistic().predict_proba(frame()), atol=1e-5)
+    health = place.serving.health()
+    assert next(o["routes"][0]["apart"] for o in health["endpoints"] if o["endpoint"] == "onnx") is None
+
+
+def test_what_cannot_be_deployed_says_why(place: Place) -> None:
+    code, said_so = place.run("deploy", "unsigned")
+    assert (code, said_so["error"]["kind"]) == (2, "invalid")
+    assert "has no signature" in said_so["error"]["message"]
+    assert "infer_signature" in said_so["error"]["hint"]
+    assert place.run("deploy", "nobody")[0] == 3
+    assert place.run("deploy", "churn@9")[0] == 3
+    place.run("deploy", "graph", "--endpoint", "taken")
+    code, said_so = place.run("deploy", "churn", "--endpoint", "taken")
+    assert (code, said_so["error"]["kind"]) == (1, "conflict")

@@ -110,6 +110,10 @@ def decode(takes: Any, path: Mapping[str, str], query: bytes, body: bytes) -> An
         raise Invalid(f"Invalid JSON in the request: {error}") from None
     if not isinstance(parsed, dict):
         raise Invalid("Expected a JSON object in the request")
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Invalid("A text in the request is no Unicode: it holds half of a surrogate pair") from None
     return _convert({**_without_nulls(parsed), **path}, takes)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.utils import triton_to_np_dtype
 
 from modelkeep.core.errors import Invalid
 from modelkeep.formats.batch import Batch
@@ -82,10 +83,7 @@ def stacked(mine: Inputs, rows: Any) -> Batch | None:
 
 
 def raw(given: list[codec.Tensor]) -> tuple[list[Raw], bytes]:
-    pieces = [
-        tensors.write(one.datatype, np.array(one.data, dtype=object if one.datatype == "BYTES" else None))
-        for one in given
-    ]
+    pieces = [tensors.write(one.datatype, np.array(one.data, triton_to_np_dtype(one.datatype))) for one in given]
     return [
         Raw(one.name, one.datatype, one.shape, len(data)) for one, data in zip(given, pieces, strict=True)
     ], b"".join(pieces)

@@ -45,3 +45,8 @@ def test_all_of_it_survives_being_written_down() -> None:
     found = load_text(text)
     assert load_text(dump(found)) == found
     assert (found.deploy.replicas.min, found.deploy.batch.budget, found.deploy.cache.rows) == (0, "50ms", 1000)
+
+
+def test_versions_are_those_that_traffic_reaches_unless_all_are_wanted() -> None:
+    assert load_text(BODY.format(deploy="{}")).deploy.versions == "routed"
+    assert load_text(BODY.format(deploy="{versions: all}")).deploy.versions == "all"

@@ -26,6 +26,7 @@ _MB = 1 << 20
 @click.option("--trust", multiple=True, metavar="DIGEST|NAME", help="What the model may run; may be repeated.")
 @click.option("--memory", type=click.IntRange(min=64), metavar="MB", help="Most memory of its process.")
 @click.option("--not-repeatable", is_flag=True, help="Never predict a request again when its process died.")
+@click.option("--all-versions", is_flag=True, help="Let every version be asked for by number or alias.")
 @click.option("--ignore-unknown", is_flag=True, help="Leave out inputs that the model does not know.")
 @click.option("--because", default="", help="Why, for the history.")
 @file_option
@@ -37,6 +38,7 @@ def deploy(
     trust: tuple[str, ...],
     memory: int | None,
     not_repeatable: bool,
+    all_versions: bool,
     ignore_unknown: bool,
     because: str,
     file: Path,
@@ -51,6 +53,8 @@ def deploy(
 
     model, version = split_ref(ref)
     terms: dict[str, Any] = {"repeatable": not not_repeatable}
+    if all_versions:
+        terms["versions"] = "all"
     if memory is not None:
         terms["memory"] = memory * _MB
     settings: dict[str, Any] = {"deploy": terms, "sample": 0.0}

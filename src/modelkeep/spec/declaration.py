@@ -235,6 +235,8 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         concurrency: How many batches of a version that takes long are predicted at the same time, in one process.
         cache: Answers kept.
         memory: Bytes that the process of a version may hold, when it runs in one of its own.
+        versions: Which can be asked for by number or alias: those that traffic is routed to, or all of the model,
+            each loaded when it is first asked.
         repeatable: Whether a prediction may be made again when the process that made it died; if not, it fails.
     """
 
@@ -248,6 +250,7 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     concurrency: int = 1
     cache: Cache = Cache()
     memory: int = 4_294_967_296
+    versions: Literal["routed", "all"] = "routed"
     repeatable: bool = True
 
 

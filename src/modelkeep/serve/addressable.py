@@ -1,0 +1,57 @@
+"""Versions that no route leads to and that may be asked for all the same, by number or by alias.
+
+An endpoint whose settings say ``versions: all`` offers every version of its model. They are part of the wanted
+state as it is read, so a process that starts without the database offers them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+from sqlalchemy import Connection, func, select
+
+from modelkeep.core.errors import NotFound
+from modelkeep.registry import models
+from modelkeep.registry.endpoints import Route, Wanted
+from modelkeep.store.tables import models as model_table
+
+
+def offers_all(wanted: Wanted) -> bool:
+    """Whether every version of the endpoint's model may be asked for there."""
+    settings: dict[str, Any] = wanted.settings.get("declaration") or wanted.settings
+    return (settings.get("deploy") or {}).get("versions") == "all"
+
+
+def widened(conn: Connection, wanted: Wanted) -> Wanted:
+    """The wanted state with the versions and aliases of its model, if it offers them."""
+    if not offers_all(wanted):
+        return wanted
+    try:
+        found = models.versions(conn, wanted.model)
+    except NotFound:  # renamed or deleted; what routes lead to is still served
+        return wanted
+    offered = {str(version.version): version.package for version in found if version.package}
+    aliases = {alias: version.version for version in found if version.package for alias in version.aliases}
+    return replace(wanted, settings={**wanted.settings, "versions": offered, "aliases": aliases})
+
+
+def offered(wanted: Wanted) -> list[Route]:
+    """Routes of no weight to the versions that ``widened`` added and no other route leads to."""
+    known = {route.version for route in wanted.routes}
+    packages: dict[str, str] = wanted.settings.get("versions") or {}
+    return [
+        Route(version=int(number), package=package, weight=0.0, mode="stable")
+        for number, package in packages.items()
+        if int(number) not in known
+    ]
+
+
+def stamp(conn: Connection, wanted: Sequence[Wanted]) -> int:
+    """A number that changes with the models whose versions are all offered; 0 when there are none."""
+    names = sorted({one.model for one in wanted if offers_all(one)})
+    if not names:
+        return 0
+    query = select(func.max(model_table.c.updated_ms)).where(model_table.c.name.in_(names))
+    return int(conn.execute(query).scalar() or 0)

@@ -88,8 +88,8 @@ def _page(read: Read, path: str, template: str, gather: Gather) -> Route:
         except ModelkeepError as error:
             missing = isinstance(error, NotFound)
             title = "Not found" if missing else "This does not work now"
-            return 404 if missing else 500, _render("error.html", active, title=title, message=error.message)
-        return 200, _render(template, active, **content)
+            return 404 if missing else 500, render("error.html", active, title=title, message=error.message)
+        return 200, render(template, active, **content)
 
     async def answer(request: Request) -> Response:
         status, text = await run_in_threadpool(work, request)
@@ -180,7 +180,8 @@ async def _plotly(_: Request) -> Response:
     raise HTTPException(404, "plotly is installed without its JavaScript")
 
 
-def _render(template: str, active: str, **content: Any) -> str:
+def render(template: str, active: str, **content: Any) -> str:
+    """A page from a template; ``active`` is the path of the page in the list of pages."""
     return _templates().get_template(template).render(active=active, **content)
 
 

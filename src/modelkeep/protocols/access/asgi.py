@@ -89,6 +89,7 @@ class Guarded:
                 return  # there are none; not accepting is refusing
             await self._app(scope, receive, send)
             return
+        enter(None)  # the task may have begun in the context of somebody else's request
         need, parameters = self._need(scope)
         if need is INSIDE and scope["method"] == "PUT" and _PRESIGNED.match(scope["path"]):
             need = PUBLIC

@@ -22,12 +22,14 @@ class Hosts:
 
     Args:
         names: Beside the loopback names; lower case, without port.
+        proxied: Of these, names a proxy in front is known by: its pages' origin may differ from ``Host``.
         addresses: Whether any literal IP address is: no foreign name resolves to one, so that a server bound to
             all addresses may answer to each.
     """
 
-    def __init__(self, names: Iterable[str] = (), *, addresses: bool = False) -> None:
-        self._names = frozenset(name.lower().rstrip(".") for name in names)
+    def __init__(self, names: Iterable[str] = (), *, proxied: Iterable[str] = (), addresses: bool = False) -> None:
+        self._proxied = frozenset(name.lower().rstrip(".") for name in proxied)
+        self._names = self._proxied.union(name.lower().rstrip(".") for name in names)
         self._addresses = addresses
 
     def fault(self, method: str, headers: Mapping[bytes, bytes], *, cookie: bool = False) -> str:
@@ -63,7 +65,7 @@ class Hosts:
         return True
 
     def _same(self, origin: tuple[str, int | None], host: tuple[str, int | None]) -> bool:
-        if origin == host or origin[0] in self._names:
+        if origin == host or origin[0] in self._proxied:
             return True
         return origin[0] in _LOOPBACK and host[0] in _LOOPBACK and origin[1] == host[1]
 
@@ -100,7 +102,7 @@ def allowed(bound: str, names: Iterable[str]) -> Hosts:
                 f"{name!r} is no host name; expected a name without scheme and port", path="allowed-hosts"
             )
     if is_loopback(bound):
-        return Hosts([bound, *given])
+        return Hosts([bound], proxied=given)
     import socket
 
-    return Hosts([bound, socket.gethostname(), *given], addresses=True)
+    return Hosts([bound, socket.gethostname()], proxied=given, addresses=True)

@@ -61,7 +61,6 @@ CONTROL: Needs = {
     "/static": PUBLIC,
     "/static/plotly.js": PUBLIC,
     f"{_API}/openapi.json": KNOWN,
-    f"{_API}/whoami": KNOWN,
     f"{_API}/status": READ,
     f"{_API}/models": READ,
     f"{_API}/models/{{model}}/versions/{{version}}": _MODEL,

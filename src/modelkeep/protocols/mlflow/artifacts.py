@@ -211,6 +211,7 @@ class Artifacts:
             (b"content-type", b"application/octet-stream"),
             (b"content-disposition", f"attachment; filename*=UTF-8''{name}".encode()),
             (b"x-content-type-options", b"nosniff"),
+            (b"content-security-policy", b"sandbox; default-src 'none'"),
             (b"accept-ranges", b"bytes"),
             (b"content-length", str(max(stop - start, 0)).encode()),
         ]

@@ -67,7 +67,7 @@ def hold() -> None:
     """Legal hold: what is held is never deleted, with all it reaches."""
 
 
-@hold.command("add")
+@hold.command("add", epilog=example("modelkeep hold add version flights@7 --reason 'case 4711'"))
 @click.argument("kind", type=_KINDS)
 @click.argument("name")
 @click.option("--reason", required=True, help="Why; it stands in the history.")
@@ -86,7 +86,7 @@ def hold_add(kind: str, name: str, reason: str, file: Path, as_json: bool) -> No
         say(f"{kind} [bold]{text(name)}[/] is held")
 
 
-@hold.command("remove")
+@hold.command("remove", epilog=example("modelkeep hold remove version flights@7 --reason 'case closed'"))
 @click.argument("kind", type=_KINDS)
 @click.argument("name")
 @click.option("--reason", required=True, help="Why; it stands in the history.")
@@ -105,7 +105,7 @@ def hold_remove(kind: str, name: str, reason: str, file: Path, as_json: bool) ->
         say(f"{kind} [bold]{text(name)}[/] is no longer held")
 
 
-@hold.command("list")
+@hold.command("list", epilog=example("modelkeep hold list --json"))
 @file_option
 @json_option
 def hold_list(file: Path, as_json: bool) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelkeep.core.errors import Invalid
 from modelkeep.protocols.mlflow.transfer.database import DatabaseSource
+from modelkeep.protocols.mlflow.transfer.folder import FolderSource
 from modelkeep.protocols.mlflow.transfer.places import Places
 from modelkeep.protocols.mlflow.transfer.records import Source
 from modelkeep.protocols.mlflow.transfer.server import ServerSource
@@ -20,7 +20,7 @@ def open_source(address: str, *, artifacts: str = "", workspace: str = "default"
         workspace: Which one, of a database that has several.
 
     Raises:
-        Invalid: It is none of these.
+        Invalid: It is malformed.
         NotFound: There is no such file or folder.
         Unavailable: It cannot be reached.
         Refused: It is not MLflow's, or too old.
@@ -29,4 +29,4 @@ def open_source(address: str, *, artifacts: str = "", workspace: str = "default"
         return ServerSource(address, artifacts)
     if "://" in address and not address.startswith("file://"):
         return DatabaseSource(address, Places(artifacts), workspace)
-    raise Invalid(f"{str(Path(address))!r}", path="SOURCE")
+    return FolderSource(Path(address.removeprefix("file://")), Places(artifacts))

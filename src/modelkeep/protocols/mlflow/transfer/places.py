@@ -60,7 +60,7 @@ class Places:
             return sorted(self._proxy.files(_below_proxy(uri)))
         where = self._where(uri)
         if isinstance(where, Path):
-            return sorted(_walk(where))
+            return sorted(below(where))
         store, prefix = self._bucket(where)
         with _reached(where):
             listed = [entry for page in obstore.list(store, prefix=prefix) for entry in page]
@@ -74,7 +74,7 @@ class Places:
             return self._proxy.open(f"{_below_proxy(uri)}/{path}")
         where = self._where(uri)
         if isinstance(where, Path):
-            return _open(where, path)
+            return opened(where, path)
         store, prefix = self._bucket(where)
         return _stream(store, f"{prefix}/{path}" if prefix else path, where)
 
@@ -128,7 +128,8 @@ def _below_proxy(uri: str) -> str:
     return urlsplit(uri).path.removeprefix("/api/2.0/mlflow-artifacts/artifacts").strip("/")
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, int | None]]:
+def below(folder: Path) -> Iterator[tuple[str, int | None]]:
+    """Path and size of each file of a local folder."""
     if not folder.is_dir():
         return
     root = folder.resolve()
@@ -140,7 +141,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, int | None]]:
 
 
 @contextlib.contextmanager
-def _open(folder: Path, path: str) -> Iterator[BinaryIO]:
+def opened(folder: Path, path: str) -> Iterator[BinaryIO]:
+    """A file of a local folder. Raises ``NotFound``, ``Unavailable``."""
     try:
         with (folder / path).open("rb") as file:
             yield file

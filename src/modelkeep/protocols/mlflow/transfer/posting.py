@@ -6,17 +6,15 @@ so a stopped export goes on, and nothing is made twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from modelkeep.core.errors import NotFound
 from modelkeep.core.ports import BlobStore
 from modelkeep.protocols.mlflow.transfer.places import PROXIED
-from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Point, Run
+from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Point, Run, some
 from modelkeep.protocols.mlflow.transfer.rest import Client, file_path
-
-T = TypeVar("T")
 
 EXPERIMENT, RUN, MODEL, LOGGED, VERSION = (
     f"modelkeep.{name}" for name in ("experiment", "run_id", "model", "model_id", "version")
@@ -71,15 +69,15 @@ class Poster:
 
     def fill(self, there: str, run: Run, points: Iterable[Sequence[Point]]) -> int:
         """Log a run's params, tags, histories and datasets; how many points. Logging again changes nothing."""
-        for params in _some(list(run.params.items()), REST):
+        for params in some(list(run.params.items()), REST):
             self._batch(there, params=_pairs(dict(params)))
         tags = {key: value for key, value in run.tags.items() if key != _PARENT and value}
-        for some in _some(list(tags.items()), REST):
-            self._batch(there, tags=_pairs(dict(some)))
+        for batch in some(list(tags.items()), REST):
+            self._batch(there, tags=_pairs(dict(batch)))
         count = 0
         for piece in points:
-            for batch in _some(piece, METRICS):
-                self._batch(there, metrics=[_metric(point) for point in batch])
+            for batched in some(piece, METRICS):
+                self._batch(there, metrics=[_metric(point) for point in batched])
             count += len(piece)
         if run.datasets:
             uses = [{"dataset": _described(use.dataset), "tags": _pairs(use.tags)} for use in run.datasets]
@@ -135,8 +133,8 @@ class Poster:
                 point |= {"dataset_name": name, "dataset_digest": digest} if name else {}
                 by_run.setdefault(runs[run_id], []).append(point)
         for run, points in by_run.items():
-            for some in _some(points, METRICS):
-                self._batch(run, metrics=list(some))
+            for batch in some(points, METRICS):
+                self._batch(run, metrics=batch)
         if given.status != "LOGGED_MODEL_PENDING":
             said = {"model_id": there, "status": given.status}
             self.client.post(f"logged-models/{there}", said, method="PATCH")
@@ -197,8 +195,3 @@ def _described(dataset: Any) -> dict[str, str]:
 
 def _pairs(given: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in given.items()]
-
-
-def _some(given: Sequence[T], most: int) -> Iterator[Sequence[T]]:
-    for at in range(0, len(given), most):
-        yield given[at : at + most]

@@ -6,14 +6,17 @@ Times are whole milliseconds since 1970 UTC, as MLflow keeps them. A value that 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, BinaryIO, Protocol
+from itertools import islice
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
 from modelkeep.registry.datasets import DatasetInput
+
+T = TypeVar("T")
 
 Point = tuple[str, str, int, int, float | None]
 """Run id, key, timestamp, step, value."""
@@ -114,6 +117,13 @@ class Model(Struct, frozen=True):
 
 Owned = Run | LoggedModel
 """What has files of its own."""
+
+
+def some(given: Iterable[T], most: int) -> Iterator[list[T]]:
+    """Lists of at most so many, in order."""
+    left = iter(given)
+    while batch := list(islice(left, most)):
+        yield batch
 
 
 def id_of(owner: Owned) -> str:

@@ -122,17 +122,19 @@ def config(
         protection: Who must say who they are, and over what.
         options: Of ``uvicorn.Config``.
     """
-    guard = protection.guard(Read(keep.db), keep.clock, host, note=noting(keep))
+    accounts = Read(keep.db)
+    guard = protection.guard(accounts, keep.clock, host, note=noting(keep))
     door = Door(keep, guard)
 
     def application() -> Starlette:
         from modelkeep.protocols.control import routes
-        from modelkeep.web import pages
+        from modelkeep.web import pages, signin
 
         return Starlette(
             routes=[
                 *door.routes(),
-                *routes.routes(keep, loop_status, serving),
+                *routes.routes(keep, loop_status, serving, door.described()),
+                *signin.routes(guard, keep.db.write, accounts.fresh, keep.clock),
                 *pages.routes(keep.db.read),
             ],
             middleware=[Middleware(Guarded, guard=guard, needs=CONTROL, pages=True)],

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from modelkeep.core.errors import Conflict, Damaged, ModelkeepError, Unavailable
+from modelkeep.core.errors import Conflict, Damaged, Invalid, ModelkeepError, Unavailable
 
 _FULL = "the disk is full: nothing of this change was kept"
 _SQLITE = {  # primary result codes, sqlite.org/rescode.html
@@ -20,7 +20,8 @@ _SQLITE = {  # primary result codes, sqlite.org/rescode.html
     sqlite3.SQLITE_CORRUPT: (Damaged, "the database file is damaged", "restore it from a backup"),
     sqlite3.SQLITE_NOTADB: (Damaged, "the file is not a database", "check the path, or restore it from a backup"),
 }
-_POSTGRES = {  # classes of SQLSTATE, postgresql.org/docs/current/errcodes-appendix.html
+_POSTGRES: dict[str, tuple[type[ModelkeepError], str, str]] = {  # classes of SQLSTATE, postgresql.org/docs/current/errcodes-appendix.html
+    "22": (Invalid, "a value is not one that the database can keep", ""),
     "08": (Unavailable, "the connection to the database was lost", "try again"),
     "53": (Unavailable, "the database has run out of disk, memory or connections", "free some and try again"),
     "57": (Unavailable, "the database was stopped", "try again"),
@@ -38,6 +39,8 @@ def translate(error: BaseException) -> BaseException:
         return Unavailable(
             f"the disk cannot be used: {error.strerror or error}: {error.filename or ''}".rstrip(": ")
         )
+    if isinstance(error, OverflowError):
+        return Invalid(f"a whole number does not fit 64 bits ({error})")
     original = error.orig if isinstance(error, DBAPIError) else error
     found = _found(original)
     if found is None and isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -47,7 +50,7 @@ def translate(error: BaseException) -> BaseException:
     if found is None:
         return error
     kind, message, hint = found
-    fault = kind(f"{message} ({str(original).strip()})", hint=hint)
+    fault: ModelkeepError = kind(f"{message} ({str(original).strip()})", hint=hint)
     fault.__cause__ = error
     return fault
 
@@ -82,4 +85,6 @@ def _found(original: Any) -> tuple[type[ModelkeepError], str, str] | None:
     state = getattr(original, "sqlstate", None)
     if state is None and type(original).__name__ in ("OperationalError", "ConnectionTimeout"):
         return _POSTGRES["08"]
+    if state is None and type(original).__name__ == "DataError":  # found by the driver itself, as a NUL in a text
+        return _POSTGRES["22"]
     return _POSTGRES.get((state or "")[:2])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from modelkeep import __version__
 from modelkeep.core.errors import (
     Conflict,
     Damaged,
@@ -24,6 +23,9 @@ from modelkeep.core.errors import (
     Refused,
     Unavailable,
 )
+from modelkeep.protocols.openapi import Described
+
+log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of the largest body taken."""
@@ -80,6 +82,11 @@ class Operation:
     also: tuple[str, ...] = field(default=())
     gives: Any = dict[str, Any]
 
+    @property
+    def described(self) -> Described:
+        """The operation as the OpenAPI document has it."""
+        return Described(self.method, self.path, self.summary, self.query, self.body, self.also, self.gives)
+
     def route(self) -> Route:
         """The operation as a Starlette route."""
 
@@ -89,6 +96,9 @@ class Operation:
                 return as_json(await run_in_threadpool(self.run, call))
             except ModelkeepError as error:
                 return as_error(error)
+            except Exception:
+                log.exception("%s %s failed", self.method, request.url.path)
+                return as_error(ModelkeepError("this is our fault; see the log of the server"))
 
         return Route(self.path, answer, methods=[self.method], name=f"{self.method} {self.path}")
 
@@ -141,41 +151,3 @@ def as_error(error: ModelkeepError) -> Response:
     problems = [{"path": problem.path, "message": problem.message} for problem in getattr(error, "problems", ())]
     body = {"error": type(error).__name__, "message": error.message, "hint": error.hint, "problems": problems}
     return as_json({name: value for name, value in body.items() if value}, status)
-
-
-def openapi(operations: Iterable[Operation]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of the operations."""
-    operations = list(operations)
-    kinds = [kind for op in operations for kind in (op.body, op.gives, op.query) if kind is not None]
-    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    found = iter(schemas)
-    paths: dict[str, dict[str, Any]] = {}
-    for op in operations:
-        said: dict[str, Any] = {"summary": op.summary, "operationId": _identifier(op)}
-        parameters = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in re.findall(r"{(\w+)", op.path)
-        ]
-        if op.body is not None:
-            content = {"application/json": {"schema": next(found)}}
-            content |= {media: {"schema": {"type": "string", "format": "binary"}} for media in op.also}
-            said["requestBody"] = {"required": True, "content": content}
-        good = {"description": "done", "content": {"application/json": {"schema": next(found)}}}
-        said["responses"] = {"200": good, "4XX": {"description": "an error with the field's path"}}
-        if op.query is not None:
-            properties = components[next(found)["$ref"].rpartition("/")[2]]["properties"]
-            parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
-        if parameters:
-            said["parameters"] = parameters
-        paths.setdefault(re.sub(r"{(\w+):\w+}", r"{\1}", op.path), {})[op.method.lower()] = said
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Modelkeep", "version": __version__},
-        "paths": paths,
-        "components": {"schemas": components},
-    }
-
-
-def _identifier(op: Operation) -> str:
-    words = re.findall(r"\w+", op.path.removeprefix("/api/modelkeep"))
-    return "_".join([op.method.lower(), *words])

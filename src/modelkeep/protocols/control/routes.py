@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -13,8 +13,10 @@ from starlette.routing import Route
 from modelkeep.core.errors import NotFound
 from modelkeep.lifecycle import rollout
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.control.http import Call, Operation, as_json, openapi
+from modelkeep.protocols import openapi
+from modelkeep.protocols.control.http import Call, Operation, as_json
 from modelkeep.protocols.control.labels import PARQUET, Posted, Taken, rows
+from modelkeep.protocols.openapi import Described
 from modelkeep.registry import captures, endpoints, events, findings, models, snapshots
 from modelkeep.registry.endpoints import Wanted
 from modelkeep.registry.events import Event
@@ -28,26 +30,30 @@ MLFLOW = "3.17.0"
 """The release of MLflow whose API is spoken: clients ask for it before they send spans."""
 
 
+Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""A version, a limit: what a database's smallest whole number holds."""
+
+
 class EventQuery(Struct, frozen=True):
     """Which events: after a sequence number, of a subject, of a kind; at most ``limit``."""
 
-    after: int = 0
+    after: Annotated[int, Meta(ge=0, le=2**53)] = 0
     subject: str | None = None
     kind: str | None = None
-    limit: int = 1000
+    limit: Number = 1000
 
 
 class WatchQuery(Struct, frozen=True):
     """Which windows or findings: of a version, at most ``limit``."""
 
-    version: int | None = None
-    limit: int = 1000
+    version: Number | None = None
+    limit: Number = 1000
 
 
 class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
     """Where to go back to: a version, or the champion before this one."""
 
-    to: int | None = None
+    to: Number | None = None
     because: str = "asked for"
 
 
@@ -64,16 +70,22 @@ class Chain(Struct, frozen=True):
     faults: list[str]
 
 
-def routes(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str = "") -> list[Route]:
+def routes(
+    keep: Keep,
+    loop_status: Callable[[], dict[str, Any]],
+    serving: str = "",
+    beside: Iterable[Described] = (),
+) -> list[Route]:
     """The routes of the control server's own API.
 
     Args:
         keep: The home they speak for.
         loop_status: What the loop says of itself.
         serving: Address of the serving process; empty without one.
+        beside: What else the control server offers, for the OpenAPI document.
     """
     operations = [*_looking(keep, loop_status, serving), *_acting(keep)]
-    document = openapi(operations)
+    document = openapi.document([*(operation.described for operation in operations), *beside])
 
     async def describe(_: Request) -> Response:
         return as_json(document)

@@ -40,6 +40,7 @@ from modelkeep.protocols.mlflow.artifacts import Artifacts
 from modelkeep.protocols.mlflow.hot import Answers, refusal
 from modelkeep.protocols.mlflow.multipart import Multipart
 from modelkeep.protocols.mlflow.wire import Operation
+from modelkeep.protocols.openapi import Described
 from modelkeep.protocols.respond import Later
 from modelkeep.registry.experiments import ensure_default
 from modelkeep.serve.http import Handler, Head, Sink
@@ -117,6 +118,19 @@ class Door:
         mounts = [Mount(root, self) for root in _ROOTS]
         alone = ("/get-artifact", "/model-versions/get-artifact", otlp.PATH.decode())
         return [*mounts, *(Route(path, self) for path in alone)]
+
+    def described(self) -> list[Described]:
+        """The operations as the OpenAPI document has them; each is under ``/ajax-api`` and ``/api/3.0`` too."""
+        return [
+            Described(
+                one.method,
+                f"{_ROOTS[0]}/mlflow/{one.path}",
+                (one.takes.__doc__ or "").partition("\n")[0].strip(),
+                query=one.takes if one.method == "GET" else None,
+                body=None if one.method == "GET" else one.takes,
+            )
+            for one in OPERATIONS
+        ]
 
     def find(self, head: Head) -> Handler | None:
         """The handler of an operation; None for artifacts and for what there is not."""

@@ -1,0 +1,1 @@
+"""Speed and footprint of the tracking server, against MLflow's in the same run."""

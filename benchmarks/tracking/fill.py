@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -87,6 +89,12 @@ def _ours(conn: Connection, experiment: int, given: list[Run]) -> None:
     tags = [(number, "mlflow.runName", f"run {run.number}", experiment) for number, run in numbered]
     tags += [(number, "mlflow.user", "ann", experiment) for number, _ in numbered]
     insert_rows(conn, tables.tags, texts, tags)
+
+
+def their_tables(database: Path) -> None:
+    """Let MLflow make its own tables."""
+    code = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", code, f"sqlite:///{database}", "mlflow-artifacts:/"], check=True)
 
 
 def theirs(database: Path, experiment: str, given: Iterator[Run]) -> int:

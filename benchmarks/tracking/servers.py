@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 

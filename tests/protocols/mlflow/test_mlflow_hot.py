@@ -1,0 +1,190 @@
+"""The two entrances to MLflow's operations answer alike, whatever way the bytes come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+LOG = "/api/2.0/mlflow/runs/log-metric"
+
+
+class Raw:
+    """One connection, byte by byte."""
+
+    def __init__(self, address: str) -> None:
+        where = urlsplit(address)
+        self.host = where.netloc
+        self.socket = socket.create_connection((where.hostname, where.port), 10)
+        self.kept = b""
+
+    def send(self, *parts: bytes) -> None:
+        for part in parts:
+            self.socket.sendall(part)
+
+    def request(self, path: str, content: Any, *, host: str = "", extra: str = "", method: str = "POST") -> bytes:
+        body = b"" if content is None else json.dumps(content).encode()
+        head = f"{method} {path} HTTP/1.1\r\nHost: {host or self.host}\r\n{extra}"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def answer(self) -> tuple[int, Any]:
+        while True:
+            head, _, rest = self.kept.partition(b"\r\n\r\n")
+            lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+            length = int(lines.get(b"content-length", 0))
+            if b"\r\n\r\n" in self.kept and len(rest) >= length:
+                self.kept = rest[length:]
+                status = int(head.split(b" ", 2)[1])
+                if status == 100:
+                    continue
+                return status, json.loads(rest[:length]) if length else None
+            data = self.socket.recv(65536)
+            assert data, f"closed after {self.kept!r}"
+            self.kept += data
+
+
+@pytest.fixture
+def raw(light: str) -> Iterator[Raw]:
+    found = Raw(light)
+    yield found
+    found.socket.close()
+
+
+@pytest.fixture
+def run(light: str) -> str:
+    made = httpx.post(f"{light}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).json()
+    return str(made["run"]["info"]["run_id"])
+
+
+def point(run: str, step: int, key: str = "m") -> dict[str, Any]:
+    return {"run_id": run, "key": key, "value": step / 2, "timestamp": 5, "step": step}
+
+
+def steps(address: str, run: str, key: str = "m") -> list[int]:
+    asked = {"run_id": run, "metric_key": key}
+    found = httpx.get(f"{address}/api/2.0/mlflow/metrics/get-history", params=asked).json()
+    return [each["step"] for each in found["metrics"]]
+
+
+def test_both_entrances_give_the_same_answers(light: str, raw: Raw, run: str) -> None:
+    asked: list[tuple[str, str, Any]] = [
+        ("GET", f"/api/2.0/mlflow/runs/get?run_id={run}", None),
+        ("GET", "/api/2.0/mlflow/runs/get?run_id=none", None),
+        ("GET", "/api/3.0/mlflow/server-info", None),
+        ("GET", "/api/2.0/mlflow/logged-models/m-none", None),
+        ("POST", "/ajax-api/2.0/mlflow/runs/search", {"experiment_ids": ["0"], "filter": "metrics. > 1"}),
+        ("POST", "/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"]}),
+        ("POST", LOG, point("none", 1)),
+        ("POST", LOG, {**point(run, 1), "value": "NaN"}),
+        ("POST", LOG, {**point(run, 1), "timestamp": -1}),
+        ("POST", LOG, "not an object"),
+        ("POST", "/api/2.0/mlflow/nothing", {}),
+        ("DELETE", "/api/2.0/mlflow/runs/get", {}),
+    ]
+    for method, path, content in asked:
+        raw.send(raw.request(path, content, method=method))
+        hot = raw.answer()
+        raw.send(raw.request(path, content, method=method, extra="Expect: 100-continue\r\n"))  # left to ASGI
+        assert raw.answer() == hot, path
+
+
+def test_requests_in_one_piece_in_many_and_in_a_row_are_answered_in_order(light: str, raw: Raw, run: str) -> None:
+    raw.send(b"".join(raw.request(LOG, point(run, step)) for step in range(20)))
+    assert [raw.answer() for _ in range(20)] == [(200, {})] * 20
+    whole = raw.request(LOG, point(run, 20))
+    raw.send(*(whole[at : at + 7] for at in range(0, len(whole), 7)))
+    assert raw.answer() == (200, {})
+    body = json.dumps(point(run, 21)).encode()
+    head = f"POST {LOG} HTTP/1.1\r\nHost: {raw.host}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    raw.send(head, b"5\r\n", body[:5], b"\r\n", b"%x\r\n" % (len(body) - 5), body[5:], b"\r\n0\r\n\r\n")
+    assert raw.answer() == (200, {})
+    assert steps(light, run) == list(range(22))
+
+
+@pytest.mark.parametrize("how", [{"host": "evil.example"}, {"extra": "Origin: http://evil.example\r\n"}])
+def test_a_foreign_host_or_origin_is_refused_however_often_it_asks(
+    light: str, run: str, how: dict[str, str]
+) -> None:
+    for path, content in ((LOG, point(run, 1)), ("/api/2.0/mlflow/runs/search", {"experiment_ids": ["0"]})):
+        raw = Raw(light)
+        for _ in range(3):
+            raw.send(raw.request(path, content, **how))
+            status, said = raw.answer()
+            assert status == 403
+            assert said["error_code"] == "PERMISSION_DENIED"
+        raw.send(raw.request(path, content))
+        assert raw.answer()[0] == 200
+        raw.socket.close()
+    assert steps(light, run) == [1]
+
+
+def test_many_clients_at_once_and_the_wrong_among_them_fail_alone(address: str) -> None:
+    made = httpx.post(f"{address}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).json()
+    run = made["run"]["info"]["run_id"]
+    param = "/api/2.0/mlflow/runs/log-parameter"
+
+    async def drive() -> list[int]:
+        async with httpx.AsyncClient(base_url=address, timeout=30) as http:
+            asked = [http.post(LOG, json=point("none" if at % 5 == 0 else run, at)) for at in range(100)]
+            asked += [http.post(param, json={"run_id": run, "key": "k", "value": str(at)}) for at in range(10)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    codes = asyncio.run(drive())
+    assert codes[:100] == [404 if at % 5 == 0 else 200 for at in range(100)]
+    assert sorted(codes[100:]) == [200] + [400] * 9  # one value came first
+    assert steps(address, run) == [at for at in range(100) if at % 5]
+
+
+def test_a_client_that_goes_away_harms_no_other(light: str, run: str) -> None:
+    for step in range(30):
+        gone = Raw(light)
+        gone.send(gone.request(LOG, point(run, step, "gone")))
+        gone.socket.close()
+    raw = Raw(light)
+    raw.send(raw.request(LOG, point(run, 1)))
+    assert raw.answer() == (200, {})
+    raw.socket.close()
+    assert set(steps(light, run, "gone")) <= set(range(30))
+
+
+def test_a_batch_says_which_metric_is_wrong(light: str, raw: Raw, run: str) -> None:
+    path = "/api/2.0/mlflow/runs/log-batch"
+    for fault, words in (
+        ({"timestamp": -5}, "metrics[3].timestamp"),
+        ({"step": 2**63}, "metrics[3].step"),
+        ({"key": "/a"}, "metrics[3].name"),
+        ({"timestamp": 2**63}, "metrics[3].timestamp"),
+    ):
+        metrics = [{"key": "m", "value": 1, "timestamp": 1, "step": at} for at in range(6)]
+        metrics[3].update(fault)  # type: ignore[arg-type]
+        raw.send(raw.request(path, {"run_id": run, "metrics": metrics}))
+        status, said = raw.answer()
+        assert (status, said["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+        assert words in said["message"]
+    assert steps(light, run) == []
+
+
+def test_health_answers_before_the_pages_are_loaded_and_they_come_when_asked(light: str) -> None:
+    raw = Raw(light)
+    raw.send(f"GET /health HTTP/1.1\r\nHost: {raw.host}\r\n\r\n".encode())
+    assert raw.socket.recv(1000).endswith(b"\r\n\r\nOK")
+    raw.socket.close()
+    answers: list[int] = []
+    asking = [
+        threading.Thread(
+            target=lambda: answers.append(httpx.get(f"{light}/api/modelkeep/openapi.json").status_code)
+        )
+        for _ in range(4)
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert answers == [200] * 4

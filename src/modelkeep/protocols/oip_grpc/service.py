@@ -110,6 +110,12 @@ class InferenceService:
     def _submit(self, exchange: Exchange, reply: _Reply, data: bytes) -> None:
         """Queue one request, whose answer goes to ``reply``. Raises ``ModelkeepError``."""
         read = self._requests.read(data)
+        try:
+            self._queue(exchange, reply, read, data)
+        except ModelkeepError as error:
+            raise self._plane.shown(read.asked.name, error) from None
+
+    def _queue(self, exchange: Exchange, reply: _Reply, read: requests.Read, data: bytes) -> None:
         asked = read.asked
         endpoint = self._plane.endpoint(asked.name)
         endpoint.admit(data)

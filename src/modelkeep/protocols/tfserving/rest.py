@@ -120,7 +120,7 @@ class TensorFlowServing:
                 rows = codec.example_rows(lane, examples, body)
             lane.submit(Call(rows, id, _DOORS[form], sink, key, until))
         except ModelkeepError as error:
-            _refuse(sink, error)
+            _refuse(sink, self._plane.shown(asked.name, error))
 
     def find(self, head: Head) -> Handler | None:
         """The handler of a prediction, if the endpoint exists."""

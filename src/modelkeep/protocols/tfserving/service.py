@@ -5,8 +5,9 @@ https://github.com/tensorflow/serving/blob/master/tensorflow_serving/apis/predic
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from google.protobuf.json_format import ParseDict
 
@@ -18,6 +19,7 @@ from modelkeep.protocols.grpc.status import Code, RpcError
 from modelkeep.protocols.tfserving import answers, requests, signatures
 from modelkeep.protocols.tfserving.requests import Spec
 from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.columns import Rows
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.endpoint import Endpoint
 
@@ -135,6 +137,18 @@ class PredictionService:
 
     def _predict(self, exchange: Exchange, data: bytes) -> None:
         asked, message, start = self._requests.read(data)
+        with self._shown(asked.spec):
+            self._queue(exchange, asked, message, data, start)
+
+    @contextmanager
+    def _shown(self, spec: Spec) -> Iterator[None]:
+        """Errors as requests for a model may see them."""
+        try:
+            yield
+        except ModelkeepError as error:
+            raise self._plane.shown(spec.name, error) from None
+
+    def _queue(self, exchange: Exchange, asked: requests.Asked, message: Any, data: bytes, start: int) -> None:
         id = self._plane.new_id()
         lane = self._who(exchange, asked.spec, id, data)
         signature = lane.loaded.signature
@@ -154,11 +168,16 @@ class PredictionService:
     def _examples(self, exchange: Exchange, data: bytes, verb: str) -> None:
         message = messages.decode(self._kinds[verb], data)
         spec = requests.spec(message.model_spec)
+        with self._shown(spec):
+            lane, rows, id = self._asked(exchange, spec, verb, message.input, data)
+            lane.submit(Call(rows, id, _RESULTS[verb], exchange, exchange.head.key, exchange.deadline))
+
+    def _asked(self, exchange: Exchange, spec: Spec, verb: str, given: Any, data: bytes) -> tuple[Lane, Rows, str]:
+        """Who answers what of a request to classify or regress, and its id."""
         id = self._plane.new_id()
         lane = self._who(exchange, spec, id, data)
         signatures.check(verb, spec.signature, lane.loaded.signature)
-        rows = requests.example_rows(lane, message.input)
-        lane.submit(Call(rows, id, _RESULTS[verb], exchange, exchange.head.key, exchange.deadline))
+        return lane, requests.example_rows(lane, given), id
 
     def _several(self, exchange: Exchange, data: bytes) -> None:
         """Classify and regress the same examples."""
@@ -176,10 +195,8 @@ class PredictionService:
                     path=f"tasks[{place}].method_name",
                 )
             spec = requests.spec(task.model_spec)
-            id = self._plane.new_id()
-            lane = self._who(exchange, spec, id, data)
-            signatures.check(verb, spec.signature, lane.loaded.signature)
-            rows = requests.example_rows(lane, message.input)
+            with self._shown(spec):
+                lane, rows, id = self._asked(exchange, spec, verb, message.input, data)
             sink = (tasks, place, verb)
             calls.append((lane, Call(rows, id, _SEVERAL, sink, exchange.head.key, exchange.deadline)))
         for lane, call in calls:

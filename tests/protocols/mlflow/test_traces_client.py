@@ -258,3 +258,65 @@ def test_many_at_once_and_what_is_still_on_its_way(traced: str) -> None:
         found = http.get("traces/get", params={"trace_id": info["trace_id"], "allow_partial": "True"})
         assert found.json()["trace"]["spans"] == []
         assert http.get("traces/batchGet", params={"trace_ids": [info["trace_id"]]}).json() == {"traces": []}
+
+
+def test_what_no_client_could_read_back_is_refused(traced: str) -> None:
+    trace_id = made()
+    deep: Any = 1
+    for _ in range(60):
+        deep = [deep]
+    serialized = {"serialization_format": "JSON_FORMAT", "value": "[1"}
+    with httpx.Client(base_url=f"{traced}/api/3.0/mlflow") as http:
+
+        def create(**fields: Any) -> httpx.Response:
+            said = {"assessment_name": "a", "source": {"source_type": "HUMAN"}, **fields}
+            return http.post(f"traces/{trace_id}/assessments", content=json.dumps({"assessment": said}))
+
+        for wrong in (
+            {},
+            {"feedback": {"value": 1}, "expectation": {"value": 1}},
+            {"feedback": {"value": deep}},
+            {"feedback": {"value": 10**400}},
+            {"feedback": "good"},
+            {"expectation": {"serialized_value": serialized}},
+            {"expectation": {"serialized_value": {**serialized, "value": "1", "serialization_format": "XML"}}},
+            {"feedback": {}, "assessment_name": ""},
+            {"feedback": {}, "source": {"source_type": "MOON"}},
+            {"feedback": {}, "create_time": "yesterday"},
+            {"feedback": {}, "metadata": {"a": 1}},
+            {"feedback": {}, "rationale": "\ud800"},
+        ):
+            answer = create(**wrong)
+            assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), wrong
+        assert create(feedback={"value": "a\0b", "colour": "red"}, moon=3).status_code == 200
+        info = {"trace_id": "tr-x", "request_time": "2025-01-01T00:00:00Z"}
+        here = {"mlflow_experiment": {"experiment_id": _experiment()}}
+        for wrong in (
+            {"trace_location": {}},
+            {"trace_location": {"mlflow_experiment": {"experiment_id": "moon"}}},
+            {"trace_location": here, "trace_id": "../x"},
+            {"trace_location": here, "trace_id": "a" * 300},
+            {"trace_location": here, "request_time": "2025-13-01T00:00:00Z"},
+            {"trace_location": here, "execution_duration": "long"},
+            {"trace_location": here, "state": "ODD"},
+            {"trace_location": here, "tags": {"": "x"}},
+            {"trace_location": here, "tags": ["x"]},
+        ):
+            assert http.post("traces", json={"trace": {"trace_info": {**info, **wrong}}}).status_code == 400, wrong
+        nowhere = {"trace_location": {"mlflow_experiment": {"experiment_id": "987654"}}}
+        assert http.post("traces", json={"trace": {"trace_info": {**info, **nowhere}}}).status_code == 404
+    assert [(each.name, each.value) for each in _assessments(trace_id)] == [("a", "a\ufffdb")]
+
+
+def test_the_client_sends_beside_the_program_unless_told_otherwise(
+    traced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "true")
+    mlflow.tracing.reset()
+    ids = [made(n) for n in range(20)]
+    mlflow.flush_trace_async_logging()
+    found = mlflow.search_traces(return_type="list", max_results=50)
+    assert {each.info.trace_id for each in found} == set(ids)
+    assert all(len(each.data.spans) == 2 and each.info.state.value == "OK" for each in found)
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
+    mlflow.tracing.reset()

@@ -17,6 +17,8 @@ from modelkeep.registry import traces, traces_assessments
 
 _HUMP = re.compile(r"[A-Z]")
 _MASK = frozenset({"assessment_name", "expectation", "feedback", "rationale", "metadata", "valid"})
+_DEEPEST = 40
+_LARGEST = 10**308
 _ID = re.compile(r"[\w.\-]{1,250}\Z", re.ASCII)
 
 
@@ -25,6 +27,41 @@ class Source(Struct, frozen=True):
 
     source_type: Literal["SOURCE_TYPE_UNSPECIFIED", "HUMAN", "LLM_JUDGE", "CODE"] = "SOURCE_TYPE_UNSPECIFIED"
     source_id: str = ""
+
+
+class Fault(Struct, frozen=True, omit_defaults=True):
+    """AssessmentError."""
+
+    error_code: str = ""
+    error_message: str = ""
+    stack_trace: str = ""
+
+
+class Feedback(Struct, frozen=True, omit_defaults=True):
+    """What was found: any value of JSON, or why there is none."""
+
+    value: Any = None
+    error: Fault | None = None
+
+
+class Serialized(Struct, frozen=True):
+    """A value that is written as text."""
+
+    serialization_format: str
+    value: str
+
+
+class Expectation(Struct, frozen=True, omit_defaults=True):
+    """What is expected: any value of JSON."""
+
+    value: Any = None
+    serialized_value: Serialized | None = None
+
+
+class Issue(Struct, frozen=True, omit_defaults=True):
+    """A problem the trace is an example of."""
+
+    issue_name: str = ""
 
 
 class Assessment(Struct, frozen=True, omit_defaults=True):
@@ -37,11 +74,11 @@ class Assessment(Struct, frozen=True, omit_defaults=True):
     source: Source | None = None
     create_time: str = ""
     last_update_time: str = ""
-    feedback: dict[str, Any] | None = None
-    expectation: dict[str, Any] | None = None
-    issue: dict[str, Any] | None = None
+    feedback: Feedback | None = None
+    expectation: Expectation | None = None
+    issue: Issue | None = None
     rationale: str = ""
-    error: dict[str, Any] | None = None
+    error: Fault | None = None
     metadata: dict[str, str] = {}
     overrides: str = ""
     valid: bool | None = None
@@ -98,7 +135,7 @@ def keep(said: Assessment, now: int, trace_id: str = "") -> traces_assessments.A
         assessment_id=made,
         kind=kinds[0],
         name=said.assessment_name,
-        value=value(kinds[0], getattr(said, kinds[0])),
+        value=value(getattr(said, kinds[0])),
         content=_without_nul(content),
         session=said.metadata.get(traces.SESSION),
         overrides=said.overrides,
@@ -106,19 +143,31 @@ def keep(said: Assessment, now: int, trace_id: str = "") -> traces_assessments.A
     )
 
 
-def value(kind: str, held: dict[str, Any]) -> Any:
-    """What feedback or an expectation says. Raises ``Invalid``."""
-    if kind == "issue":
-        return held.get("issue_name", "")
-    serialized = held.get("serialized_value")
-    if serialized is None:
-        return held.get("value")
-    try:
-        if serialized["serialization_format"] == "JSON_FORMAT":
-            return msgspec.json.decode(serialized["value"])
-    except (KeyError, TypeError, msgspec.DecodeError, RecursionError):
-        pass
-    raise Invalid(f"assessment.{kind}.serialized_value: expected the format JSON_FORMAT and JSON")
+def value(held: Feedback | Expectation | Issue) -> Any:
+    """What an assessment says. Raises ``Invalid``."""
+    if isinstance(held, Issue):
+        return held.issue_name
+    found = held.value
+    if isinstance(held, Expectation) and held.serialized_value is not None:
+        try:
+            found = msgspec.json.decode(held.serialized_value.value)
+        except (msgspec.DecodeError, RecursionError):
+            held = Expectation()
+        if held.serialized_value is None or held.serialized_value.serialization_format != "JSON_FORMAT":
+            raise Invalid("assessment.expectation.serialized_value: expected the format JSON_FORMAT and JSON")
+    _readable(found, 0)
+    return found
+
+
+def _readable(held: Any, depth: int) -> None:
+    """Clients must be able to read what is kept: as ``google.protobuf.Value``, with its limits."""
+    if depth > _DEEPEST:
+        raise Invalid(f"assessment: a value holds more than {_DEEPEST} values inside each other")
+    if isinstance(held, dict | list):
+        for inner in held.values() if isinstance(held, dict) else held:
+            _readable(inner, depth + 1)
+    elif isinstance(held, int) and abs(held) > _LARGEST:
+        raise Invalid("assessment: a number is larger than a double can be")
 
 
 def _without_nul(held: Any) -> Any:
@@ -172,9 +221,9 @@ def _update(asked: Update, now: int) -> Work:
     if "assessment_name" in changes and not changes["assessment_name"]:
         raise missing("assessment.assessment_name")
     kind = next((each for each in ("feedback", "expectation") if each in changes), "")
-    new = value(kind, changes[kind]) if kind else None
+    new = value(changes[kind]) if kind else None
     time = shapes.timestamp(now)
-    clean = _without_nul(changes)
+    clean = _without_nul(msgspec.to_builtins(changes))
     return lambda conn: _answer(
         traces_assessments.change(conn, asked.trace_id, asked.assessment_id, clean, new, time)
     )

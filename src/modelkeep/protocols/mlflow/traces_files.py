@@ -31,7 +31,6 @@ def span(content: dict[str, Any], trace_id: str) -> dict[str, Any]:
         key: json.dumps(value, ensure_ascii=False) for key, value in _plain(content["attributes"]).items()
     }
     attributes["mlflow.traceRequestId"] = json.dumps(trace_id)
-    code = content["status"]["code"]
     return {
         "trace_id": content["trace_id"],
         "span_id": content["span_id"],
@@ -40,7 +39,7 @@ def span(content: dict[str, Any], trace_id: str) -> dict[str, Any]:
         "start_time_unix_nano": content["start_time_unix_nano"],
         "end_time_unix_nano": content["end_time_unix_nano"] or None,
         "events": [{**event, "attributes": _plain(event["attributes"])} for event in content["events"]],
-        "status": {"code": _CODES[code if 0 <= code < 3 else 0], "message": content["status"]["message"]},
+        "status": {"code": _CODES[content["status"]["code"]], "message": content["status"]["message"]},
         "attributes": attributes,
         "links": [
             {

@@ -152,7 +152,7 @@ def _from_message(span: Any) -> tuple[str, Span, meaning.Facts]:
         }
         for link in span.links
     ]
-    if span.kind:
+    if 0 < span.kind < len(_KINDS):
         content["kind"] = span.kind
     status = span.status
     return _finished(
@@ -284,7 +284,7 @@ def _from_json(span: Any) -> tuple[str, Span, meaning.Facts]:
         }
         for each in _listed(span, "links")
     ]
-    if kind:
+    if 0 < kind < len(_KINDS):
         content["kind"] = kind
     status = _of(span, "status") or {}
     start = _integer(span, "startTimeUnixNano", "start_time_unix_nano")
@@ -327,6 +327,7 @@ def _finished(
 ) -> tuple[str, Span, meaning.Facts]:
     trace_id, span_id, parent = ids
     name, start, end = named
+    code = status[0] if 0 <= status[0] < len(_STATUS) else 0
     if parent and any(parent):
         content["parent_span_id"] = _b64(_id(parent, 8, "parent_span_id")).decode()
     else:
@@ -339,7 +340,7 @@ def _finished(
         "attributes": as_list(attributes),
         "events": parts[0],
         "links": parts[1],
-        "status": {"code": status[0], "message": status[1]},
+        "status": {"code": code, "message": status[1]},
     }
     try:
         written = _encode(content).decode()
@@ -352,7 +353,7 @@ def _finished(
         parent_id=parent.hex() or None,
         name=name.replace("\0", "\ufffd"),
         type=facts.type,
-        status=_STATUS[status[0]] if 0 <= status[0] < 3 else "UNSET",
+        status=_STATUS[code],
         start_ns=start,
         end_ns=end or None,
         content=written,

@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 from modelkeep.core.errors import Invalid
-from modelkeep.serve.metrics import BOUNDS_MS, Series, Totals
+from modelkeep.serve.metrics import BOUNDS_MS, Totals, together
 
 VARIABLE: Final = "MODELKEEP_METRICS"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,26 +41,12 @@ class Family(NamedTuple):
     samples: Sequence[_Sample]
 
 
-class _Line(NamedTuple):
-    """A series with its sums."""
+def _labels(line: Totals) -> _Labels:
+    return {"endpoint": line.endpoint, "model": line.model, "version": str(line.version), "mode": line.mode}
 
-    series: Series
-    totals: Totals
 
-    @property
-    def ours(self) -> _Labels:
-        c = self.series.channel
-        return {"endpoint": c.endpoint, "model": c.model, "version": str(c.version), "mode": c.mode}
-
-    @property
-    def theirs(self) -> _Labels:
-        return {"model": self.series.channel.endpoint, "version": str(self.series.channel.version)}
-
-    @property
-    def failures(self) -> int:
-        """Requests refused or failed, for whatever reason."""
-        counters = self.series.counters
-        return counters.errors + counters.shed + counters.late
+def _theirs(line: Totals) -> _Labels:
+    return {"model": line.endpoint, "version": str(line.version)}
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -79,7 +67,7 @@ class Exporter:
     """Renders what is served now.
 
     Args:
-        series: What is counted.
+        series: What was counted.
         generation: Of the wanted state that is served.
         others: Whose names to use besides ours.
 
@@ -88,7 +76,7 @@ class Exporter:
     """
 
     def __init__(
-        self, series: Callable[[], Iterable[Series]], generation: Callable[[], int], others: Sequence[str] = ()
+        self, series: Callable[[], Iterable[Totals]], generation: Callable[[], int], others: Sequence[str] = ()
     ) -> None:
         self._series = series
         self._generation = generation
@@ -96,12 +84,15 @@ class Exporter:
 
     def render(self) -> bytes:
         """The text exposition format."""
-        lines = [_Line(series, series.counters.totals()) for series in self._series()]
+        lines = list(self._series())
         families = [
             *_ours(lines),
             Family("modelkeep_generation", "gauge", _GENERATION, [("", {}, self._generation())]),
         ]
-        answering = [line for line in lines if line.series.channel.mode != "shadow"]
+        # their names know no roles: what was a canary and is stable now is one line
+        answering = together(
+            msgspec.structs.replace(line, model="", mode="") for line in lines if line.mode != "shadow"
+        )
         for other in self._others:
             families += other(answering)
         return "".join(_rendered(family) for family in families).encode()
@@ -110,27 +101,27 @@ class Exporter:
 _GENERATION: Final = "Generation of the wanted state being served"
 
 
-def _ours(lines: Sequence[_Line]) -> Iterator[Family]:
-    counts: dict[str, tuple[str, Callable[[_Line], float]]] = {
-        "requests": ("Requests answered", lambda line: line.series.counters.requests),
-        "predictions": ("Rows predicted", lambda line: line.series.counters.rows),
-        "batches": ("Runs of the model", lambda line: line.totals.batches),
-        "errors": ("Requests refused or failed", lambda line: line.series.counters.errors),
-        "shed": ("Requests refused because the queue was full", lambda line: line.series.counters.shed),
-        "late": ("Requests refused after their deadline", lambda line: line.series.counters.late),
-        "cache_hits": ("Requests answered from the cache", lambda line: line.series.counters.hits),
+def _ours(lines: Sequence[Totals]) -> Iterator[Family]:
+    counts: dict[str, tuple[str, Callable[[Totals], float]]] = {
+        "requests": ("Requests answered", lambda line: line.requests),
+        "predictions": ("Rows predicted", lambda line: line.rows),
+        "batches": ("Runs of the model", lambda line: line.batches),
+        "errors": ("Requests refused or failed", lambda line: line.errors),
+        "shed": ("Requests refused because the queue was full", lambda line: line.shed),
+        "late": ("Requests refused after their deadline", lambda line: line.late),
+        "cache_hits": ("Requests answered from the cache", lambda line: line.hits),
         "capture_dropped": (
             "Rows not captured",
-            lambda line: line.series.channel.dropped + line.series.channel.lost,
+            lambda line: line.dropped,
         ),
-        "queue_seconds": ("Requests' time before their batch began", lambda line: line.totals.queue),
-        "infer_seconds": ("Requests' time in the model", lambda line: line.totals.infer),
+        "queue_seconds": ("Requests' time before their batch began", lambda line: line.queue),
+        "infer_seconds": ("Requests' time in the model", lambda line: line.infer),
     }
     for name, (text, value) in counts.items():
-        samples = [("", line.ours, value(line)) for line in lines]
+        samples = [("", _labels(line), value(line)) for line in lines]
         yield Family(f"modelkeep_{name}_total", "counter", text, samples)
     text = "From the whole request to the answer"
-    samples = [one for line in lines for one in _histogram(line.ours, line.totals, 1e-3)]
+    samples = [one for line in lines for one in _histogram(_labels(line), line, 1e-3)]
     yield Family("modelkeep_request_seconds", "histogram", text, samples)
 
 
@@ -142,80 +133,77 @@ def _histogram(labels: _Labels, totals: Totals, unit: float) -> Iterator[_Sample
     yield "_sum", labels, totals.seconds * 1e3 * unit
 
 
-def _triton(lines: Sequence[_Line]) -> Iterator[Family]:
-    counts: dict[str, tuple[str, Callable[[_Line], float]]] = {
+def _triton(lines: Sequence[Totals]) -> Iterator[Family]:
+    counts: dict[str, tuple[str, Callable[[Totals], float]]] = {
         "request_success": (
             "successful inference requests, all batch sizes",
-            lambda n: n.series.counters.requests,
+            lambda n: n.requests,
         ),
-        "count": ("inferences performed (a batch of n counts as n)", lambda n: n.series.counters.rows),
-        "exec_count": ("model executions performed", lambda n: n.totals.batches),
-        "request_duration_us": ("Cumulative inference request duration", lambda n: n.totals.seconds * 1e6),
-        "queue_duration_us": ("Cumulative inference queuing duration", lambda n: n.totals.queue * 1e6),
-        "compute_input_duration_us": ("Cumulative compute input duration", lambda n: n.totals.input * 1e6),
-        "compute_infer_duration_us": ("Cumulative compute inference duration", lambda n: n.totals.infer * 1e6),
-        "compute_output_duration_us": ("Cumulative compute output duration", lambda n: n.totals.output * 1e6),
+        "count": ("inferences performed (a batch of n counts as n)", lambda n: n.rows),
+        "exec_count": ("model executions performed", lambda n: n.batches),
+        "request_duration_us": ("Cumulative inference request duration", lambda n: n.seconds * 1e6),
+        "queue_duration_us": ("Cumulative inference queuing duration", lambda n: n.queue * 1e6),
+        "compute_input_duration_us": ("Cumulative compute input duration", lambda n: n.input * 1e6),
+        "compute_infer_duration_us": ("Cumulative compute inference duration", lambda n: n.infer * 1e6),
+        "compute_output_duration_us": ("Cumulative compute output duration", lambda n: n.output * 1e6),
     }
     for name, (text, value) in counts.items():
         unit = " in microseconds" if name.endswith("_us") else ""
         text = f"{text}{unit}" if unit else f"Number of {text}"
-        samples = [("", line.theirs, int(value(line))) for line in lines]
+        samples = [("", _theirs(line), int(value(line))) for line in lines]
         yield Family(f"nv_inference_{name}", "counter", text, samples)
     failures = [
-        ("", {**line.theirs, "reason": reason}, count)
+        ("", {**_theirs(line), "reason": reason}, count)
         for line in lines
         for reason, count in (
-            ("REJECTED", line.series.counters.shed + line.series.counters.late),
-            ("OTHER", line.series.counters.errors),
+            ("REJECTED", line.shed + line.late),
+            ("OTHER", line.errors),
         )
     ]
     text = "Number of failed inference requests, all batch sizes"
     yield Family("nv_inference_request_failure", "counter", text, failures)
-    pending = [("", line.theirs, max(0, line.series.channel.begun - line.series.channel.ended)) for line in lines]
+    pending = [("", _theirs(line), line.pending) for line in lines]
     text = "Instantaneous number of pending requests awaiting execution per-model"
     yield Family("nv_inference_pending_request_count", "gauge", text, pending)
-    hits = [("", line.theirs, line.series.counters.hits) for line in lines]
+    hits = [("", _theirs(line), line.hits) for line in lines]
     yield Family("nv_cache_num_hits_per_model", "counter", "Number of cache hits per model", hits)
 
 
-def _tfserving(lines: Sequence[_Line]) -> Iterator[Family]:
+def _tfserving(lines: Sequence[Totals]) -> Iterator[Family]:
     """By model, as theirs are. The data plane knows no doors: every request counts as Predict over REST."""
-    models: dict[str, list[_Line]] = {}
-    for line in lines:
-        models.setdefault(line.series.channel.endpoint, []).append(line)
     counts: list[_Sample] = []
     latencies: list[_Sample] = []
-    for model, mine in models.items():
-        answered = sum(line.series.counters.requests for line in mine)
-        counts.append(("", {"model_name": model, "status": "OK"}, answered))
-        invalid = sum(line.series.counters.errors for line in mine)
-        counts.append(("", {"model_name": model, "status": "INVALID_ARGUMENT"}, invalid))
-        refused = sum(line.series.counters.shed for line in mine)
-        counts.append(("", {"model_name": model, "status": "RESOURCE_EXHAUSTED"}, refused))
-        late = sum(line.series.counters.late for line in mine)
-        counts.append(("", {"model_name": model, "status": "DEADLINE_EXCEEDED"}, late))
-        buckets = [sum(column) for column in zip(*(line.totals.buckets for line in mine), strict=True)]
-        together = mine[0].totals._replace(buckets=buckets, seconds=sum(line.totals.seconds for line in mine))
-        latencies += _histogram({"model_name": model, "API": "Predict", "entrypoint": "REST"}, together, 1e3)
+    for line in together(msgspec.structs.replace(line, version=0) for line in lines):
+        model = {"model_name": line.endpoint}
+        counts += [
+            ("", {**model, "status": status}, count)
+            for status, count in (
+                ("OK", line.requests),
+                ("INVALID_ARGUMENT", line.errors),
+                ("RESOURCE_EXHAUSTED", line.shed),
+                ("DEADLINE_EXCEEDED", line.late),
+            )
+        ]
+        latencies += _histogram({**model, "API": "Predict", "entrypoint": "REST"}, line, 1e3)
     yield Family(":tensorflow:serving:request_count", "counter", "The total number of requests.", counts)
     text = "Distribution of wall time (in microseconds) for Tensorflow Serving requests."
     yield Family(":tensorflow:serving:request_latency", "histogram", text, latencies)
 
 
-def _mlserver(lines: Sequence[_Line]) -> Iterator[Family]:
-    success = [("", line.theirs, line.series.counters.requests) for line in lines]
+def _mlserver(lines: Sequence[Totals]) -> Iterator[Family]:
+    success = [("", _theirs(line), line.requests) for line in lines]
     yield Family("model_infer_request_success_total", "counter", "Model infer request success count", success)
-    failure = [("", line.theirs, line.failures) for line in lines]
+    failure = [("", _theirs(line), line.failures) for line in lines]
     yield Family("model_infer_request_failure_total", "counter", "Model infer request failure count", failure)
     duration = [
-        (suffix, line.theirs, value)
+        (suffix, _theirs(line), value)
         for line in lines
-        for suffix, value in (("_count", line.totals.buckets[-1]), ("_sum", line.totals.seconds))
+        for suffix, value in (("_count", line.buckets[-1]), ("_sum", line.seconds))
     ]
     yield Family("model_infer_request_duration", "summary", "Model infer request duration", duration)
 
 
-_OTHERS: Final[dict[str, Callable[[Sequence[_Line]], Iterator[Family]]]] = {
+_OTHERS: Final[dict[str, Callable[[Sequence[Totals]], Iterator[Family]]]] = {
     "triton": _triton,
     "tfserving": _tfserving,
     "mlserver": _mlserver,

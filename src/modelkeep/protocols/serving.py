@@ -81,7 +81,7 @@ class ServingDoors:
         self._plane = plane
         self._health = health
         self._exporter = metrics.Exporter(
-            plane.series, lambda: plane.generation, metrics.names(os.environ.get(metrics.VARIABLE, ""))
+            plane.totals, lambda: plane.generation, metrics.names(os.environ.get(metrics.VARIABLE, ""))
         )
         oip, scoring, tfserving = (
             OpenInference(plane, max_body),
@@ -169,7 +169,7 @@ class ServingDoors:
         self._stamp = object()
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(self._exporter.render(), media_type=metrics.CONTENT_TYPE)
+        return Response(await asyncio.to_thread(self._exporter.render), media_type=metrics.CONTENT_TYPE)
 
     async def _report(self, request: Request) -> Response:
         """What is served and what is not, and why; to who is not known, only whether anything is."""

@@ -25,7 +25,7 @@ from modelkeep.serve.columns import Loaded
 from modelkeep.serve.endpoint import Endpoint, Way, channels, same
 from modelkeep.serve.isolated import DEFAULT, Terms, terms_of, trusted_by
 from modelkeep.serve.limits import limits, redacted
-from modelkeep.serve.metrics import Counters, Series
+from modelkeep.serve.metrics import Counters, Series, Totals, together
 from modelkeep.serve.shadow import Shadow
 from modelkeep.serve.spool import Spool
 
@@ -82,6 +82,7 @@ class DataPlane:
         self.generation = -1
         self.faults: dict[str, str] = {}
         self.swapped: list[Callable[[], None]] = []
+        self.elsewhere: Callable[[], list[Totals]] = list
         self.allowed: Callable[[str], None] | None = None
         self._names: dict[str, Endpoint] = {}
         self._loop = loop
@@ -152,6 +153,17 @@ class DataPlane:
         waiting: asyncio.Future[Answer] = self._loop.create_future()
         lane.submit(Call(rows, id, _FUTURES, waiting, key))
         return await waiting
+
+    def counted(self) -> list[Totals]:
+        """What this process counted."""
+        return [series.totals() for series in self.series()]
+
+    def totals(self) -> list[Totals]:
+        """What was counted of the series here, in all processes that count together."""
+        mine = self.counted()
+        known = {(line.endpoint, line.model, line.version, line.mode) for line in mine}
+        others = (line for line in self.elsewhere() if (line.endpoint, line.model, line.version, line.mode) in known)
+        return together([*mine, *others])
 
     def series(self) -> list[Series]:
         """What Prometheus may see, one per endpoint, version and mode."""

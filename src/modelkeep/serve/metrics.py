@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
 from time import time
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct
 
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Array
@@ -31,25 +33,84 @@ class Stages(NamedTuple):
     output: float
 
 
-class Totals(NamedTuple):
-    """What was counted since the process began.
+class Totals(Struct, frozen=True, gc=False):
+    """What was counted of one version in one role at one endpoint, since counting began.
 
     Attributes:
+        requests: Answered.
+        rows: Predicted in them.
+        errors: Requests refused or failed, but for those counted in ``shed`` and ``late``.
+        hits: Requests answered from the cache.
+        shed: Refused for want of room.
+        late: Refused for their deadline.
+        dropped: Rows not captured.
+        pending: Requests waiting or under way.
+        batches: Runs of the model.
         buckets: Requests up to each of ``BOUNDS_MS``, and all.
         seconds: Sum over requests, from the whole request to the answer.
         queue, input, infer, output: Its parts, likewise; a batch's time counts for each of its requests.
-        batches: Runs of the model.
         last: When the last batch was answered, in seconds since 1970 UTC; 0 for never.
     """
 
+    endpoint: str
+    model: str
+    version: int
+    mode: str
+    requests: int
+    rows: int
+    errors: int
+    hits: int
+    shed: int
+    late: int
+    dropped: int
+    pending: int
+    batches: int
     buckets: list[int]
     seconds: float
     queue: float
     input: float
     infer: float
     output: float
-    batches: int
     last: float
+
+    @property
+    def failures(self) -> int:
+        """Requests refused or failed, for whatever reason."""
+        return self.errors + self.shed + self.late
+
+    def plus(self, other: Totals) -> Totals:
+        """Both together, under the names of this one."""
+        return Totals(
+            self.endpoint,
+            self.model,
+            self.version,
+            self.mode,
+            self.requests + other.requests,
+            self.rows + other.rows,
+            self.errors + other.errors,
+            self.hits + other.hits,
+            self.shed + other.shed,
+            self.late + other.late,
+            self.dropped + other.dropped,
+            self.pending + other.pending,
+            self.batches + other.batches,
+            [a + b for a, b in zip(self.buckets, other.buckets, strict=True)],
+            self.seconds + other.seconds,
+            self.queue + other.queue,
+            self.input + other.input,
+            self.infer + other.infer,
+            self.output + other.output,
+            max(self.last, other.last),
+        )
+
+
+def together(parts: Iterable[Totals]) -> list[Totals]:
+    """One of each series, from however many processes."""
+    found: dict[tuple[str, str, int, str], Totals] = {}
+    for part in parts:
+        key = (part.endpoint, part.model, part.version, part.mode)
+        found[key] = found[key].plus(part) if key in found else part
+    return list(found.values())
 
 
 class Counters:
@@ -107,13 +168,11 @@ class Counters:
                 self._sums[0] += latency.sum(dtype=np.float64) / 1e3
                 self._sums[1:] += sizes @ np.array([stages for _, stages in taken])
 
-    def totals(self) -> Totals:
-        """Everything so far."""
+    def sums(self) -> tuple[list[int], float, float, float, float, int, float]:
+        """Cumulative buckets; seconds in all, of input, model, output; batches; time of the last one."""
         self._fold()
         seconds, given, infer, output = self._sums.tolist()
-        queue = max(0.0, seconds - given - infer - output)
-        buckets = np.cumsum(self._buckets).tolist()
-        return Totals(buckets, seconds, queue, given, infer, output, self._batches, self._last)
+        return np.cumsum(self._buckets).tolist(), seconds, given, infer, output, self._batches, self._last
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +181,30 @@ class Series:
 
     channel: Channel
     counters: Counters
+
+    def totals(self) -> Totals:
+        """Everything so far."""
+        channel, counters = self.channel, self.counters
+        buckets, seconds, given, infer, output, batches, last = counters.sums()
+        return Totals(
+            endpoint=channel.endpoint,
+            model=channel.model,
+            version=channel.version,
+            mode=channel.mode,
+            requests=counters.requests,
+            rows=counters.rows,
+            errors=counters.errors,
+            hits=counters.hits,
+            shed=counters.shed,
+            late=counters.late,
+            dropped=channel.dropped + channel.lost,
+            pending=max(0, channel.begun - channel.ended),
+            batches=batches,
+            buckets=buckets,
+            seconds=seconds,
+            queue=max(0.0, seconds - given - infer - output),
+            input=given,
+            infer=infer,
+            output=output,
+            last=last,
+        )

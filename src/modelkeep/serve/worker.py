@@ -33,6 +33,7 @@ from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import HotRoutes, protocol
 from modelkeep.serve.packages import LocalPackages
 from modelkeep.serve.spool import EVERY, Spool
+from modelkeep.serve.tally import Tally
 from modelkeep.store.blobs import open_blobs
 from modelkeep.store.database import Database
 
@@ -260,6 +261,9 @@ async def _serve(
         **made.tls,
     )
     server = _Server(config, made, drain)
+    tally = Tally(home / "serve" / "counts", plane.counted)
+    plane.elsewhere = tally.elsewhere
+    tally.start()
     spool.start()
     follower.start()
     await made.start(grpc)
@@ -272,6 +276,7 @@ async def _serve(
         await asyncio.to_thread(plane.close)
         await asyncio.to_thread(packages.close)
         await asyncio.to_thread(spool.close)
+        await asyncio.to_thread(tally.stop)
 
 
 class _Server(uvicorn.Server):

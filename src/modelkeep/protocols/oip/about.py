@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from modelkeep.core.errors import NotFound, Refused, Unavailable
 from modelkeep.protocols.oip.codec import DATATYPE_OF
-from modelkeep.serve.batching import Lane
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.endpoint import Endpoint
+from modelkeep.serve.metrics import Totals
 
 EXTENSIONS: Final = (
     "binary_tensor_data",
@@ -53,7 +53,7 @@ def _tensor(name: str, datatype: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def statistics(plane: DataPlane, name: str = "", version: str = "") -> dict[str, Any]:
-    """What each version answered since it was loaded, as Triton counts it; times are cumulative nanoseconds.
+    """What each version answered, as Triton counts it; times are cumulative nanoseconds.
 
     Args:
         name: An endpoint; empty for all.
@@ -62,38 +62,35 @@ def statistics(plane: DataPlane, name: str = "", version: str = "") -> dict[str,
     Raises:
         NotFound, Unavailable: There is no such endpoint or version.
     """
-    endpoints = [plane.endpoint(name)] if name else list(plane.endpoints.values())
-    found = []
-    for endpoint in endpoints:
-        only = endpoint.lane("", version) if version else None
-        lanes = {way.version: way.lane for way in endpoint.ways if only is None or way.lane is only}
-        found += [_statistics(endpoint.name, lane) for lane in lanes.values()]
-    return {"model_stats": found}
+    wanted = plane.endpoint(name).name if name else ""
+    number = plane.endpoint(name).lane("", version).channel.version if version else None
+    lines = [
+        line
+        for line in plane.totals()
+        if line.mode != "shadow" and line.endpoint == (wanted or line.endpoint) and number in (None, line.version)
+    ]
+    return {"model_stats": [_statistics(line) for line in lines]}
 
 
-def _statistics(name: str, lane: Lane) -> dict[str, Any]:
-    counters = lane.counters
-    totals = counters.totals()
-
+def _statistics(line: Totals) -> dict[str, Any]:
     def spent(count: int, seconds: float) -> dict[str, int]:
         return {"count": count, "ns": round(seconds * 1e9)}
 
-    answered = counters.requests
     return {
-        "name": name,
-        "version": str(lane.channel.version),
-        "last_inference": round(totals.last * 1e3),
-        "inference_count": counters.rows,
-        "execution_count": totals.batches,
+        "name": line.endpoint,
+        "version": str(line.version),
+        "last_inference": round(line.last * 1e3),
+        "inference_count": line.rows,
+        "execution_count": line.batches,
         "inference_stats": {
-            "success": spent(answered, totals.seconds),
-            "fail": spent(counters.errors + counters.shed + counters.late, 0.0),
-            "queue": spent(answered, totals.queue),
-            "compute_input": spent(answered, totals.input),
-            "compute_infer": spent(answered, totals.infer),
-            "compute_output": spent(answered, totals.output),
-            "cache_hit": spent(counters.hits, 0.0),
-            "cache_miss": spent(answered - counters.hits if lane.limits.cache_rows else 0, 0.0),
+            "success": spent(line.requests, line.seconds),
+            "fail": spent(line.failures, 0.0),
+            "queue": spent(line.requests, line.queue),
+            "compute_input": spent(line.requests, line.input),
+            "compute_infer": spent(line.requests, line.infer),
+            "compute_output": spent(line.requests, line.output),
+            "cache_hit": spent(line.hits, 0.0),
+            "cache_miss": spent(0, 0.0),
         },
         "batch_stats": [],
     }

@@ -6,6 +6,7 @@ else one is made; the prediction ids are that id for one row, ``<id>/<row>`` for
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -233,9 +234,8 @@ class OpenInference:
 
     async def _stats(self, request: Request) -> Response:
         parameters = request.path_params
-        return json_response(
-            about.statistics(self._plane, parameters.get("name", ""), parameters.get("version", ""))
-        )
+        name, version = parameters.get("name", ""), parameters.get("version", "")
+        return json_response(await asyncio.to_thread(about.statistics, self._plane, name, version))
 
     async def _index(self, request: Request) -> Response:
         body = await request.body()

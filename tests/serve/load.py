@@ -24,6 +24,7 @@ class Client(asyncio.Protocol):
         self.place = place
         self.held = b""
         self.sent = 0.0
+        self.parted = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -55,13 +56,17 @@ class Client(asyncio.Protocol):
                 load.keep.append((self.place, data[at + 4 : end]))
         else:
             load.failed.append(data[:end])
-        if load.going:
-            self.send()
-        else:
+        if not load.going:
             self.transport.close()
+        elif b"connection: close" in data[:at]:
+            self.parted = True
+            self.transport.close()
+            load.anew(self.place)
+        else:
+            self.send()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.load.going:
+        if self.load.going and not self.parted:
             self.load.failed.append(f"connection lost: {error}".encode())
 
 
@@ -76,12 +81,21 @@ class Load:
         self.going = True
         self.latencies: list[float] = []
         self.failed: list[bytes] = []
+        self.connecting: set[asyncio.Task[None]] = set()
         self.keep: list[tuple[int, bytes]] | None = [] if keep else None
 
+    def anew(self, n: int) -> None:
+        """The server asked for another connection."""
+        task = asyncio.get_running_loop().create_task(self.connect(n))
+        self.connecting.add(task)
+        task.add_done_callback(self.connecting.discard)
+
+    async def connect(self, n: int) -> None:
+        await asyncio.get_running_loop().create_connection(lambda: Client(self, n * 7), "127.0.0.1", self.port)
+
     async def run(self, seconds: float, connections: int) -> None:
-        loop = asyncio.get_running_loop()
         for n in range(connections):
-            await loop.create_connection(lambda n=n: Client(self, n * 7), "127.0.0.1", self.port)
+            await self.connect(n)
         await asyncio.sleep(seconds)
         self.going = False
         await asyncio.sleep(0.2)

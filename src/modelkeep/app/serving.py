@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--allowed-host", action="append", default=[], help="another name to answer to")
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
+    parser.add_argument("--leash", type=int, help="descriptor of the socket to the fleet that hands out listeners")
     parser.add_argument("--capture-every", type=float, default=1.0, help="seconds between files of captured rows")
     given = parser.parse_args(arguments)
     die_with_parent()
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> int:
             doors=partial(ServingDoors, guard=guard, tls=protection.tls),
             capture_every=given.capture_every,
             grpc_port=given.grpc_port,
+            leash=given.leash,
         )
     except ModelkeepError as error:
         print(error, file=sys.stderr)  # noqa: T201

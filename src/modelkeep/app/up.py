@@ -1,4 +1,4 @@
-"""``modelkeep up``: the control server, the loop, a serving process, and jobs, until told to stop."""
+"""``modelkeep up``: the control server, the loop, serving processes, and jobs, until told to stop."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from modelkeep.app import children, control
+from modelkeep.app.fleet import Bounds, Fleet
 from modelkeep.app.protection import Protection, checked
 from modelkeep.app.settings import Settings
 from modelkeep.app.watch import Watch
@@ -24,7 +25,8 @@ from modelkeep.core.errors import Unavailable
 from modelkeep.lifecycle import locks
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow.deliver import Deliveries
-from modelkeep.registry import access
+from modelkeep.registry import access, endpoints
+from modelkeep.serve.limits import replicas
 from modelkeep.store.jobs import Job
 
 
@@ -37,7 +39,7 @@ class Options:
         port: Control server; 0 picks a free one.
         serve_port: Serving over HTTP; 0 picks a free one.
         grpc_port: Serving over gRPC; 0 picks a free one.
-        serve: Whether to start a serving process.
+        serve: Whether to start serving processes, as many as the endpoints and the load ask for.
         loop: Whether to watch and renew.
         protection: Who must say who they are, and over what.
     """
@@ -111,7 +113,7 @@ class _Running:
                 timeout_graceful_shutdown=5,
             )
         )
-        kept = self._start_serving() if self.options.serve else None
+        fleet = self._start_serving() if self.options.serve else None
         stopping = threading.Event()
         watcher = threading.Thread(target=self.loop.run, args=(stopping,), name="loop", daemon=True)
         if self.options.loop:
@@ -124,8 +126,8 @@ class _Running:
         finally:
             stopping.set()
             deliveries.stop()
-            if kept is not None:
-                kept.stop()
+            if fleet is not None:
+                fleet.stop()
             self.loop.stop_jobs()
             if watcher.is_alive():
                 watcher.join(10)
@@ -137,7 +139,7 @@ class _Running:
         if server.started:
             self.ready(addresses)
 
-    def _start_serving(self) -> children.Kept:
+    def _start_serving(self) -> Fleet:
         arguments = [
             "--home",
             str(self.where.home),
@@ -155,7 +157,18 @@ class _Running:
         ]
         if isinstance(self.keep.clock, FileClock):  # played time runs fast: what was captured must not lag behind
             arguments += ["--capture-every", "0.03"]
-        return children.Kept("modelkeep.app.serving", arguments)
+        return Fleet(
+            "modelkeep.app.serving",
+            arguments,
+            host=self.options.host,
+            port=self.serve_port,
+            grpc_port=self.grpc_port,
+            bounds=self._bounds,
+        )
+
+    def _bounds(self) -> Bounds:
+        with self.keep.db.read() as conn:
+            return Bounds(*replicas(endpoints.wanted(conn)))
 
     def _start_job(self, job: Job) -> children.Child:
         base = job.payload.get("base") or str(self.keep.base)

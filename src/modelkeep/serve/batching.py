@@ -161,6 +161,11 @@ class Lane:
         """Whether nothing waits or is under way."""
         return self.channel.idle
 
+    @property
+    def pressure(self) -> float:
+        """Expected waiting time of a further call of one row, as a share of the budget."""
+        return self._queue.expected(perf_counter(), 1) / self.limits.budget if self._queue.calls else 0.0
+
     def submit(self, call: Call) -> None:
         """Queue a call; it is answered or refused through its door.
 

@@ -173,6 +173,11 @@ class DataPlane:
             for way in endpoint.ways
         ]
 
+    def pressure(self) -> float:
+        """The longest expected wait of any lane as a share of its budget."""
+        ways = [way for endpoint in self.endpoints.values() for way in endpoint.ways]
+        return max((way.lane.pressure for way in ways), default=0.0)
+
     # what the worker asks
 
     def apply(

@@ -84,7 +84,7 @@ class LeanProtocol(HttpToolsProtocol):
         self._swept = 0
         self._idle_since = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
-        self._draining = False
+        self._draining = self._parting = False
 
     # bytes in
 
@@ -166,6 +166,8 @@ class LeanProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if b"#" in self.url:  # no part of a request's target (RFC 9112, 3.2): what follows would be overlooked
+            raise httptools.HttpParserError("a fragment in the target")
         if self.cycle.response_complete:
             head = Head(self.parser.get_method(), self.url, {name.lower(): value for name, value in self.headers})
             if self._is_hot(head):
@@ -199,7 +201,7 @@ class LeanProtocol(HttpToolsProtocol):
     def _open(self, keep_alive: bool) -> None:
         exchange = self._exchange
         exchange.response_complete = False
-        exchange.keep_alive = keep_alive and not self._draining
+        exchange.keep_alive = keep_alive and not (self._draining or self._parting)
         self.cycle = exchange  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
@@ -323,6 +325,10 @@ class LeanProtocol(HttpToolsProtocol):
             self._exchange.keep_alive = False
             self.write(status, b'{"error":"%s"}' % why)
         self.transport.close()
+
+    def part(self) -> None:
+        """Let the client connect anew after its next answer."""
+        self._parting = True
 
     def shutdown(self) -> None:
         """Let what the client may have sent already be answered, with ``connection: close``, before closing."""

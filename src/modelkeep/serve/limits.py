@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Problem, Unavailable
-from modelkeep.spec.declaration import Deploy
+from modelkeep.registry.endpoints import Wanted
+from modelkeep.spec.declaration import Deploy, Replicas
 from modelkeep.spec.units import seconds
 
 
@@ -38,16 +40,20 @@ class Limits:
     redact: bool = False
 
 
+def _deploy(settings: Mapping[str, Any]) -> Deploy:
+    try:
+        return msgspec.convert((settings.get("declaration") or settings).get("deploy") or {}, Deploy)
+    except msgspec.ValidationError as error:
+        raise Invalid(str(error), path="deploy", hint="apply the declaration again") from None
+
+
 def limits(settings: Mapping[str, Any]) -> Limits:
     """The limits in an endpoint's settings, under ``declaration.deploy`` or, without a declaration, ``deploy``.
 
     Raises:
         Invalid: They hold something that no declaration could.
     """
-    try:
-        deploy = msgspec.convert((settings.get("declaration") or settings).get("deploy") or {}, Deploy)
-    except msgspec.ValidationError as error:
-        raise Invalid(str(error), path="deploy", hint="apply the declaration again") from None
+    deploy = _deploy(settings)
     return Limits(
         max_rows=deploy.batch.max_rows,
         wait=seconds(deploy.batch.wait),
@@ -58,6 +64,21 @@ def limits(settings: Mapping[str, Any]) -> Limits:
         ignore_unknown=settings.get("unknown_fields", deploy.unknown_fields) == "ignore",
         redact=deploy.errors == "redacted",
     )
+
+
+def replicas(wanted: Sequence[Wanted]) -> tuple[int, int, float]:
+    """Fewest and most serving processes, and the seconds of quiet before one ends, for all endpoints together.
+
+    Endpoints whose settings cannot be read count as if they had none.
+    """
+    found: list[Replicas] = []
+    for one in wanted:
+        with contextlib.suppress(Invalid):
+            found.append(_deploy(one.settings).replicas)
+    if not found:
+        return 1, 1, 60.0
+    fewest = max(one.min for one in found)
+    return fewest, max(fewest, 1, *(one.max for one in found)), max(seconds(one.quiet) for one in found)
 
 
 def redacted(error: ModelkeepError) -> ModelkeepError:

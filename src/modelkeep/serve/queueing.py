@@ -92,6 +92,12 @@ class Queue(Generic[C]):
         share = _LOOP if self.in_loop else _THREAD
         return expected - max(share * self.limits.budget, 2 * (fixed + cost.per_row * count))
 
+    def expected(self, now: float, count: int) -> float:
+        """Seconds until a further call of ``count`` rows can be expected to be answered."""
+        cost = self.cost
+        fixed = 0.0 if cost.fixed == math.inf else cost.fixed
+        return fixed + cost.per_row * (self.rows + count) + max(self.free_at - now, 0.0)
+
     def full(self, now: float) -> Overloaded | None:
         """Why a call of one row would be refused; None when there is room."""
         excess = self.excess(now, self.rows, len(self.calls), 1)

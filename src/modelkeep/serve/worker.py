@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import uvicorn
@@ -33,6 +33,7 @@ from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import HotRoutes, protocol
 from modelkeep.serve.packages import LocalPackages
 from modelkeep.serve.spool import EVERY, Spool
+from modelkeep.serve.supervised import Supervised
 from modelkeep.serve.tally import Tally
 from modelkeep.store.blobs import open_blobs
 from modelkeep.store.database import Database
@@ -181,6 +182,7 @@ def run_worker(
     drain: int = DRAIN,
     capture_every: float = EVERY,
     grpc_port: int | None = None,
+    leash: int | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain for at most ``drain`` seconds. Blocks.
 
@@ -191,12 +193,15 @@ def run_worker(
         doors: Makes the protocols over the data plane.
         capture_every: Seconds between files of captured rows.
         grpc_port: As ``port``, for gRPC; None for none.
+        leash: Descriptor of the socket to a supervisor, which hands out what to listen on: then nothing is bound
+            here, and ``port`` and ``grpc_port`` only say what is. See ``serve.supervised``.
 
     Raises:
         Unavailable: An address is taken.
     """
-    listener = _listen(host, port)
-    grpc = None if grpc_port is None else _listen(host, grpc_port)
+    supervised = None if leash is None else socket.socket(fileno=leash)
+    listener = None if supervised else _listen(host, port)
+    grpc = None if supervised or grpc_port is None else _listen(host, grpc_port)
     gc.set_threshold(50_000, 20, 50)
     spool = Spool(home / "capture", clock, every=capture_every)
     uvloop.run(
@@ -206,12 +211,26 @@ def run_worker(
             blobs_url,
             listener=listener,
             grpc=grpc,
+            leash=supervised,
+            address=_Address(
+                host,
+                listener.getsockname()[1] if listener else port,
+                grpc.getsockname()[1] if grpc else grpc_port,
+            ),
             clock=clock,
             doors=doors,
             drain=drain,
             spool=spool,
         )
     )
+
+
+class _Address(NamedTuple):
+    """Where a process answers: HTTP and, if at all, gRPC."""
+
+    host: str
+    port: int
+    grpc: int | None
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -234,8 +253,10 @@ async def _serve(
     database_url: str,
     blobs_url: str,
     *,
-    listener: socket.socket,
+    listener: socket.socket | None,
     grpc: socket.socket | None,
+    leash: socket.socket | None,
+    address: _Address,
     clock: Clock,
     doors: Callable[[DataPlane, Health], Doors],
     drain: int,
@@ -260,17 +281,16 @@ async def _serve(
         backlog=BACKLOG,
         **made.tls,
     )
-    server = _Server(config, made, drain)
+    server = _Server(config, made, drain, Supervised(leash, plane, made.start) if leash else None)
     tally = Tally(home / "serve" / "counts", plane.counted)
     plane.elsewhere = tally.elsewhere
     tally.start()
     spool.start()
     follower.start()
     await made.start(grpc)
-    address = home / "serve" / f"address-{os.getpid()}.json"
     try:
-        with _announced(listener, grpc, address):
-            await server.serve(sockets=[listener])
+        with _announced(address, home / "serve" / f"address-{os.getpid()}.json"):
+            await server.serve(sockets=[listener] if listener else [])
     finally:
         await asyncio.to_thread(follower.stop)
         await asyncio.to_thread(plane.close)
@@ -282,13 +302,22 @@ async def _serve(
 class _Server(uvicorn.Server):
     """uvicorn raises the signal that ended it once more; this one returns, so that captured rows are written."""
 
-    def __init__(self, config: uvicorn.Config, doors: Doors, drain: int) -> None:
+    def __init__(self, config: uvicorn.Config, doors: Doors, drain: int, supervised: Supervised | None) -> None:
         super().__init__(config)
         self._doors = doors
         self._drain = drain
+        self._supervised = supervised
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept, or let a supervisor say on what."""
+        await super().startup(sockets=sockets)
+        if self._supervised is not None:
+            self._supervised.begin(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain all doors at the same time."""
+        if self._supervised is not None:
+            self._supervised.end()
         await asyncio.gather(super().shutdown(sockets=sockets), self._doors.stop(self._drain))
 
     @contextlib.contextmanager
@@ -301,13 +330,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _announced(listener: socket.socket, grpc: socket.socket | None, path: Path) -> Iterator[None]:
+def _announced(address: _Address, path: Path) -> Iterator[None]:
     """The real addresses, in a file and, that of HTTP, on standard output, while they are served."""
-    host, port = listener.getsockname()[:2]
+    host, port, grpc = address
     shown = f"[{host}]" if ":" in host else host
     content = {"host": host, "port": port, "pid": os.getpid(), "url": f"http://{shown}:{port}"}
     if grpc is not None:
-        content["grpc"] = f"{shown}:{grpc.getsockname()[1]}"
+        content["grpc"] = f"{shown}:{grpc}"
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".next")
     fresh.write_bytes(msgspec.json.encode(content))

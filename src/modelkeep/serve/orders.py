@@ -1,0 +1,35 @@
+"""What a supervisor and its serving processes say to each other: JSON, one message a datagram.
+
+To the process go orders, with as many descriptors as there are sockets to take; from it comes, a few times a
+second, how it fares.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+GRPC = -1
+"""The number of the socket for gRPC."""
+
+
+class Order(Struct, omit_defaults=True):
+    """What the supervisor wants: sockets to accept on from now on, and no more."""
+
+    take: list[int] = []
+    drop: list[int] = []
+
+
+class Standing(Struct):
+    """How a serving process fares.
+
+    Attributes:
+        ready: Whether it has loaded what is wanted.
+        busy: Processors it kept busy since it last told.
+        pressed: Whether requests wait for more than half of their endpoint's budget, or were refused for it.
+        requests: Answered or refused since it started.
+    """
+
+    ready: bool
+    busy: float
+    pressed: bool
+    requests: int

@@ -1,0 +1,173 @@
+"""Several real serving processes on one port: up, down, to zero, killed; no connection and no count is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from load import Load
+from serving_kit import ROOT, Home, Made, tensor
+
+from modelkeep.app import fleet
+from modelkeep.app.fleet import Bounds, Fleet
+from modelkeep.core.errors import Unavailable
+
+PATH = "/v2/models/tumours/infer"
+
+
+def until(said: Callable[[], bool], limit: float = 20.0) -> None:
+    end = time.monotonic() + limit
+    while not said():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+class Running:
+    """A fleet whose bounds the test moves."""
+
+    def __init__(self, home: Home, bounds: Bounds) -> None:
+        self.home = home
+        self.wanted = bounds
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        arguments = ["--home", str(home.path), "--database", home.url, "--blobs", home.blobs_url]
+        arguments += ["--port", str(self.port), "--capture-every", "0.1"]
+        self.fleet = Fleet(
+            "modelkeep.app.serving", arguments, host="127.0.0.1", port=self.port, bounds=lambda: self.wanted
+        )
+
+    def asks(self, request: object) -> int:
+        """Status of one request over a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("POST", PATH, json.dumps(request))
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    @property
+    def pids(self) -> list[int]:
+        return [member.process.pid for member in self.fleet.members]
+
+    def serving(self, count: int) -> None:
+        """Wait until so many processes hold all the sockets between them."""
+
+        def holds() -> bool:
+            slots = [member.slots for member in self.fleet.members if not member.retiring]
+            return (
+                len(self.fleet.members) == count
+                and all(slots)
+                and len(set().union(*slots)) == sum(map(len, slots))
+            )
+
+        until(holds)
+
+    @contextmanager
+    def under_load(self, made: Made, connections: int, rows: int = 1) -> Iterator[Load]:
+        bodies = [json.dumps(tensor(made, range(row, row + rows))).encode() for row in range(50)]
+        load = Load(self.port, PATH, bodies)
+        loop = asyncio.new_event_loop()
+        stop = asyncio.Event()
+
+        async def drive() -> None:
+            for n in range(connections):
+                await load.connect(n)
+            await stop.wait()
+            load.going = False
+            await asyncio.sleep(0.3)
+
+        thread = threading.Thread(target=lambda: loop.run_until_complete(drive()))
+        thread.start()
+        try:
+            yield load
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+            loop.close()
+
+
+@pytest.fixture
+def running(home: Home, first: Made, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Bounds], Running]]:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    home.serve("tumours", (1, home.keep(first), 1.0, "stable"))
+    made: list[Running] = []
+
+    def start(bounds: Bounds) -> Running:
+        made.append(Running(home, bounds))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.fleet.stop()
+
+
+def test_processes_come_go_and_die_under_load_and_nothing_is_lost(
+    running: Callable[[Bounds], Running], first: Made
+) -> None:
+    found = running(Bounds(1, 3, 600))
+    found.serving(1)
+    with found.under_load(first, 12) as load:
+        found.wanted = Bounds(2, 3, 600)
+        found.serving(2)
+        until(lambda: all(member.standing.requests > 0 for member in found.fleet.members))
+        found.wanted = Bounds(1, 1, 600)
+        found.serving(1)
+        before = len(load.latencies)
+        until(lambda: len(load.latencies) > before + 100)
+        assert load.failed == []
+    assert load.failed == []
+
+
+def test_connections_to_a_killed_process_are_taken_by_another(
+    running: Callable[[Bounds], Running], first: Made
+) -> None:
+    found = running(Bounds(2, 2, 600))
+    found.serving(2)
+    os.kill(found.pids[0], signal.SIGKILL)
+    for row in range(40):  # the kernel still spreads connections over all the sockets
+        assert found.asks(tensor(first, [row])) == 200
+    found.serving(2)
+    assert found.fleet.starts == 3
+
+
+def test_without_requests_there_is_no_process_and_the_first_request_waits_for_one(
+    running: Callable[[Bounds], Running], first: Made
+) -> None:
+    found = running(Bounds(0, 1, 0.5))
+    assert found.pids == []
+    for _ in range(2):
+        assert found.asks(tensor(first, [3])) == 200
+        assert len(found.pids) == 1
+        until(lambda: found.pids == [])
+    assert found.fleet.starts == 2
+
+
+def test_load_starts_a_second_process(
+    running: Callable[[Bounds], Running], first: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "BUSY", 0.2)  # other work on the machine leaves less than it would take
+    monkeypatch.setattr(fleet, "PRESSED_FOR", 0.3)
+    monkeypatch.setattr(fleet, "SETTLE", 0.5)
+    found = running(Bounds(1, 2, 600))
+    found.serving(1)
+    with found.under_load(first, 8, 500) as load:
+        found.serving(2)
+    assert load.failed == []
+
+
+def test_a_port_that_is_taken_is_refused(home: Home) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(Unavailable, match="cannot listen"):
+            Fleet("modelkeep.app.serving", [], host="127.0.0.1", port=other.getsockname()[1])

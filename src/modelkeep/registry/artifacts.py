@@ -28,7 +28,8 @@ LOCATION = "mlflow.artifactLocation"
 
 MAX_PATH = 2000
 
-_ESCAPES = re.compile(r"%(2e|2f|5c|25|00)|[\\\x00-\x1f\x7f]", re.IGNORECASE)
+_ESCAPES = re.compile(r"%(2e|2f|5c|25|00|c0|c1)|[\\\x00-\x1f\x7f]|:(/|\Z)", re.IGNORECASE)
+"""What hides a separator or a dot, as UTF-8's overlong forms do, and what begins a drive or a URI."""
 
 
 class Owner(Struct, frozen=True):
@@ -54,7 +55,7 @@ def segments(path: str) -> list[str]:
     """
     parts = path.split("/")
     climbs = any(part in ("", ".", "..") or part.strip() in (".", "..") for part in parts)
-    if climbs or _ESCAPES.search(path) or len(path) > MAX_PATH or re.match(r"[A-Za-z]:\Z", parts[0]):
+    if climbs or _ESCAPES.search(path) or len(path) > MAX_PATH:
         raise Invalid(f"Invalid path {path[:200]!r}: expected a relative path with plain names between slashes")
     return parts
 

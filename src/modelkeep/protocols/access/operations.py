@@ -142,6 +142,8 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("GET", "traces"): _WITHIN,
     ("GET", "unified-traces"): _WITHIN,
     ("POST", "traces/search"): _WITHIN,
+    ("POST", "traces/metrics"): _WITHIN,
+    ("POST", "traces/calculate-filter-correlation"): _WITHIN,
     ("GET", "traces/get"): _READ_TRACE,
     ("GET", "traces/batchGet"): _READ_TRACES,
     ("POST", "traces/batchGetInfos"): _READ_TRACES,

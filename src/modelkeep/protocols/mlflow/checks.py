@@ -21,11 +21,15 @@ MAX_REGISTRY_TAG = 100_000
 MAX_EXPERIMENT_NAME = 500
 MAX_EXPERIMENT_TAG = 20_000
 
+LOCAL = ("file", "sqlite")
+"""Schemes of what is on some machine's own disk."""
+
 _LARGEST = 2**63 - 1
 _MOST_FINE = 10_000
 _NAME = re.compile(r"[/\w.\- :]*\Z")
 _RUN_ID = re.compile(r"[a-zA-Z0-9][\w\-]{0,255}\Z")
 _ALIAS = re.compile(r"[\w\-]+\Z")
+_NO_NAME = re.compile(r"[\\\x00-\x1f\x7f]|%(2e|2f|5c|25|00|c0|c1)", re.IGNORECASE)
 _VERSION_ALIAS = re.compile(r"[vV]\d+\Z")
 
 
@@ -108,12 +112,19 @@ def experiment_id(value: str) -> int:
     return int(value)
 
 
+def plain(value: str, path: str) -> None:
+    """A name that no client can take for a path of its own when it makes a folder of it. Raises ``Invalid``."""
+    if _NO_NAME.search(value) or value in (".", ".."):
+        raise invalid(path, value, "expected a name without backslashes, control characters and escapes of either")
+
+
 def model_name(value: str) -> None:
     """A registered model's name. Raises ``Invalid``."""
     if not value:
         raise Invalid("Missing value: registered model name must be a non-empty string.")
     if any(mark in value for mark in "/:"):
         raise Invalid(f"Invalid model name: '{value}'. Names cannot contain any of the characters / :")
+    plain(value, "name")
     length("name", value, 256)
 
 

@@ -92,6 +92,9 @@ def location(text: str) -> str:
         raise checks.invalid(
             "artifact_location", text, "expected a plain URI without '..', escapes, queries or fragments"
         )
+    scheme = text.partition(":")[0].lower() if ":" in text else ""
+    if text and (len(scheme) < 2 or scheme in checks.LOCAL):
+        raise checks.invalid("artifact_location", text, "expected a URI of a store, not a path on some machine")
     if text.startswith("mlflow-artifacts:") and not text.startswith("mlflow-artifacts:/"):
         raise checks.invalid("artifact_location", text, "expected mlflow-artifacts:/<path>")
     return text

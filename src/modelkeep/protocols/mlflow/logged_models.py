@@ -128,6 +128,7 @@ def _create(asked: Create, now: int) -> Work:
             f"Invalid model name ({asked.name!r}) provided. Model name must be a non-empty string and cannot"
             " contain the following characters: ('/', ':', '.', '%', '\"', \"'\")"
         )
+    checks.plain(asked.name, "name")
     checks.length("name", asked.name, 500)
 
     def work(conn: Connection) -> dict[str, Any]:

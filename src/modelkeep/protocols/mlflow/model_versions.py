@@ -20,7 +20,7 @@ from modelkeep.registry.catalog import Contents, Origin
 _CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)|%2e|%2f|%5c|%25|[\\#?;\x00-\x1f]", re.IGNORECASE)
 _OF_PROMPTS = "dummy-source"
 """What clients say is the source of a prompt, which has no files; the only such text that is accepted."""
-_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*:")
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]+:")  # one letter is a drive
 
 
 class Search(Struct, frozen=True):
@@ -111,7 +111,7 @@ def _source(conn: Connection, asked: CreateVersion) -> Origin:
     elif source.startswith("runs:/"):
         named, _, path = source.removeprefix("runs:/").partition("/")
         source = f"{shapes.artifact_uri(runs.find(conn, named))}/{path}"
-    elif not _SCHEME.match(source) or source.lower().startswith(("file:", "sqlite:")):
+    elif not _SCHEME.match(source) or source.partition(":")[0].lower() in checks.LOCAL:
         _inside_run(conn, source, run_id)
     if model_id and not run_id:
         run_id = logged.find(conn, model_id).source_run_id

@@ -65,21 +65,20 @@ def measure(side: Side, wanted: Wanted) -> dict[str, float]:
     return found
 
 
-def ours(wanted: Wanted, database: str) -> dict[str, float]:
+def ours(wanted: Wanted, database: str, quantile: str = "p50") -> dict[str, float]:
     """Our figures. Serving and the loop run only while start and memory are measured: the peer has none."""
     with tempfile.TemporaryDirectory() as name, _database(Path(name), database) as url:
         folder = Path(name)
-        with filled(folder, True, url, wanted.runs) as side:
+        with filled(folder, True, url, wanted.runs) as empty:
+            side = replace(empty, seconds=wanted.seconds, quantile=quantile)
             resting = [row for row in wanted.rows if row.key in ("start", "memory")]
             found = {}
             if resting:
                 with servers.modelkeep(folder, url, serve=True) as server:
-                    at_rest = replace(side, server=server, seconds=wanted.seconds)
-                    found = measure(at_rest, replace(wanted, rows=resting))
+                    found = measure(replace(side, server=server), replace(wanted, rows=resting))
             with servers.modelkeep(folder, url) as server:
                 working = [row for row in wanted.rows if row not in resting]
-                busy = replace(side, server=server, seconds=wanted.seconds)
-                return found | measure(busy, replace(wanted, rows=working))
+                return found | measure(replace(side, server=server), replace(wanted, rows=working))
 
 
 def theirs(wanted: Wanted, workers: int | None) -> dict[str, float]:
@@ -116,13 +115,13 @@ def judged(row: Row, us: float, peers: Sequence[float]) -> dict[str, object]:
 
 
 def million(wanted: Wanted, database: str) -> list[dict[str, object]]:
-    """The searches of 20,000 runs among 1,000,000, against themselves: the median, which must stay within 3x."""
-    few = ours(replace(wanted, rows=SEARCHES), database)
-    many = ours(replace(wanted, rows=SEARCHES, runs=MANY), database)
+    """The searches of 20,000 runs among 1,000,000, against themselves: the p99, which must stay within 3x."""
+    few = ours(replace(wanted, rows=SEARCHES), database, "p99")
+    many = ours(replace(wanted, rows=SEARCHES, runs=MANY), database, "p99")
     lines = []
     for row in SEARCHES:
         ratio = many[row.key] / few[row.key]
-        named = {"row": f"million_{row.key}", "work": f"{row.work}, 1,000,000 runs", "unit": row.unit}
+        named = {"row": f"million_{row.key}", "work": f"p99 of {row.work}, 1,000,000 runs", "unit": row.unit}
         found = {"modelkeep": many[row.key], "mlflow": None, "ratio": ratio, "target": "<= 3x of 20,000"}
         lines.append({**named, **found, "met": ratio <= 3})
     return lines

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from isolated_kit import pid_of, written
 
-from forks import alive
+from forks import alive, children_of
 from modelkeep.core.errors import ModelkeepError, Refused, Unavailable, UserCodeFailed
 from modelkeep.formats import adopt, runtimes
 from modelkeep.formats.manifest import Folder
@@ -147,9 +147,12 @@ def test_no_prediction_fails_while_its_process_is_killed_twenty_times(made: Made
 
 def test_the_program_that_forks_may_be_killed_too(made: Made) -> None:
     model, other = made(), made()
-    assert fine(model) and fine(other)
-    parent = int(Path(f"/proc/{pid_of(model)}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(parent, signal.SIGKILL)
+    for last in (False, False, True):
+        assert fine(model) and fine(other)
+        parent = int(Path(f"/proc/{pid_of(model)}/stat").read_text().rpartition(")")[2].split()[1])
+        family = [parent, *children_of(parent)]
+        for pid in family if last else [parent]:  # at last with its deputy
+            os.kill(pid, signal.SIGKILL)
     assert fine(model) and fine(other)
 
 

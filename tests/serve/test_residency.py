@@ -6,16 +6,20 @@ import asyncio
 import random
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from graph_kit import graph_folder
+from serving_kit import Home, Made, tensor, worker
 
 from modelkeep.core import clock
 from modelkeep.core.errors import Damaged, Unavailable
+from modelkeep.registry import endpoints, models
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve.columns import Loaded
 from modelkeep.serve.dataplane import DataPlane
@@ -182,3 +186,44 @@ def test_external_weights_are_verified_before_they_are_mapped(tmp_path: Path) ->
     (files.path / "weights.bin").write_bytes(data)
     with pytest.raises(Damaged, match=r"weights\.bin"):
         runtimes.load(files)
+
+
+def test_versions_without_a_route_can_be_asked_for_where_all_are_offered(
+    home: Home, first: Made, second: Made
+) -> None:
+    packages = {1: home.keep(first), 2: home.keep(second), 3: home.keep(first)}
+    for package in packages.values():
+        home.db.write(
+            lambda conn, package=package: models.register(
+                conn,
+                "m",
+                run_id="",
+                package=package,
+                lineage=None,
+                evaluation={},
+                runtime="onnx",
+                note="",
+                now=1.0,
+            )
+        )
+    route = (Route(version=2, package=packages[2], weight=1.0, mode="stable"),)
+
+    def serve(versions: str) -> None:
+        wanted = Wanted(endpoint="e", model="m", routes=route, settings={"deploy": {"versions": versions}})
+        home.db.write(lambda conn: endpoints.put(conn, wanted))
+
+    serve("routed")
+    with worker(home) as found:
+
+        def ask(ref: str) -> httpx.Response:
+            return found.client.post(f"/v2/models/e/versions/{ref}/infer", json=tensor(first, [0]))
+
+        assert [ask(ref).status_code for ref in ("1", "2", "3", "old")] == [404, 200, 404, 404]
+        serve("all")
+        found.until(lambda health: len(health["endpoints"][0]["routes"]) == 3)
+        assert [ask(ref).json()["model_version"] for ref in ("1", "2", "3")] == ["1", "2", "3"]
+        home.db.write(lambda conn: models.set_alias(conn, "m", "old", 1, 2.0))
+        while (answer := ask("old")).status_code == 404:
+            time.sleep(0.02)
+        assert answer.json()["model_version"] == "1"
+        assert {found.infer("e", tensor(first, [row])).json()["model_version"] for row in range(20)} == {"2"}

@@ -38,6 +38,9 @@ class Ready:
             raise NotFound(f"no package {digest}")
         return self.all[digest]
 
+    def on_request(self, digest: str, *, trusted: Sequence[str] = (), terms: Terms = DEFAULT) -> Loaded:
+        return self.load(digest, trusted=trusted, terms=terms)
+
     def keep(self, digests: Iterable[str]) -> None:
         self.kept = set(digests)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--leash", type=int, help="descriptor of the socket to the fleet that hands out listeners")
+    parser.add_argument(
+        "--models-memory",
+        type=int,
+        default=int(os.environ.get("MODELKEEP_MODELS_MEMORY", "0")),
+        help="bytes that all models may take; those asked longest ago are unloaded; 0 for no limit",
+    )
     parser.add_argument("--capture-every", type=float, default=1.0, help="seconds between files of captured rows")
     given = parser.parse_args(arguments)
     die_with_parent()
@@ -56,6 +63,7 @@ def main(arguments: list[str]) -> int:
             capture_every=given.capture_every,
             grpc_port=given.grpc_port,
             leash=given.leash,
+            models_memory=given.models_memory,
         )
     except ModelkeepError as error:
         print(error, file=sys.stderr)  # noqa: T201

@@ -19,6 +19,7 @@ from modelkeep.core.clock import Clock
 from modelkeep.core.errors import ModelkeepError, NotFound, Unavailable
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve import ids
+from modelkeep.serve.addressable import offered
 from modelkeep.serve.batching import Batch, Call, Lane
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded
@@ -41,6 +42,10 @@ class Packages(Protocol):
 
     def load(self, digest: str, *, trusted: Sequence[str] = (), terms: Terms = DEFAULT) -> Loaded:
         """The version, its bytes verified, warm. Raises ``Damaged``, ``NotFound``, ``Unavailable``."""
+        ...
+
+    def on_request(self, digest: str, *, trusted: Sequence[str] = (), terms: Terms = DEFAULT) -> Loaded:
+        """The version, loaded when it is first asked. Raises as ``load``."""
         ...
 
     def keep(self, digests: Iterable[str]) -> None:
@@ -162,7 +167,9 @@ class DataPlane:
         """What was counted of the series here, in all processes that count together."""
         mine = self.counted()
         known = {(line.endpoint, line.model, line.version, line.mode) for line in mine}
-        others = (line for line in self.elsewhere() if (line.endpoint, line.model, line.version, line.mode) in known)
+        others = (
+            line for line in self.elsewhere() if (line.endpoint, line.model, line.version, line.mode) in known
+        )
         return together([*mine, *others])
 
     def series(self) -> list[Series]:
@@ -215,7 +222,7 @@ class DataPlane:
         done: Future[None] = Future()
         self._loop.call_soon_threadsafe(self._swap, made, faults, generation, done)
         done.result()
-        packages.keep({route.package for e in made.values() for route in e.wanted.routes})
+        packages.keep({route.package for e in made.values() for route in (*e.wanted.routes, *offered(e.wanted))})
 
     def _ways(
         self, wanted: Wanted, before: Endpoint | None, packages: Packages, faults: dict[str, str]
@@ -234,6 +241,12 @@ class DataPlane:
                     raise
                 faults[f"{wanted.endpoint} shadow {route.version}"] = str(error)
                 log.error("shadow %s of %s is left out: %s", route.version, wanted.endpoint, error)
+        for route in offered(wanted):
+            try:
+                loaded = packages.on_request(route.package, trusted=trusted, terms=terms)
+                ways.append(self._way(wanted, route, loaded))
+            except ModelkeepError as error:
+                log.warning("version %s of %s cannot be offered: %s", route.version, wanted.endpoint, error)
         return ways
 
     def _way(self, wanted: Wanted, route: Route, loaded: Loaded) -> Way:

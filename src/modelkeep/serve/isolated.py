@@ -144,6 +144,7 @@ class IsolatedModel:
         try:
             ask = wire.put_batch(process.arena, batch)
             process.sock.settimeout(self.limit)
+            process.working = True
             wire.send(process.sock, ask)
             begun = True
             said = wire.told(wire.receive(process.sock))
@@ -163,6 +164,7 @@ class IsolatedModel:
                 raise wire.error_of(said.fault)
             return wire.take_answer(process.arena, said.columns)
         finally:
+            process.working = False
             process.answered += 1
             process.arena.trim()
             self.pool.give(process)
@@ -276,7 +278,8 @@ class Pool:
         self.lost(process)
         with self._changed:
             self._last_end = process.why()
-            self._failures = 0 if process.answered else self._failures + 1
+            at_fault = not process.answered and (process.working or not process.ready)
+            self._failures = self._failures + 1 if at_fault else 0
             if fault is not None or not self._ready:
                 self._fault = fault or ModelkeepError(f"{self.order.label} ended on loading: {process.why()}")
             self._changed.notify_all()

@@ -33,18 +33,22 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: Sequence[str]) -> int:
     """Fork for every order until the socket closes."""
     kind, fd = arguments
-    control = socket.socket(fileno=int(fd))
     # a terminal's Ctrl-C and an orchestrator's SIGTERM are for the serving process, which drains first
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     runtimes.prepare(kind)
     gc.collect()
     gc.freeze()
+    _serve(socket.socket(fileno=int(fd)))
+    return 0
+
+
+def _serve(control: socket.socket) -> None:
     running: set[int] = set()
     own = os.getpid()
 
     def reap(number: int, frame: Any) -> None:
-        while running:
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -59,45 +63,53 @@ def main(arguments: Sequence[str]) -> int:
 
     signal.signal(signal.SIGCHLD, reap)
     while (given := _next(control)) is not None:
-        order, data, memory = given
+        order, fds = given
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = os.fork()
         if pid == 0:
-            _become(own, control, order, data, memory)
-        running.add(pid)
+            _child(own, control, order, fds)
+        if order is not None:
+            running.add(pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        os.close(data)
-        os.close(memory)
+        for fd in fds:
+            os.close(fd)
     for pid in running:
         os.kill(pid, signal.SIGKILL)
-    return 0
 
 
-def _next(control: socket.socket) -> tuple[Order, int, int] | None:
-    """The next order with its socket and its memory; None when there will be no more."""
+def _next(control: socket.socket) -> tuple[Order | None, list[int]] | None:
+    """The next order with its socket and its memory; a socket alone for a deputy; None at the end."""
     head, fds, _, _ = socket.recv_fds(control, 4, 2)
-    if len(head) < 4 or len(fds) < 2:
+    if len(head) < 4 or not fds:
         return None
     data = wire.exactly(control, int.from_bytes(head, "little"))
-    return msgspec.msgpack.decode(data, type=Order), fds[0], fds[1]
+    return (msgspec.msgpack.decode(data, type=Order) if data else None), fds
 
 
-def _become(parent: int, control: socket.socket, order: Order, data: int, memory: int) -> NoReturn:
-    """Be the process of a model."""
+def _child(parent: int, control: socket.socket, order: Order | None, fds: list[int]) -> NoReturn:
+    """Be the process of a model, or a deputy, which waits with all its imports until this program dies."""
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
         control.close()
-        _limit(order.memory)
-        with socket.socket(fileno=data) as sock:
-            code = _work(sock, Arena(memory), order)
+        if order is not None:
+            code = _become(parent, order, *fds)
+        else:
+            _serve(socket.socket(fileno=fds[0]))
+            code = 0
     finally:
         os._exit(code)
+
+
+def _become(parent: int, order: Order, data: int, memory: int) -> int:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        return 1
+    _limit(order.memory)
+    with socket.socket(fileno=data) as sock:
+        return _work(sock, Arena(memory), order)
 
 
 def _limit(memory: int) -> None:

@@ -39,6 +39,8 @@ class Process:
         sock: To it.
         arena: Memory shared with it.
         pid: Once it has said so, else 0.
+        ready: Whether it has loaded the model.
+        working: Whether it has a batch.
         answered: Batches.
         reason: Why this side ended it, if it did.
         code: Its exit code, minus the signal that ended it, once known.
@@ -50,6 +52,8 @@ class Process:
         self.sock = sock
         self.arena = Arena()
         self.pid = 0
+        self.ready = False
+        self.working = False
         self.answered = 0
         self.reason = ""
         self.code: int | None = None
@@ -110,9 +114,21 @@ class Owner(Protocol):
 
 
 class Forker:
-    """The program that forks processes of one kind."""
+    """The program that forks processes of one kind, and its deputy, which takes over when it dies.
 
-    def __init__(self, kind: str) -> None:
+    Args:
+        sock: To a deputy that takes over; none: the program is started.
+    """
+
+    def __init__(self, kind: str, sock: socket.socket | None = None) -> None:
+        self.kind = kind
+        self.process: subprocess.Popen[bytes] | None = None
+        self.sock = sock or self._start(kind)
+        self.deputy, theirs = socket.socketpair()
+        with theirs:
+            self._send(b"", [theirs.fileno()])
+
+    def _start(self, kind: str) -> socket.socket:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "modelkeep.serve.isolated_fork", kind, str(theirs.fileno())]
         # one thread each: rows come in batches, and the other cores belong to other models
@@ -123,18 +139,29 @@ class Forker:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, env=env, pass_fds=(theirs.fileno(),)
             )
-        self.sock = ours
+        return ours
 
     def order(self, order: Order, sock: socket.socket, arena: Arena) -> None:
         """Ask for a process. Raises ``OSError`` when the program is gone."""
-        data = msgspec.msgpack.encode(order)
-        head = len(data).to_bytes(4, "little")
-        socket.send_fds(self.sock, [head], [sock.fileno(), arena.fd])
+        self._send(msgspec.msgpack.encode(order), [sock.fileno(), arena.fd])
+
+    def _send(self, data: bytes, fds: list[int]) -> None:
+        socket.send_fds(self.sock, [len(data).to_bytes(4, "little")], fds)
         self.sock.sendall(data)
+
+    def succeeded(self) -> Forker | None:
+        """The deputy in its place; None when that is gone too. Afterwards this one may be closed."""
+        try:
+            return Forker(self.kind, self.deputy.dup())
+        except OSError:
+            return None
 
     def close(self) -> None:
         """Let it end, and all it has forked."""
         self.sock.close()
+        self.deputy.close()
+        if self.process is None:
+            return
         try:
             self.process.wait(2)
         except subprocess.TimeoutExpired:
@@ -232,12 +259,12 @@ class Keeper:
         ours, theirs = socket.socketpair()
         process = Process(pool, ours)
         with theirs:
-            for _ in range(2):
+            for _ in range(3):
                 forker = self._forkers.get(pool.kind) or self._fork(pool.kind)
                 try:
                     forker.order(pool.order, theirs, process.arena)
                     break
-                except OSError:  # killed; its successor is asked
+                except OSError:  # killed; its deputy is asked, then a new one
                     self._forget(forker)
         self._processes[ours.fileno()] = process
         self._fresh.add(ours.fileno())
@@ -245,7 +272,10 @@ class Keeper:
         pool.began(process)
 
     def _fork(self, kind: str) -> Forker:
-        forker = self._forkers[kind] = Forker(kind)
+        return self._follow(Forker(kind))
+
+    def _follow(self, forker: Forker) -> Forker:
+        self._forkers[forker.kind] = forker
         self._talking[forker.sock.fileno()] = forker
         self._poll.register(forker.sock, select.POLLIN)
         return forker
@@ -255,7 +285,10 @@ class Keeper:
         if self._talking.pop(fd, None) is None:
             return
         self._poll.unregister(fd)
-        self._forkers = {kind: each for kind, each in self._forkers.items() if each is not forker}
+        del self._forkers[forker.kind]
+        successor = forker.succeeded()
+        if successor is not None:
+            self._follow(successor)
         forker.close()
 
     def _hear(self, forker: Forker) -> None:
@@ -283,6 +316,7 @@ class Keeper:
             self._ended(process, wire.error_of(said.fault))
             return
         self._fresh.discard(process.sock.fileno())
+        process.ready = True
         self._poll.modify(process.sock, 0)  # only its end is of interest; answers go to who asked
         process.pool.ready(process)
 
@@ -293,11 +327,11 @@ class Keeper:
             ready, _, _ = select.select([forker.sock], [], [], 0.02)
             if ready:
                 self._hear(forker)
-        process.over.set()
         self._drop(process)
+        pause = pool.ended(process, fault)
+        process.over.set()
         if pool.closed:
             return
-        pause = pool.ended(process, fault)
         log.warning(
             "the process of %s ended (%s); the next one starts in %.1f s", pool.order.label, process.why(), pause
         )

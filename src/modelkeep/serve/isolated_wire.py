@@ -154,6 +154,8 @@ def receive(sock: socket.socket) -> bytes:
 
 def exactly(sock: socket.socket, size: int) -> bytes:
     """So many bytes. Raises ``EOFError``."""
+    if not size:
+        return b""
     data = sock.recv(size)
     if len(data) == size:
         return data

@@ -28,7 +28,7 @@ from modelkeep.core.clock import Clock
 from modelkeep.core.errors import Unavailable
 from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Wanted
-from modelkeep.serve import state
+from modelkeep.serve import addressable, state
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import HotRoutes, protocol
 from modelkeep.serve.packages import LocalPackages
@@ -114,7 +114,8 @@ class Follower:
         self._kept = kept
         self._health = health
         self._database: Database | None = None
-        self._applied: int | None = None
+        self._applied: tuple[int, int] | None = None
+        self._wanted: tuple[Wanted, ...] = ()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow-wanted", daemon=True)
 
@@ -143,7 +144,7 @@ class Follower:
                 wait = RETRY
                 if known is not None and self._applied is None:
                     self._apply(known)
-                    self._applied = -1
+                    self._applied = (-1, 0)
 
     def _follow(self) -> float:
         """Look once; seconds to wait before the next look."""
@@ -151,12 +152,14 @@ class Follower:
             self._database = open_existing(self._url)
         with self._database.read() as conn:
             generation = endpoints.generation(conn)
-            if generation == self._applied:
+            if (generation, addressable.stamp(conn, self._wanted)) == self._applied:
                 return POLL
-            found = state.State(generation, tuple(endpoints.wanted(conn)))
+            self._wanted = tuple(endpoints.wanted(conn))
+            seen = (generation, addressable.stamp(conn, self._wanted))
+            found = state.State(generation, tuple(addressable.widened(conn, one) for one in self._wanted))
         self._apply(found)
         # what could not be loaded is tried again: the store may be back, the package mended
-        self._applied = None if self._plane.faults else generation
+        self._applied = None if self._plane.faults else seen
         return RETRY if self._plane.faults else POLL
 
     def _apply(self, wanted: state.State) -> None:
@@ -183,6 +186,7 @@ def run_worker(
     capture_every: float = EVERY,
     grpc_port: int | None = None,
     leash: int | None = None,
+    models_memory: int = 0,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain for at most ``drain`` seconds. Blocks.
 
@@ -195,6 +199,7 @@ def run_worker(
         grpc_port: As ``port``, for gRPC; None for none.
         leash: Descriptor of the socket to a supervisor, which hands out what to listen on: then nothing is bound
             here, and ``port`` and ``grpc_port`` only say what is. See ``serve.supervised``.
+        models_memory: Bytes that the models of this process may take together; 0 for no limit.
 
     Raises:
         Unavailable: An address is taken.
@@ -221,6 +226,7 @@ def run_worker(
             doors=doors,
             drain=drain,
             spool=spool,
+            models_memory=models_memory,
         )
     )
 
@@ -261,11 +267,12 @@ async def _serve(
     doors: Callable[[DataPlane, Health], Doors],
     drain: int,
     spool: Spool,
+    models_memory: int,
 ) -> None:
     plane = DataPlane(asyncio.get_running_loop(), clock, spool)
     health = Health()
     made = doors(plane, health)
-    packages = LocalPackages(home / "packages", lambda: open_blobs(blobs_url))
+    packages = LocalPackages(home / "packages", lambda: open_blobs(blobs_url), models_memory)
     follower = Follower(plane, packages, database_url, home / "serve" / "state.json", health)
     config = uvicorn.Config(
         made.app,

@@ -222,6 +222,11 @@ class Loaded:
         """Whether the model is loaded now."""
         return bool(getattr(self.model, "here", True))
 
+    def bring(self) -> None:
+        """Load the model now, unless it is there. Blocks. Raises what loading raises."""
+        if not self.here:
+            self.model.bring()  # type: ignore[attr-defined]
+
     @property
     def signature(self) -> Signature:
         return self.inputs.signature

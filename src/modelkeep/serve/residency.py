@@ -65,6 +65,10 @@ class Resident:
         self.used = monotonic()
         return model.predict(columns)
 
+    def bring(self) -> None:
+        """Load it now, unless it is there. Blocks. Raises what loading raises."""
+        self._residency.bring(self)
+
     def load(self) -> Model:
         """For the residency: load it. Call with ``loading`` held."""
         if self._model is None:

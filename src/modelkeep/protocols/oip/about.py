@@ -97,17 +97,24 @@ def _statistics(line: Totals) -> dict[str, Any]:
 
 
 def index(plane: DataPlane, *, ready: bool = False) -> list[dict[str, str]]:
-    """Every version of every endpoint that is wanted, and whether it can answer.
+    """Every version of every endpoint that is wanted, and whether it is in memory.
 
     Args:
         ready: Whether to leave out those that cannot.
     """
     found = [
-        {"name": endpoint.name, "version": str(version), "state": "READY", "reason": ""}
+        {
+            "name": endpoint.name,
+            "version": str(version),
+            "state": "READY" if (here := endpoint.lane("", str(version)).loaded.here) else "UNAVAILABLE",
+            "reason": "" if here else "not in memory; its next request loads it",
+        }
         for endpoint in plane.endpoints.values()
         for version in endpoint.versions
     ]
-    if not ready:
+    if ready:
+        found = [one for one in found if one["state"] == "READY"]
+    else:
         found += [
             {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
             for name, reason in plane.faults.items()
@@ -117,7 +124,7 @@ def index(plane: DataPlane, *, ready: bool = False) -> list[dict[str, str]]:
 
 
 def load(plane: DataPlane, name: str) -> None:
-    """Whether a model is loaded: what is deployed always is, or is being tried.
+    """See that the versions a model's routes lead to are in memory. Blocks while one of them is loaded.
 
     Raises:
         NotFound: No deployment wants it.
@@ -126,11 +133,13 @@ def load(plane: DataPlane, name: str) -> None:
     if name in plane.faults:
         raise Unavailable(f"{name[:60]!r} cannot be loaded: {plane.faults[name]}", hint="it is tried every second")
     try:
-        plane.endpoint(name)
+        endpoint = plane.endpoint(name)
     except NotFound as error:
         raise NotFound(
             str(error), hint="what is served is declared: apply a declaration that deploys it"
         ) from None
+    for route in endpoint.wanted.routes:
+        endpoint.lane("", str(route.version)).loaded.bring()
 
 
 def unload(plane: DataPlane, name: str) -> None:

@@ -243,7 +243,7 @@ class OpenInference:
         return json_response(about.index(self._plane, ready=asked.ready))
 
     async def _load(self, request: Request) -> Response:
-        about.load(self._plane, request.path_params["name"])
+        await asyncio.to_thread(about.load, self._plane, request.path_params["name"])
         return json_response({})
 
     async def _unload(self, request: Request) -> Response:

@@ -38,6 +38,7 @@ docs: $(READY) ## build the documentation into site/
 
 bench: $(READY) ## us and the peer side by side, ratios out
 	@$(PY) -m benchmarks.overhead
+	@$(PY) -m benchmarks.tracking
 
 lock: ## resolve the development environment anew
 	@test -x $(PY) || python3 -m venv .venv

@@ -129,18 +129,19 @@ def matching(conn: Connection, within: Sequence[int], text: str, model_id: str =
     if model_id:
         clauses.append(Clause("metadata", "mlflow.modelId", "=", model_id))
     postgres = conn.dialect.name == "postgresql"
+    among = Part(f"r.experiment IN ({', '.join('?' * len(within))})", tuple(within))
     base, values = SEARCH.base, tuple[Any, ...]()
     fewest = FEW + 1
     for clause in clauses:
-        leader = _leader(clause)
+        leader = _leader(clause, among, postgres)
         if leader is not None:
             count = f"SELECT count(*) FROM ({leader.sql} LIMIT {FEW + 1}) n"
             found = queries.execute(conn, count, leader.values).scalar()
             if found < fewest:
                 join = "JOIN" if postgres else "CROSS JOIN"  # SQLite then keeps the order of the tables
-                base, values = f"({leader.sql}) l {join} traces r ON r.id = l.trace", leader.values
+                few = f"(SELECT DISTINCT e.trace FROM ({leader.sql}) e)"
+                base, values = f"{few} l {join} traces r ON r.id = l.trace", leader.values
                 fewest = found
-    among = Part(f"r.experiment IN ({', '.join('?' * len(within))})", tuple(within))
     of_spans = [clause for clause in clauses if clause.entity == "span"]
     wanted = [among, *(_condition(clause, among, postgres) for clause in clauses if clause.entity != "span")]
     if of_spans:
@@ -215,24 +216,39 @@ def _pattern_fault(error: DBAPIError, text: str) -> Exception:
     return error
 
 
-def _leader(clause: Clause) -> Part | None:
-    """The traces a clause matches, as its index gives them; None when none helps."""
+def _leader(clause: Clause, among: Part, postgres: bool) -> Part | None:
+    """The traces a clause matches, perhaps repeated, as an index gives them; None when none helps."""
+    if clause.entity in ("feedback", "expectation") and clause.op != "IS NULL":
+        mine, sessions = _assessed(clause, among, postgres)
+        sql = (
+            f"SELECT a.trace FROM trace_assessments a WHERE {mine.sql}"
+            f" UNION ALL SELECT r.id FROM traces r WHERE {among.sql} AND {sessions.sql}"
+        )
+        return Part(sql, (*mine.values, *among.values, *sessions.values))
+    if clause.entity == "issue":
+        return Part(
+            "SELECT a.trace FROM trace_assessments a WHERE a.kind = 'issue' AND a.name = ?", (clause.value,)
+        )
     if clause.op != "=" or clause.entity not in ("tag", "metadata"):
         return None
-    table = SEARCH.values[clause.entity].table
-    prefix = clause.value[:INDEXED_TEXT]
+    # a plain comparison of the value would keep SQLite from using the index on its beginning
     sql = (
-        f"SELECT v.trace FROM {table} v WHERE v.key = ? AND substr(v.value, 1, {INDEXED_TEXT}) = ? AND v.value = ?"
+        f"SELECT v.trace FROM {SEARCH.values[clause.entity].table} v"
+        f" WHERE v.key = ? AND substr(v.value, 1, {INDEXED_TEXT}) = ? AND v.value || '' = ?"
     )
-    if clause.key == traces.SOURCE_RUN:
-        sql += " UNION SELECT k.trace FROM trace_links k WHERE k.kind = 'run' AND k.target = ?"
-        return Part(sql, (clause.key, prefix, clause.value, clause.value))
-    return Part(sql, (clause.key, prefix, clause.value))
+    values = (clause.key, clause.value[:INDEXED_TEXT], clause.value)
+    if clause.key != traces.SOURCE_RUN:
+        return Part(sql, values)
+    linked = "SELECT k.trace FROM trace_links k WHERE k.kind = 'run' AND k.target = ?"
+    return Part(f"{sql} UNION ALL {linked}", (*values, clause.value))
 
 
 def _condition(clause: Clause, among: Part, postgres: bool) -> Part:
     if clause.entity in ("feedback", "expectation"):
-        return _assessed(clause, among, postgres)
+        mine, sessions = _assessed(clause, among, postgres)
+        direct = f"EXISTS (SELECT 1 FROM trace_assessments a WHERE a.trace = r.id AND {mine.sql})"
+        either = f"({direct} OR coalesce({sessions.sql}, 1 = 0))"
+        return Part(f"NOT {either}" if clause.op == "IS NULL" else either, (*mine.values, *sessions.values))
     if clause.entity == "issue":
         sql = "SELECT 1 FROM trace_assessments a WHERE a.trace = r.id AND a.kind = 'issue' AND a.name = ?"
         return Part(f"EXISTS ({sql})", (clause.value,))
@@ -247,7 +263,8 @@ def _condition(clause: Clause, among: Part, postgres: bool) -> Part:
     return told
 
 
-def _assessed(clause: Clause, among: Part, postgres: bool) -> Part:
+def _assessed(clause: Clause, among: Part, postgres: bool) -> tuple[Part, Part]:
+    """What assessments ``a`` must be like, and the condition that one of them is of the session of ``r``."""
     mine = "a.kind = ? AND a.name = ? AND a.valid = 1"
     values: tuple[Any, ...] = (clause.entity, clause.key)
     if clause.op not in NULLS:
@@ -260,13 +277,11 @@ def _assessed(clause: Clause, among: Part, postgres: bool) -> Part:
                 f"CASE {boolean} ELSE CAST({text} AS TEXT) END", Clause("", "", clause.op, clause.value), postgres
             )
         mine, values = f"{mine} AND {told.sql}", (*values, *told.values)
-    direct = f"EXISTS (SELECT 1 FROM trace_assessments a WHERE a.trace = r.id AND {mine})"
     sessions = (
         "r.session IN (SELECT t.session FROM trace_assessments a JOIN traces t ON t.id = a.trace"
         f" WHERE {mine} AND a.session IS NOT NULL AND t.session IS NOT NULL AND {among.sql.replace('r.', 't.')})"
     )
-    either = Part(f"({direct} OR coalesce({sessions}, 1 = 0))", (*values, *values, *among.values))
-    return Part(f"NOT {either.sql}", either.values) if clause.op == "IS NULL" else either
+    return Part(mine, values), Part(sessions, (*values, *among.values))
 
 
 def _of_span(clause: Clause, postgres: bool) -> Part:

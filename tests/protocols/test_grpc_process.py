@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from grpc_kit import GrpcWorker, grpc_worker, until
 from serving_kit import Home, Made
+from test_metrics_traces import PARENT, TRACE, collecting
 
 from modelkeep.protocols.grpc.messages import message
 
@@ -49,6 +50,7 @@ def test_health_follows_what_is_served(home: Home, price_model: Made) -> None:
     package = home.keep(price_model)
     with grpc_worker(home) as process, process.channel() as channel:
         assert health(channel) == 1
+        assert process.health()["grpc"] == {"connections": 1}
         for name in ("inference.GRPCInferenceService", "tensorflow.serving.PredictionService"):
             assert health(channel, name) == 1
         with pytest.raises(grpc.RpcError) as error:
@@ -126,6 +128,27 @@ def test_overload_is_resource_exhausted_with_a_pushback(home: Home, tumour_model
             else:
                 assert int(told["grpc-retry-pushback-ms"]) > 0
         assert labels(call(request(tumour_model, [0]), timeout=10)) == tumour_model.labels[:1]
+
+
+def test_every_call_is_a_span_when_the_environment_asks_for_them(
+    home: Home, tumour_model: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.serve("tumours", (1, home.keep(tumour_model), 1.0, "stable"))
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        with grpc_worker(home) as process, process.channel() as channel:
+            call = infer(channel)
+            call(request(tumour_model, [0]), metadata=[("traceparent", f"00-{TRACE}-{PARENT}-01")], timeout=10)
+            with pytest.raises(grpc.RpcError):
+                call(request(tumour_model, [0], name="nobody"), timeout=10)
+            assert process.stop() == 0
+    told = []
+    for span in sorted(collector.spans, key=lambda span: span.start_time_unix_nano):
+        said = {one.key: one.value for one in span.attributes}
+        assert span.name == f"{said['rpc.service'].string_value}/{said['rpc.method'].string_value}"
+        told.append((said["rpc.method"].string_value, said["rpc.grpc.status_code"].int_value, span.trace_id.hex()))
+    assert [one[:2] for one in told] == [("ModelInfer", 0), ("ModelInfer", 5)]
+    assert [one[2] == TRACE for one in told] == [True, False]
 
 
 @pytest.fixture

@@ -157,6 +157,8 @@ class ServingDoors:
                 tls.load_cert_chain(*self._tls)
                 tls.set_alpn_protocols(["h2"])
             self._grpc = await serve(self._plane, grpc, max_message=self.max_body, doorman=self._doorman, tls=tls)
+            if self._tracing is not None:
+                self._grpc.watch = self._tracing.call
 
     async def stop(self, limit: float) -> None:
         """Take no further gRPC calls; those under way have ``limit`` seconds."""
@@ -187,6 +189,7 @@ class ServingDoors:
                         "mode": way.mode,
                         "weight": way.weight,
                         "runtime": way.lane.loaded.runtime,
+                        "apart": way.lane.loaded.apart.status() if way.lane.loaded.apart else None,
                     }
                     for way in endpoint.ways
                 ],
@@ -199,6 +202,7 @@ class ServingDoors:
             "database": self._health.database,
             "faults": self._plane.faults,
             "endpoints": endpoints,
+            "grpc": None if self._grpc is None else {"connections": len(self._grpc.connections)},
         }
         return json_response(content, 200 if self._plane.generation >= 0 else 503)
 

@@ -24,10 +24,14 @@ from modelkeep.serve.http import JSON, Handler, Head, Sink
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from modelkeep.protocols.grpc.exchange import Exchange
+
 log = logging.getLogger(__name__)
 
 _ADDRESSES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NAME: Final = "modelkeep"
+_SERVERS_FAULT: Final = {2, 4, 12, 13, 14, 15}
+"""The codes of gRPC that are a server's fault, as the conventions for spans have it."""
 
 
 def from_environment() -> Tracing | None:
@@ -91,8 +95,7 @@ class Tracing:
         """The handler with a span around each request."""
 
         def traced(sink: Sink, body: bytes, head: Head) -> None:
-            names = ((b"traceparent", "traceparent"), (b"tracestate", "tracestate"))
-            found = {name: head.headers[raw].decode("latin-1") for raw, name in names if raw in head.headers}
+            found = _parent(head.headers)
             path = head.target.decode("latin-1").partition("?")[0]
             span = self.begin(head.method.decode("latin-1"), path, found)
             try:
@@ -126,9 +129,37 @@ class Tracing:
 
         return traced
 
+    def call(self, exchange: Exchange) -> None:
+        """Make a span of a gRPC call, which ends with it.
+
+        https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
+        """
+        from opentelemetry.trace import StatusCode
+
+        path = exchange.head.path.decode("latin-1").strip("/")
+        service, _, method = path.rpartition("/")
+        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        found = _parent(exchange.head.headers)
+        context = self._context(found) if found else None
+        span = self._tracer.start_span(path, context, kind=self._kind, attributes=attributes)
+
+        def ended(code: int) -> None:
+            span.set_attribute("rpc.grpc.status_code", int(code))
+            if code in _SERVERS_FAULT:
+                span.set_status(StatusCode.ERROR)
+            span.end()
+
+        exchange.watch = ended
+
     def close(self) -> None:
         """Send what is left. Blocks for as long as OpenTelemetry's own limits say."""
         self._provider.shutdown()
+
+
+def _parent(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The headers that say which trace a request continues."""
+    names = ((b"traceparent", "traceparent"), (b"tracestate", "tracestate"))
+    return {name: headers[raw].decode("latin-1") for raw, name in names if raw in headers}
 
 
 class _Spanned:

@@ -84,11 +84,12 @@ class Exchange:
         deadline: ``time.perf_counter`` after which the client has gone; None without one.
         over: Whether the call has been answered or has been cancelled.
         state: Room for the service.
+        watch: Told the code with which the call ends; None when nobody watches.
     """
 
     __slots__ = (
         "_begun", "_held", "_received", "connection", "deadline", "half", "head", "id", "over", "pending",
-        "received", "state", "trailers", "window",
+        "received", "state", "trailers", "watch", "window",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, id: int, head: Head, window: int) -> None:
@@ -101,6 +102,7 @@ class Exchange:
         self.half = False  # the client has sent all it will
         self.received = 0  # bytes since the stream's window was last widened
         self.state: Any = None
+        self.watch: Callable[[int], None] | None = None
         self.pending: list[memoryview] = []  # data that the client's windows have no room for yet
         self.trailers: bytes | None = None
         self._begun = False  # the response's headers are out
@@ -214,6 +216,8 @@ class Exchange:
             return
         self.over = True
         self.connection.answer(self, message, metadata)
+        if self.watch is not None:
+            self.watch(Code.OK)
 
     def send(self, message: bytes) -> None:
         """One message of a streaming answer."""
@@ -223,11 +227,11 @@ class Exchange:
 
     def finish(self) -> None:
         """End a streaming answer with status OK."""
-        self._close(status.trailer(Code.OK))
+        self._close(Code.OK, status.trailer(Code.OK))
 
     def fail(self, code: Code, message: str, metadata: bytes = b"") -> None:
         """End the call with an error. Nothing happens when its client is gone."""
-        self._close(status.trailer(code, message) + metadata)
+        self._close(code, status.trailer(code, message) + metadata)
 
     def fault(self, error: Exception) -> None:
         """End the call with the status that an error has."""
@@ -239,12 +243,16 @@ class Exchange:
             log.error("%s failed", self.head.path.decode("latin-1"), exc_info=error)
             self.fail(Code.INTERNAL, "this is our fault; see the log of the serving process")
 
-    def _close(self, trailers: bytes) -> None:
+    def _close(self, code: Code, trailers: bytes) -> None:
         if self.over:
             return
         self.over = True
         self.connection.end(self, trailers, not self._begun)
+        if self.watch is not None:
+            self.watch(code)
 
     def cancelled(self) -> None:
         """The client wants no answer any more."""
+        if not self.over and self.watch is not None:
+            self.watch(Code.CANCELLED)
         self.over = True

@@ -204,6 +204,8 @@ class Connection(Outgoing, asyncio.Protocol):
             return
         exchange = self.streams[id] = Exchange(self, id, head, self._initial)
         exchange.half = bool(flags & frames.END_STREAM)
+        if self.server.watch is not None:
+            self.server.watch(exchange)
         refusal = self.server.refusal(head)
         if refusal is not None:
             exchange.fail(*refusal)

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from modelkeep.protocols.grpc.exchange import Head, Method
+from modelkeep.protocols.grpc.exchange import Exchange, Head, Method
 from modelkeep.protocols.grpc.frames import ErrorCode
 from modelkeep.protocols.grpc.http2 import Connection
 from modelkeep.protocols.grpc.status import Code
@@ -48,6 +48,7 @@ class GrpcServer:
     Attributes:
         connections: Those that are open.
         stopping: Called when the server begins to stop.
+        watch: Told of each call as it begins; may set ``Exchange.watch``.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class GrpcServer:
         self._doorman = doorman
         self.connections: set[Connection] = set()
         self.stopping: list[Callable[[], None]] = []
+        self.watch: Callable[[Exchange], None] | None = None
         self.loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None

@@ -210,7 +210,8 @@ def _repeated(side: Side, asked: bytes, check: Callable[[Any], None]) -> float:
     head, _, body = asked.partition(b"\r\n\r\n")
     method, path = head.split(b" ", 2)[:2]
     with httpx.Client(base_url=side.server.address, timeout=120) as http:
-        answer = http.request(method.decode(), path.decode(), content=body)
+        kind = {"content-type": "application/json"}
+        answer = http.request(method.decode(), path.decode(), content=body, headers=kind)
         answer.raise_for_status()
         check(answer.json())
     said = {"method": method.decode(), "path": path.decode(), "body": body.decode()}

@@ -12,6 +12,7 @@ from modelkeep.registry.lineage import Code, Lineage
 from modelkeep.registry.snapshots import Part, Record
 from modelkeep.registry.verify import verify
 from modelkeep.store.blobs import Blobs, open_blobs, put_tree
+from modelkeep.store.bulk import fetch
 from modelkeep.store.database import Database
 
 
@@ -92,14 +93,20 @@ def test_damage_and_tampering_are_named(
     assert any("do not match their digest" in fault for fault in faults)
 
 
+def pages_of(db: Database) -> int:
+    with db.read() as conn:
+        return int(fetch(conn, "PRAGMA page_count")[0][0])
+
+
 def test_a_torn_database_file_is_named(sqlite_url: str, blobs: Blobs) -> None:
     db = Database.open(sqlite_url)
+    empty = pages_of(db)
     for number in range(200):
         db.write(lambda conn, n=number: events.append(conn, "kind", "subject", {"text": "x" * 500}, now=n))
     db.close()
     file = Path(sqlite_url.removeprefix("sqlite:///"))
     torn = bytearray(file.read_bytes())
-    for page in range(len(torn) // 4096 // 2, len(torn) // 4096 - 3, 3):
+    for page in range(empty + 5, len(torn) // 4096 - 3, 3):  # pages of events, not of the schema
         torn[page * 4096 : page * 4096 + 2000] = os.urandom(2000)
     file.write_bytes(torn)
     again = Database.open(sqlite_url)

@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -71,6 +72,11 @@ class Running:
             )
 
         until(holds)
+
+    def metrics(self) -> float:
+        """Requests that whoever answers has counted."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=20) as answer:
+            return counted(answer.read().decode())
 
     @contextmanager
     def under_load(self, made: Made, connections: int, rows: int = 1) -> Iterator[Load]:
@@ -150,6 +156,27 @@ def test_without_requests_there_is_no_process_and_the_first_request_waits_for_on
         assert len(found.pids) == 1
         until(lambda: found.pids == [])
     assert found.fleet.starts == 2
+
+
+def counted(text: str) -> float:
+    return sum(
+        float(line.split()[-1]) for line in text.splitlines() if line.startswith("modelkeep_requests_total{")
+    )
+
+
+def test_whoever_is_scraped_tells_of_all_also_of_those_that_ended(
+    running: Callable[[Bounds], Running], first: Made
+) -> None:
+    found = running(Bounds(2, 2, 600))
+    found.serving(2)
+    for row in range(30):
+        assert found.asks(tensor(first, [row])) == 200
+    until(lambda: found.metrics() == 30)
+    found.wanted = Bounds(1, 1, 600)
+    found.serving(1)
+    assert found.metrics() == 30
+    assert found.asks(tensor(first, [0])) == 200
+    assert found.metrics() == 31
 
 
 def test_load_starts_a_second_process(

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from serving_mlflow import answering
+from serving_mlflow import answering, home
 
-from modelkeep.core.clock import SystemClock
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.store.blobs import open_blobs
-from modelkeep.store.database import Database
-
-
-@contextlib.contextmanager
-def home(url: str, folder: Path) -> Iterator[Keep]:
-    """An opened home over a database."""
-    keep = Keep(
-        home=folder,
-        base=folder,
-        db=Database.open(url),
-        blobs=open_blobs(str(folder / "blobs")),
-        clock=SystemClock(),
-    )
-    with contextlib.closing(keep):
-        yield keep
 
 
 @pytest.fixture

@@ -7,11 +7,15 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 
 from modelkeep.app import control
+from modelkeep.core.clock import SystemClock
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.store.blobs import open_blobs
+from modelkeep.store.database import Database
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -32,3 +36,17 @@ def answering(keep: Keep) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextlib.contextmanager
+def home(url: str, folder: Path) -> Iterator[Keep]:
+    """An opened home over a database."""
+    keep = Keep(
+        home=folder,
+        base=folder,
+        db=Database.open(url),
+        blobs=open_blobs(str(folder / "blobs")),
+        clock=SystemClock(),
+    )
+    with contextlib.closing(keep):
+        yield keep

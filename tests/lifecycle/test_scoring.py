@@ -28,10 +28,12 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from modelkeep.app.wiring import open_keep
 from modelkeep.cli.main import cli
-from modelkeep.core.errors import Invalid, NotFound
+from modelkeep.core.digests import of_value
+from modelkeep.core.errors import Invalid, NotFound, Unavailable
 from modelkeep.core.ports import Silent
 from modelkeep.engines.local import LocalEngine
 from modelkeep.formats import package, signature
+from modelkeep.lifecycle import locks
 from modelkeep.lifecycle.scoring import Scored, Scoring
 from modelkeep.registry import models
 from modelkeep.store.blobs import put_tree
@@ -285,6 +287,10 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path, score: Score) -> None:
     for out in ("in", "in/scored", "./in/../in/x"):
         with pytest.raises(Invalid, match="lies inside"):
             score(out=out)
+    with pytest.raises(Invalid, match="is a file"):
+        score(out="in/a.csv")
+    with pytest.raises(Unavailable, match="cannot write"):
+        score(out="/proc/scored")
     with pytest.raises(Invalid, match="no format"):
         score(suffix=".xlsx")
     write(rows(5), tmp_path / "in" / "a.parquet")
@@ -463,6 +469,9 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     code, said = told("--in", "in", "--out", "out")
     assert code == 2
     assert json.loads(said)["error"]["problems"][0]["path"] == "inputs.code[0]"
+    where = str((tmp_path / "out").resolve())
+    with locks.held(tmp_path / ".modelkeep", f"score-{of_value(where)[:16]}", doing="scoring"):
+        assert told("--in", "in", "--out", "out")[0] == 1  # somebody else writes there
     code, said = told("--in", "in", "--out", "out", "--on-error", "skip", "--workers", "1")
     assert (code, json.loads(said)["skipped"]) == (0, 1)
     assert told("--in", "in")[0] == told("--in", "in", "in/a.csv", "--out", "out")[0] == 2

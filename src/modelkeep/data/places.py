@@ -45,6 +45,15 @@ class Place:
         """Where a file of a folder is."""
         return Path(self.root) / name
 
+    def room(self, name: str) -> Path:
+        """Where a file of a folder will be; what it lies in is made. Raises ``Unavailable``."""
+        path = self.path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"cannot write {path}: {error.strerror or error}") from error
+        return path
+
     def fetch(self, name: str, scratch: Path) -> Path:
         """A file's path on this machine: its own, or that of a copy in ``scratch``, made in flat memory.
 
@@ -73,8 +82,7 @@ class Place:
         """
         try:
             if self.local:
-                target = self.path(name)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                target = self.room(name)
                 if path.parent != target.parent:  # perhaps another disk, where a rename would be a copy
                     shutil.move(path, beside := target.with_name(f".{target.name}.new"))
                     path = beside

@@ -151,6 +151,10 @@ class Scoring:
 
 def _apart(address: str, base: Path, source: Place, out: Place) -> None:
     """Refuse to write where it is read: the next run would take it for input, or it would be overwritten."""
+    if out.local and Path(out.root).is_file():
+        raise Invalid(
+            f"{out.root} is a file", path="--out", hint="name a folder: every part has a file of its own"
+        )
     if source.local != out.local:
         return
     wild = WILD.search(address) is not None

@@ -92,9 +92,7 @@ def score_part(job: Job, files: Callable[[], Mapping[str, bytes]], part: tuple[s
         rejects = scratch / "aside"
         work = _Part(job, name, path, rejects, *_model(job.package, job.trusted, job.threads, files))
         if job.out.local:
-            target = job.out.path(out)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_tables(work.tables(), target)
+            write_tables(work.tables(), job.out.room(out))
         else:
             target = scratch / f"out{Path(out).suffix}"
             write_tables(work.tables(), target)

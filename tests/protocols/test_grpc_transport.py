@@ -552,6 +552,30 @@ def test_a_client_that_stalls_is_let_go(running: Running, monkeypatch: pytest.Mo
         assert idle.next(frames.DATA) is not None
 
 
+def test_old_connections_are_replaced_without_losing_a_call(
+    running: Running, channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes may share the port: clients must spread over those that came later."""
+    from modelkeep.protocols.grpc import server
+
+    echo = channel.unary_unary("/t.T/Echo")
+    assert echo(b"", timeout=10) == b""
+    before = set(running.server.connections)
+    held = channel.unary_unary("/t.T/Hold").future(b"", timeout=20)
+    running.until(lambda: running.service.waiting and not running.service.waiting[-1].over)
+    monkeypatch.setattr(server, "AGE", 0.0)
+    running.call(running.server._sweep)
+    monkeypatch.undo()
+    answered = 0
+    while not set(running.server.connections) - before:
+        assert echo(b"on", timeout=10) == b"on"
+        answered += 1
+    assert answered
+    running.call(running.service.waiting[-1].answer, b"in the end")
+    assert held.result() == b"in the end"
+    running.until(lambda: not before & running.server.connections)
+
+
 _FRAMES = st.lists(
     st.one_of(
         st.builds(frame, st.integers(0, 12), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=40)),

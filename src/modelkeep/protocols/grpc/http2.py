@@ -50,7 +50,7 @@ class Connection(Outgoing, asyncio.Protocol):
     def __init__(self, server: GrpcServer) -> None:
         super().__init__()
         self.server = server
-        self.heard = 0.0
+        self.heard = self.born = server.loop.time()
         self._decoder = Decoder(MAX_HEADERS)
         self._heads: dict[bytes, Head] = {}
         self._changes = 0
@@ -74,7 +74,6 @@ class Connection(Outgoing, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment] # uvloop's is none by inheritance
         self.server.connections.add(self)
-        self.heard = self.server.loop.time()
         self.transport.write(_GREETING)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Final, Protocol
 
 from modelkeep.protocols.grpc.exchange import Exchange, Head, Method
@@ -21,6 +22,8 @@ from modelkeep.protocols.grpc.status import Code
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 GRACE: Final = 0.25
 STALLED: Final = 30.0
+AGE: Final = 60.0
+"""Seconds after which a connection ends, so that clients spread anew over the processes that share the port."""
 _LOOK: Final = 5.0
 _REFUSED: Final = {401: Code.UNAUTHENTICATED, 429: Code.RESOURCE_EXHAUSTED}
 
@@ -70,6 +73,7 @@ class GrpcServer:
         Args:
             tls: Must offer ``h2`` by ALPN.
         """
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit it
         self._server = await self.loop.create_server(lambda: Connection(self), sock=listener, ssl=tls)
         self._sweep()
 
@@ -111,9 +115,13 @@ class GrpcServer:
             self._doorman.enter(head)
 
     def _sweep(self) -> None:
-        """Close connections that began to say something and do not go on: one timer for all of them."""
+        """Close connections that began to say something and do not go on; retire the old. One timer for all."""
         self._sweeper = self.loop.call_later(_LOOK, self._sweep)
-        limit = self.loop.time() - STALLED
+        now = self.loop.time()
         for connection in tuple(self.connections):
-            if connection.heard < limit and connection.halting:
+            if connection.heard < now - STALLED and connection.halting:
                 connection.close(ErrorCode.ENHANCE_YOUR_CALM, "nothing came for too long")
+            elif connection.born < now - AGE:
+                connection.born = inf
+                connection.announce()
+                self.loop.call_later(GRACE, connection.drain)

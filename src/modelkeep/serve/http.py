@@ -33,7 +33,7 @@ MAX_HEAD = 65_536
 HEAD_SECONDS = 20.0
 BODY_SECONDS = 30.0
 SLOWEST = 65_536
-"""Bytes a second that a body must come with, beyond the first ``BODY_SECONDS``."""
+"""Bytes a second that a body must come with on average, beyond the first ``BODY_SECONDS``."""
 SWEEP = 5.0
 _MAX_HEADS = 4096
 _LONGEST_KEPT = 4096
@@ -78,6 +78,7 @@ class LeanProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_size = 0
         self._since = 0.0  # when the message that is coming began
+        self._came = 0  # bytes of it
         self._gathering: Head | None = None  # of a message whose body comes without the parser
         self._first: bytes | None = None  # the piece a message began with, unless something else came before in it
         self._served = 0
@@ -126,6 +127,7 @@ class LeanProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
+        self._came += len(data)
         if self._in_head:
             self._head_size += len(data)
             if self._head_size > MAX_HEAD:
@@ -135,6 +137,7 @@ class LeanProtocol(HttpToolsProtocol):
         """A message has begun."""
         self._between = False
         self._since = self.loop.time()
+        self._came = 0
         self._body.clear()
         self._size = 0
 
@@ -299,9 +302,10 @@ class LeanProtocol(HttpToolsProtocol):
             return
         now = self.loop.time()
         if not self._between:
-            head = self._gathering or self._head
-            length = self._expected(head)
-            limit = HEAD_SECONDS if self._in_head else BODY_SECONDS + length / SLOWEST
+            if self.flow.read_paused:  # it is not the client that is slow
+                self._since += SWEEP
+            came = self._came if self._gathering is None else len(self._body)
+            limit = HEAD_SECONDS if self._in_head else BODY_SECONDS + came / SLOWEST
             if now - self._since > limit:
                 self._turn_away(408, b"the request did not come whole within %d seconds" % limit)
                 return
@@ -312,12 +316,6 @@ class LeanProtocol(HttpToolsProtocol):
         else:
             self._swept, self._idle_since = self._served, now
         self._sweeper = self.loop.call_later(SWEEP, self._sweep)
-
-    def _expected(self, head: Head | None) -> int:
-        """Bytes of the body that is coming, as far as its head says."""
-        headers = self.headers if head is None else head.headers.items()
-        said = next((value for name, value in headers if name.lower() == b"content-length"), b"0")
-        return min(int(said), self.routes.max_body) if said.isdigit() and len(said) < 20 else 0
 
     def _turn_away(self, status: int, why: bytes) -> None:
         """Say why, unless an earlier request must be answered first, and close."""

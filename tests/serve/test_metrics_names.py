@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from serving_kit import ROOT, Home, Made, Worker, tensor, worker
 
+from modelkeep.cli.main import cli
 from modelkeep.core.errors import Invalid
 from modelkeep.protocols import metrics
 
@@ -158,3 +161,12 @@ def test_a_set_nobody_knows_keeps_the_process_from_starting(home: Home) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "'datadog' is no set of metric names; expected some of triton, tfserving, mlserver" in done.stderr
+
+
+def test_up_refuses_it_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELKEEP_METRICS", "datadog")
+    monkeypatch.setenv("MODELKEEP_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(cli, ["up", "--port", "0", "--serve-port", "0", "--json"])
+    assert found.exit_code == 2
+    assert json.loads(found.stdout)["error"]["problems"][0]["path"] == "MODELKEEP_METRICS"

@@ -25,6 +25,7 @@ from modelkeep.core.clock import FileClock
 from modelkeep.core.errors import Unavailable
 from modelkeep.lifecycle import locks
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols import metrics
 from modelkeep.protocols.mlflow.deliver import Deliveries
 from modelkeep.registry import access, endpoints
 from modelkeep.serve.limits import replicas
@@ -71,10 +72,11 @@ def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses
 
     Raises:
         Refused: Other machines can reach the address, and nobody could sign in.
-        Invalid: A certificate that cannot be used, or a name that is none.
+        Invalid: A certificate that cannot be used, or a name that is none, of a host or in ``MODELKEEP_METRICS``.
         Conflict: Another ``up`` runs on this home.
         Unavailable: A port is taken.
     """
+    metrics.names(os.environ.get(metrics.VARIABLE, ""))  # or every serving process would end with this
     chosen = replace(options, protection=checked(options.protection, options.host, lambda: _admins(where, base)))
     keep = connect(where, base)
     with contextlib.closing(keep), locks.held(where.home, "up", doing="running modelkeep up on this home"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -108,6 +108,7 @@ class ServingDoors:
                     ModelkeepError: _refuse,
                     HTTPException: _http,
                     _TooLarge: _too_large,
+                    ClientDisconnect: _gone,
                     Exception: _failed,
                 },
             ),
@@ -217,6 +218,11 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return json_response({"error": error.detail}, error.status_code)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """The client left before its request was whole: nobody reads this, and it is no fault of ours."""
+    return json_response({"error": "the request did not come whole"}, 400)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -20,7 +20,9 @@ _SQLITE = {  # primary result codes, sqlite.org/rescode.html
     sqlite3.SQLITE_CORRUPT: (Damaged, "the database file is damaged", "restore it from a backup"),
     sqlite3.SQLITE_NOTADB: (Damaged, "the file is not a database", "check the path, or restore it from a backup"),
 }
-_POSTGRES: dict[str, tuple[type[ModelkeepError], str, str]] = {  # classes of SQLSTATE, postgresql.org/docs/current/errcodes-appendix.html
+_POSTGRES: dict[
+    str, tuple[type[ModelkeepError], str, str]
+] = {  # classes of SQLSTATE, postgresql.org/docs/current/errcodes-appendix.html
     "22": (Invalid, "a value is not one that the database can keep", ""),
     "08": (Unavailable, "the connection to the database was lost", "try again"),
     "53": (Unavailable, "the database has run out of disk, memory or connections", "free some and try again"),
@@ -42,6 +44,8 @@ def translate(error: BaseException) -> BaseException:
     if isinstance(error, OverflowError):
         return Invalid(f"a whole number does not fit 64 bits ({error})")
     original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, UnicodeEncodeError | OverflowError) or _ill_formed(original):
+        return Invalid(f"the database cannot hold a value that was given: {str(original).strip()}")
     found = _found(original)
     if found is None and isinstance(error, DBAPIError) and error.connection_invalidated:
         found = _POSTGRES["08"]
@@ -74,6 +78,14 @@ def is_busy(error: BaseException) -> bool:
 def _violates(original: Any) -> bool:
     state = getattr(original, "sqlstate", None) or ""
     return isinstance(original, sqlite3.IntegrityError) or state.startswith("23")
+
+
+def _ill_formed(original: Any) -> bool:
+    """Whether PostgreSQL finds a value wrong, as a text with a NUL: SQLSTATE class 22, or the driver itself."""
+    if not type(original).__module__.startswith("psycopg"):
+        return False
+    state = getattr(original, "sqlstate", None)
+    return type(original).__name__ == "DataError" if state is None else state.startswith("22")
 
 
 def _found(original: Any) -> tuple[type[ModelkeepError], str, str] | None:

@@ -5,6 +5,7 @@ The idea is DeWitt et al., "Implementation techniques for main memory database s
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -23,6 +24,8 @@ LONGEST_BATCH = 0.05
 """Seconds after which a transaction takes no more work, so that nobody waits long for another's work."""
 
 _ATTEMPTS = 5
+log = logging.getLogger(__name__)
+
 Work = Callable[[Connection], Any]
 Outcome = tuple[Any, Any, BaseException | None]
 """Of one work: its ticket, its result, or what was wrong."""
@@ -236,7 +239,10 @@ def _tell(taken: list[_Item], outcomes: list[_Result]) -> None:
     for (_, ticket, told), (result, fault) in zip(taken, outcomes, strict=True):
         boxes.setdefault(told, []).append((ticket, result, fault))
     for told, mine in boxes.items():
-        told(mine)
+        try:
+            told(mine)
+        except Exception:  # the writer must go on for all the others
+            log.exception("whoever was told of %d outcomes failed", len(mine))
 
 
 def _settle(outcomes: list[Outcome]) -> None:

@@ -171,6 +171,34 @@ def test_a_batch_says_which_metric_is_wrong(light: str, raw: Raw, run: str) -> N
     assert steps(light, run) == []
 
 
+def test_values_no_database_can_hold_are_told_and_harm_no_other(address: str) -> None:
+    made = httpx.post(f"{address}/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).json()
+    run = made["run"]["info"]["run_id"]
+    post = f"{address}/api/2.0/mlflow/"
+    for path, fault in (
+        ("runs/set-tag", {"key": "k", "value": "\ud800"}),
+        ("runs/set-tag", {"key": "k", "value": "a\x00b"}),
+        ("runs/log-parameter", {"key": "k\ud800", "value": "x"}),
+        ("runs/update", {"run_name": "\udfff"}),
+        ("runs/update", {"end_time": 2**70}),
+        ("runs/log-metric", {"key": "k", "value": 10**400, "timestamp": 1}),
+        ("runs/log-metric", {"key": "k", "value": 1, "timestamp": 1, "step": -(2**70)}),
+    ):
+        answer = httpx.post(post + path, content=json.dumps({"run_id": run, **fault}))
+        assert answer.status_code in (200, 400), (path, fault, answer.text)
+        assert httpx.get(post + f"runs/get?run_id={run}").status_code == 200
+    for path, query in (
+        ("runs/get", "run_id=a%00b"),
+        ("experiments/get-by-name", "experiment_name=a%00b"),
+        ("metrics/get-history", f"run_id={run}&metric_key=%00"),
+    ):
+        assert httpx.get(f"{post}{path}?{query}").status_code in (200, 400, 404), path
+    made = httpx.post(post + "experiments/create", content=json.dumps({"name": "\ud800"}))
+    assert made.status_code == 400
+    found = httpx.post(post + "runs/search", json={"experiment_ids": ["0"], "filter": "tags.a = '\x00'"})
+    assert found.status_code in (200, 400)
+
+
 def test_health_answers_before_the_pages_are_loaded_and_they_come_when_asked(light: str) -> None:
     raw = Raw(light)
     raw.send(f"GET /health HTTP/1.1\r\nHost: {raw.host}\r\n\r\n".encode())

@@ -93,11 +93,14 @@ class Answers:
 
 def _answer(outcomes: list[Outcome]) -> None:
     for (sink, operation, work), result, fault in outcomes:
+        body = _EMPTY
         if fault is None:
-            shape = operation.shape
-            sink.write(200, _encoded(result if shape is None else shape(result, work)))
-        else:
-            sink.write(*refusal(fault, operation))
+            try:
+                shape = operation.shape
+                body = _encoded(result if shape is None else shape(result, work))
+            except Exception as error:  # the others of this commit wait for their answers too
+                fault = error
+        sink.write(*((200, body) if fault is None else refusal(fault, operation)))
 
 
 def refusal(fault: BaseException, operation: Operation) -> tuple[int, bytes]:

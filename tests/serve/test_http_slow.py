@@ -1,0 +1,130 @@
+"""Clients that take their time: heads and bodies that do not come, connections that nobody uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvicorn
+
+from modelkeep.serve import http
+from modelkeep.serve.http import Handler, Head, LeanProtocol, Sink, protocol
+
+
+class Echo:
+    """Answers every POST with its body."""
+
+    max_body = 1 << 20
+    stamp = object()
+
+    def find(self, head: Head) -> Handler | None:
+        return self.answer if head.method == b"POST" else None
+
+    def admit(self, head: Head) -> None:
+        return None
+
+    def answer(self, sink: Sink, body: bytes, head: Head) -> None:
+        sink.write(200, body)
+
+
+async def nothing(scope: object, receive: object, send: object) -> None:
+    raise AssertionError("only hot requests are sent here")
+
+
+def told(story: Callable[[int], Awaitable[None]], monkeypatch: pytest.MonkeyPatch, keep_alive: int = 60) -> None:
+    monkeypatch.setattr(http, "SWEEP", 0.02)
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http, "BODY_SECONDS", 0.2)
+
+    async def run() -> None:
+        made = protocol(Echo())
+        config = uvicorn.Config(nothing, http=made, lifespan="off", timeout_keep_alive=keep_alive)  # type: ignore[arg-type]
+        config.load()
+        server = uvicorn.Server(config)
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(lambda: made(config, server.server_state, {}), "127.0.0.1", 0)
+        async with listening:
+            await story(listening.sockets[0].getsockname()[1])
+            for connection in tuple(server.server_state.connections):
+                assert isinstance(connection, LeanProtocol)
+                connection.transport.abort()
+
+    asyncio.run(run())
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+
+
+async def answered(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    return int(head[9:12]), await reader.readexactly(length)
+
+
+@pytest.mark.parametrize("begun", [HEAD[:20], HEAD, HEAD + b"half"])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_request_that_does_not_come_whole_in_time_is_turned_away(
+    begun: bytes, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        if known:  # then the head comes again, and the parser is not asked
+            writer.write(HEAD + b"0123456789")
+            assert await answered(reader) == (200, b"0123456789")
+        writer.write(begun)
+        status, _ = await answered(reader)
+        assert status == 408
+        assert await reader.read() == b""
+        writer.close()
+
+    told(story, monkeypatch)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_connection_that_nobody_uses_is_closed(used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        if used:
+            writer.write(HEAD + b"0123456789")
+            assert await answered(reader) == (200, b"0123456789")
+        assert await reader.read() == b""
+        writer.close()
+
+    told(story, monkeypatch, keep_alive=0)
+
+
+def test_bodies_in_pieces_and_pipelines_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):  # the second time the head is known
+            whole = b"".join(HEAD + b"%010d" % n for n in range(5))
+            for size in (7, 100, 1000):
+                for at in range(0, len(whole), size):
+                    writer.write(whole[at : at + size])
+                    await asyncio.sleep(0)
+                for n in range(5):
+                    assert await answered(reader) == (200, b"%010d" % n)
+        for n in range(3):
+            writer.write(HEAD)
+            await asyncio.sleep(0.01)
+            writer.write(b"%05d" % n)
+            await asyncio.sleep(0.01)
+            writer.write(b"%05d" % n + HEAD[:30])
+            assert await answered(reader) == (200, b"%05d%05d" % (n, n))
+            writer.write(HEAD[30:] + b"0123456789")
+            assert await answered(reader) == (200, b"0123456789")
+        writer.close()
+
+    told(story, monkeypatch)
+
+
+def test_a_head_without_end_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nx: ")
+        writer.write(b"y" * (http.MAX_HEAD + 1))
+        assert (await answered(reader))[0] == 431
+        writer.close()
+
+    told(story, monkeypatch)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "protocols" / "mlflow"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "formats"))
 
-from runtime_cases import frame, logistic, quiet, said, target
+from runtime_cases import FUNCTION, frame, logistic, quiet, said, target
 from serving_kit import Home, Worker, worker
 from serving_mlflow import answering
 
@@ -160,3 +160,27 @@ def test_what_cannot_be_deployed_says_why(place: Place) -> None:
     place.run("deploy", "graph", "--endpoint", "taken")
     code, said_so = place.run("deploy", "churn", "--endpoint", "taken")
     assert (code, said_so["error"]["kind"]) == (1, "conflict")
+
+
+def test_a_python_function_becomes_a_version(place: Place) -> None:
+    folder = place.project.folder
+    (folder / "score.py").write_text(FUNCTION)
+    (folder / "factors.json").write_text('{"a": 1.0, "b": -2.0}')
+    frame().to_csv(folder / "rows.csv", index=False)
+    words = ("deploy", "score", "--function", "score.py", "--sample", "rows.csv")
+    code, said_so = place.run(*words)
+    assert code == 2
+    assert "load in score.py raised" in said_so["error"]["message"]
+    assert "factors.json" in said_so["error"]["message"]
+    code, done = place.run(*words, "--with", "factors.json")
+    assert (code, done["runtime"], done["version"]["version"]) == (0, "function", 1)
+    found = place.ask("score", frame())
+    np.testing.assert_allclose(found["total"], frame().a - 2 * frame().b)
+    assert found["many"].tolist() == (frame().a > 0.5).tolist()
+    assert place.run("deploy", "score", "--function", "score.py")[0] == 2
+    assert place.run(*words, "--with", "score.py")[0] == 2
+    assert place.run("deploy", "score", "--function", "nothing.py", "--sample", "rows.csv")[0] == 2
+    with place.project.opened() as keep, keep.db.read() as conn:
+        assert [event.data["trust"] for event in events.history(conn, subject="score", kind="trust.granted")] == [
+            [done["content"]]
+        ]

@@ -9,6 +9,7 @@ import click
 
 from modelkeep.cli.common import example, file_option, json_option, opened, split_ref
 from modelkeep.cli.output import print_json, say, text
+from modelkeep.core.errors import Invalid
 
 _MB = 1 << 20
 
@@ -19,6 +20,7 @@ _MB = 1 << 20
         "modelkeep deploy churn@champion --endpoint churn-eu",
         "modelkeep deploy churn@3 --trust 5f2c...    # its pickled model may run",
         "modelkeep deploy churn@3 --memory 512 --not-repeatable",
+        "modelkeep deploy score --function score.py --sample rows.csv --with factors.json",
     )
 )
 @click.argument("ref", metavar="MODEL[@VERSION]")
@@ -28,6 +30,11 @@ _MB = 1 << 20
 @click.option("--not-repeatable", is_flag=True, help="Never predict a request again when its process died.")
 @click.option("--all-versions", is_flag=True, help="Let every version be asked for by number or alias.")
 @click.option("--ignore-unknown", is_flag=True, help="Leave out inputs that the model does not know.")
+@click.option("--function", type=click.Path(path_type=Path), help="Register and serve this Python file instead.")
+@click.option("--sample", type=click.Path(path_type=Path), help="Rows of the function's inputs.")
+@click.option(
+    "--with", "beside", multiple=True, type=click.Path(path_type=Path), help="A file that the function reads."
+)
 @click.option("--because", default="", help="Why, for the history.")
 @file_option
 @json_option
@@ -40,6 +47,9 @@ def deploy(
     not_repeatable: bool,
     all_versions: bool,
     ignore_unknown: bool,
+    function: Path | None,
+    sample: Path | None,
+    beside: tuple[Path, ...],
     because: str,
     file: Path,
     as_json: bool,
@@ -47,8 +57,11 @@ def deploy(
     """Serve a version that a client registered, such as one logged with MLflow.
 
     It is run without running code it brings where that is possible: ONNX, skops, XGBoost's and LightGBM's own
-    files, TorchScript and torch.export. Pickled models and Python functions run only when their digest is trusted.
+    files, TorchScript and torch.export. Pickled models and Python code run only when their digest is trusted.
+
+    With --function a Python file that defines predict(columns) becomes the next version of the model.
     """
+    from modelkeep.cli.tables import read_table
     from modelkeep.lifecycle import deploy_foreign
 
     model, version = split_ref(ref)
@@ -60,10 +73,24 @@ def deploy(
     settings: dict[str, Any] = {"deploy": terms, "sample": 0.0}
     if ignore_unknown:
         settings["unknown_fields"] = "ignore"
+    if (function is None) != (sample is None):
+        raise Invalid("--function needs --sample, rows of its inputs, and the other way round")
     with opened(file) as keep:
-        done = deploy_foreign.deploy(
-            keep, model, version or "", endpoint=endpoint, trust=trust, settings=settings, because=because
-        )
+        if function is not None and sample is not None:
+            done = deploy_foreign.deploy_function(
+                keep,
+                model,
+                function,
+                read_table(sample),
+                beside=beside,
+                endpoint=endpoint,
+                settings=settings,
+                because=because,
+            )
+        else:
+            done = deploy_foreign.deploy(
+                keep, model, version or "", endpoint=endpoint, trust=trust, settings=settings, because=because
+            )
     if as_json:
         print_json(done)
         return

@@ -134,6 +134,11 @@ def adopt_function(
     return _package(Folder(folder), choice, sample, (), trusted)
 
 
+def content_of(folder: Path) -> str:
+    """Digest of what a folder brings, as trusting it means."""
+    return manifests.content_of(_listed(Folder(folder)))
+
+
 def _listed(files: Mapping[str, bytes]) -> dict[str, manifests.Entry]:
     return {name: entry(files[name]) for name in files if name not in (MANIFEST, SIGNATURE)}
 

@@ -16,12 +16,11 @@ from msgspec import Struct
 
 from modelkeep.core.errors import Invalid, NotFound, Problem
 from modelkeep.formats.feed import Feed, Part
+from modelkeep.formats.samples import ROWS
 from modelkeep.formats.signature import Field, Type
 from modelkeep.formats.tensors import column_names, type_of
 
 FILE = "MLmodel"
-ROWS = 16
-"""Most rows of an input example that are kept."""
 
 _TYPES: dict[str, Type] = {
     "boolean": "bool",

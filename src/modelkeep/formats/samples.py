@@ -14,6 +14,9 @@ from modelkeep.formats.batch import Batch
 from modelkeep.formats.signature import Signature
 from modelkeep.formats.validate import Checker
 
+ROWS = 16
+"""Most rows that are recorded."""
+
 
 def recorded(files: Mapping[str, bytes]) -> dict[str, list[Any]]:
     """The rows kept in a package, lists by input; empty when there are none. Raises ``Damaged``."""

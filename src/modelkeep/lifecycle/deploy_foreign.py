@@ -6,16 +6,18 @@ One transaction writes the package, what was trusted, the endpoint, the aliases 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
 from msgspec import Struct
 from sqlalchemy import Connection
 
 from modelkeep.core.errors import Conflict, Invalid, NotFound
-from modelkeep.formats import adopt, runtimes
+from modelkeep.formats import adopt, runtimes, samples
+from modelkeep.formats.inference import infer_fields
 from modelkeep.formats.manifest import Folder
 from modelkeep.lifecycle import rollout
 from modelkeep.lifecycle.keep import Keep
@@ -74,28 +76,84 @@ def deploy(
     endpoint = endpoint or model
     with keep.db.read() as conn:
         version = models.version(conn, model, ref) if ref else _newest(conn, model)
-        before = endpoints.get(conn, endpoint)
-        _ours(before, model, endpoint)
+        known = _trusted(conn, model, endpoint)
         listing = _listing(keep, conn, version)
-    known = tuple(before.settings.get("trust", ())) if before else ()
     trusted = tuple(dict.fromkeys((*known, *trust)))
     found, package = _packaged(keep, version, listing, trusted)
-    told = {"unknown_fields": "refuse", **(settings or {}), "trust": list(trusted)}
+    plan = _Plan(
+        package=package,
+        found=found,
+        endpoint=endpoint,
+        known=known,
+        trust=tuple(trust),
+        settings=settings or {},
+        because=because,
+    )
+    return _serve(keep, lambda conn: version, plan)
+
+
+def deploy_function(
+    keep: Keep,
+    model: str,
+    file: Path,
+    sample: pa.Table,
+    *,
+    beside: Sequence[Path] = (),
+    endpoint: str = "",
+    settings: Mapping[str, Any] | None = None,
+    because: str = "",
+) -> Deployed:
+    """Register a Python file that defines ``predict`` as the next version of a model, and serve it.
+
+    Naming the file is trusting it: its digest, with those of the files beside it, is written into the history.
+
+    Args:
+        file: See ``formats.function_runtime``.
+        sample: Rows that tell the inputs; the first are kept to try the function with.
+        beside: Files that it reads, found in the folder that its ``load`` is given.
+        endpoint, settings, because: As for ``deploy``.
+
+    Raises:
+        Invalid: The file cannot be read, defines no ``predict``, fails on the sample, or two files have one name.
+        UserCodeFailed: Importing it raised.
+        Conflict: The endpoint is a declaration's, or another model's.
+    """
+    endpoint = endpoint or model
+    with keep.db.read() as conn:
+        known = _trusted(conn, model, endpoint)
+    rows = {name: sample.column(name).to_pylist()[: samples.ROWS] for name in sample.column_names}
+    with TemporaryDirectory(prefix="modelkeep-") as name:
+        folder = Path(name)
+        _copy((file, *beside), folder)
+        fields = infer_fields(sample, sample.column_names)
+        content = adopt.content_of(folder)
+        found = adopt.adopt_function(folder, file.name, fields, rows, trusted=[content])
+        package = put_tree(keep.blobs, {path: folder / path for path in Folder(folder)})
     now = keep.clock.now()
 
-    def work(conn: Connection) -> Version:
-        return _write(
-            conn, version, package, found, endpoint, told, fresh=set(trust) - set(known), now=now, because=because
+    def register(conn: Connection) -> Version:
+        return models.register(
+            conn,
+            model,
+            run_id="",
+            package=package,
+            lineage=None,
+            evaluation={},
+            runtime=found.runtime,
+            note=found.note,
+            now=now,
         )
 
-    return Deployed(
-        version=keep.db.write(work),
+    plan = _Plan(
+        package=package,
+        found=found,
         endpoint=endpoint,
-        runtime=found.runtime,
-        note=found.note,
-        content=found.content,
-        trusted=trusted,
+        known=known,
+        trust=(content,),
+        settings=settings or {},
+        because=because,
     )
+    return _serve(keep, register, plan)
 
 
 def _packaged(
@@ -116,43 +174,59 @@ def _packaged(
         return found, put_tree(keep.blobs, {path: folder / path for path in Folder(folder)})
 
 
-def _write(
-    conn: Connection,
-    version: Version,
-    package: str,
-    found: adopt.Adopted,
-    endpoint: str,
-    settings: dict[str, Any],
-    *,
-    fresh: set[str],
-    now: float,
-    because: str,
-) -> Version:
-    _ours(endpoints.get(conn, endpoint), version.model, endpoint)
+class _Plan(Struct, frozen=True, kw_only=True):
+    """What is about to be served, and what the endpoint is told."""
+
+    package: str
+    found: adopt.Adopted
+    endpoint: str
+    known: tuple[str, ...]
+    trust: tuple[str, ...]
+    settings: Mapping[str, Any]
+    because: str
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.known, *self.trust)))
+
+
+def _serve(keep: Keep, version: Callable[[Connection], Version], plan: _Plan) -> Deployed:
+    """One transaction: the package, what is trusted, the endpoint, the aliases and the history."""
+    now = keep.clock.now()
+
+    def work(conn: Connection) -> Version:
+        return _write(conn, version(conn), plan, now)
+
+    return Deployed(
+        version=keep.db.write(work),
+        endpoint=plan.endpoint,
+        runtime=plan.found.runtime,
+        note=plan.found.note,
+        content=plan.found.content,
+        trusted=plan.trusted,
+    )
+
+
+def _write(conn: Connection, version: Version, plan: _Plan, now: float) -> Version:
+    model, number, found, endpoint = version.model, version.version, plan.found, plan.endpoint
+    _trusted(conn, model, endpoint)  # once more: another change may have got there first
     if not version.package:
-        catalog.change_version(
-            conn,
-            version.model,
-            version.version,
-            round(now * 1000),
-            package=package,
-            runtime=found.runtime,
-            note=found.note,
-        )
-    subject = version.name
+        ms = round(now * 1000)
+        about = {"package": plan.package, "runtime": found.runtime, "note": found.note}
+        catalog.change_version(conn, model, number, ms, **about)
+    fresh = sorted(set(plan.trust) - set(plan.known))
     if fresh:
-        events.append(conn, "trust.granted", subject, {"endpoint": endpoint, "trust": sorted(fresh)}, now=now)
-    made = models.version(conn, version.model, version.version)
+        events.append(conn, "trust.granted", version.name, {"endpoint": endpoint, "trust": fresh}, now=now)
     rollout.begin(
         conn,
-        made,
+        models.version(conn, model, number),
         endpoint=endpoint,
-        settings=settings,
+        settings={"unknown_fields": "refuse", **plan.settings, "trust": list(plan.trusted)},
         steps=(),
         now=now,
-        because=because or f"deployed, run by {found.runtime}",
+        because=plan.because or f"deployed, run by {found.runtime}",
     )
-    return models.version(conn, version.model, version.version)
+    return models.version(conn, model, number)
 
 
 def _newest(conn: Connection, model: str) -> Version:
@@ -162,9 +236,21 @@ def _newest(conn: Connection, model: str) -> Version:
     return found[-1]
 
 
-def _ours(before: endpoints.Wanted | None, model: str, endpoint: str) -> None:
+def _copy(files: Sequence[Path], folder: Path) -> None:
+    for path in files:
+        if (folder / path.name).exists():
+            raise Invalid(f"two files are called {path.name}", path=str(path))
+        try:
+            shutil.copyfile(path, folder / path.name)
+        except OSError as error:
+            raise Invalid(f"cannot be read: {error.strerror}", path=str(path)) from None
+
+
+def _trusted(conn: Connection, model: str, endpoint: str) -> tuple[str, ...]:
+    """What the endpoint trusts already. Raises ``Conflict`` when it is not to be changed from here."""
+    before = endpoints.get(conn, endpoint)
     if before is None:
-        return
+        return ()
     if before.model != model:
         raise Conflict(
             f"endpoint {endpoint!r} belongs to model {before.model!r}", hint="name another with --endpoint"
@@ -174,6 +260,7 @@ def _ours(before: endpoints.Wanted | None, model: str, endpoint: str) -> None:
             f"endpoint {endpoint!r} is kept by a declaration",
             hint=f"use modelkeep apply or modelkeep rollback {model}@VERSION, or name another with --endpoint",
         )
+    return tuple(before.settings.get("trust", ()))
 
 
 def _listing(keep: Keep, conn: Connection, version: Version) -> dict[str, str]:

@@ -20,7 +20,7 @@ from modelkeep.serve.columns import Array, shorten
 from modelkeep.serve.http import JSON
 
 OCTETS: Final = b"application/octet-stream"
-_MOST_OPENINGS: Final = 1024
+_MOST_KEPT: Final = 1024
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -156,9 +156,36 @@ def chosen(call: Call, batch: Batch, wanted: Sequence[Wish]) -> tuple[bytes, byt
     Returns:
         Body, header lines and content type, as ``serve.http.Sink.write`` takes them.
     """
-    parts: list[bytes] = [_frame(batch.lane).head, _encode(call.id), b',"outputs":[']
+    lane, count = batch.lane, call.rows.count
+    start, stop = call.start, call.start + count
+    known: dict[tuple[Sequence[Wish], int], bytes] = lane.memo.setdefault("oip descriptions", {})
+    described = known.get((wanted, count))
+    if described is not None:
+        raw = [_raw(batch, wish, start, stop) for wish in wanted]
+    else:
+        described, raw = _described(batch, wanted, start, stop)
+        if _is_fixed(lane, wanted):
+            if len(known) >= _MOST_KEPT:
+                known.clear()
+            known[wanted, count] = described
+    head = b"".join((_frame(lane).head, _encode(call.id), described))
+    if not raw:
+        return head, b"", JSON
+    return b"".join((head, *raw)), b"Inference-Header-Content-Length: %d\r\n" % len(head), OCTETS
+
+
+def _is_fixed(lane: Lane, wanted: Sequence[Wish]) -> bool:
+    """Whether what describes the outputs depends on nothing but the number of rows: raw numbers, all of them."""
+    outputs = lane.loaded.signature.outputs
+    return all(
+        wish.binary and not wish.classes and DATATYPE_OF[outputs[wish.place].type] != "BYTES" for wish in wanted
+    )
+
+
+def _described(batch: Batch, wanted: Sequence[Wish], start: int, stop: int) -> tuple[bytes, list[bytes]]:
+    """The outputs in JSON, and the raw tensors that follow it."""
+    parts: list[bytes] = [b',"outputs":[']
     raw: list[bytes] = []
-    start, stop = call.start, call.start + call.rows.count
     for at, wish in enumerate(wanted):
         opening, data = _tensor(batch, wish, start, stop)
         parts += (b"," if at else b"", opening)
@@ -168,10 +195,7 @@ def chosen(call: Call, batch: Batch, wanted: Sequence[Wish]) -> tuple[bytes, byt
         else:
             parts += (b',"data":[', data, b"]}")
     parts.append(b"]}")
-    head = b"".join(parts)
-    if not any(wish.binary for wish in wanted):
-        return head, b"", JSON
-    return b"".join((head, *raw)), b"Inference-Header-Content-Length: %d\r\n" % len(head), OCTETS
+    return b"".join(parts), raw
 
 
 def _tensor(batch: Batch, wish: Wish, start: int, stop: int) -> tuple[bytes, bytes]:
@@ -181,15 +205,10 @@ def _tensor(batch: Batch, wish: Wish, start: int, stop: int) -> tuple[bytes, byt
         opening = _encode({"name": wish.name, "datatype": "BYTES", "shape": list(values.shape)})[:-1]
         raw = tensors.write("BYTES", values) if wish.binary else b""
         return opening, raw or _encode(values.reshape(-1).tolist())[1:-1]
-    openings: dict[tuple[int, int], bytes] = batch.lane.memo.setdefault("oip openings", {})
-    found = openings.get((wish.place, stop - start))
-    if found is None:
-        if len(openings) >= _MOST_OPENINGS:
-            openings.clear()
-        found = openings[wish.place, stop - start] = _opening(batch.lane, wish.place, stop - start)
+    opening = _opening(batch.lane, wish.place, stop - start)
     if wish.binary:
-        return found, _raw(batch, wish, start, stop)
-    return found, b",".join(rendered(batch, wish.name)[start:stop])
+        return opening, _raw(batch, wish, start, stop)
+    return opening, b",".join(rendered(batch, wish.name)[start:stop])
 
 
 def _raw(batch: Batch, wish: Wish, start: int, stop: int) -> bytes:

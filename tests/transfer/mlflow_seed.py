@@ -38,6 +38,7 @@ def _seed(client: Any, tracking: str, folder: Path) -> dict[str, Any]:
     made["gone"] = client.create_experiment("deleted one")
     _training(client, made, folder)
     _odd(client, made, folder)
+    made["trace"] = _trace(client, made)
     client.delete_experiment(made["gone"])
     _models(client, made, folder)
     return made
@@ -123,6 +124,35 @@ def _odd(client: Any, made: dict[str, Any], folder: Path) -> None:
     client.log_param(made["deleted"], "kept", "yes")
     client.delete_run(made["deleted"])
     made["of_gone"] = client.create_run(made["gone"]).info.run_id
+
+
+def _trace(client: Any, made: dict[str, Any]) -> str:
+    """A trace of two spans, one of which failed, with a tag, metadata, and assessments of both kinds."""
+    import mlflow
+    from mlflow.entities import AssessmentSource
+
+    mlflow.set_experiment(experiment_id=made["work"])
+    with mlflow.start_span("outer", attributes={"count": 3, "share": 0.5, "list": [1, "zwei"]}) as outer:
+        outer.set_inputs({"question": "wieviel ü?"})
+        try:
+            with mlflow.start_span("inner", span_type="LLM") as inner:
+                inner.set_attribute(
+                    "mlflow.chat.tokenUsage", {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
+                )
+                raise ValueError("it broke")
+        except ValueError:
+            outer.set_outputs({"answer": [1, 2]})
+        mlflow.update_current_trace(tags={"colour": "grün"}, metadata={"build": "7"})
+    mlflow.flush_trace_async_logging()
+    trace_id = str(outer.trace_id)
+    judge = AssessmentSource("LLM_JUDGE", "m")
+    mlflow.log_feedback(
+        trace_id=trace_id, name="good", value=False, rationale="no", source=judge, metadata={"a": "b"}
+    )
+    mlflow.log_feedback(trace_id=trace_id, name="score", value={"x": [1.5, "y"]})
+    mlflow.log_expectation(trace_id=trace_id, name="wanted", value={"answer": 3})
+    client.set_trace_tag(trace_id, "later", "yes")
+    return trace_id
 
 
 def _models(client: Any, made: dict[str, Any], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def describe(uri: str, *, ids: bool = True) -> dict[str, Any]:
         found["logged models"] = sorted(
             (_logged(model) for model in client.search_logged_models(wanted)), key=lambda each: each["id"]
         )
+        found["traces"] = [_trace(trace) for trace in client.search_traces(locations=wanted)]
     return found
 
 
@@ -125,6 +127,43 @@ def _logged(model: Any) -> dict[str, Any]:
         "metrics": sorted(
             (each.key, each.value, each.step, each.timestamp, each.dataset_name) for each in model.metrics or ()
         ),
+    }
+
+
+def _trace(trace: Any) -> dict[str, Any]:
+    info = trace.info
+    return {
+        "id": info.trace_id,
+        "state": str(info.state),
+        "time": info.request_time,
+        "duration": info.execution_duration,
+        "previews": (info.request_preview, info.response_preview),
+        "tags": {key: value for key, value in info.tags.items() if key != "mlflow.artifactLocation"},
+        "metadata": {
+            key: json.loads(value) if key == "mlflow.trace.tokenUsage" else value
+            for key, value in info.trace_metadata.items()
+            if key != "mlflow.trace.infoFinalized"
+        },
+        "assessments": sorted((_assessment(each) for each in info.assessments), key=lambda each: each["name"]),
+        "spans": sorted(
+            (
+                {name: value for name, value in span.to_dict().items() if name != "links"}
+                for span in trace.data.spans
+            ),
+            key=lambda span: str(span["name"]),
+        ),
+    }
+
+
+def _assessment(given: Any) -> dict[str, Any]:
+    return {
+        "name": given.name,
+        "id": given.assessment_id,
+        "value": getattr(given, "value", None),
+        "source": (given.source.source_type, given.source.source_id),
+        "made": given.create_time_ms,
+        "rationale": given.rationale,
+        "metadata": given.metadata or {},
     }
 
 

@@ -48,6 +48,7 @@ def test_everything_is_as_it_was(keep: Keep, sqlite_source: dict[str, Any]) -> N
     assert report.copied["points"] == 1507
     assert report.checked.points == 1507
     assert report.checked.files == report.copied["files"] == 6
+    assert report.copied["traces"] == 1
     with answering(keep) as here:
         assert describe(here) == describe(sqlite_source["uri"])
     assert verify(keep.db, keep.blobs, Silent()) == []  # type: ignore[arg-type]
@@ -66,7 +67,7 @@ def test_again_copies_nothing_twice(keep: Keep, sqlite_source: dict[str, Any]) -
     before = counts(keep)
     report = bring(keep, sqlite_source["uri"])
     assert counts(keep) == {**before, "events": 2}
-    assert report.unchanged == {"runs": 2, "logged models": 1}
+    assert report.unchanged == {"runs": 2, "logged models": 1, "traces": 1}
     assert report.checked.faults == []
     assert bring(keep, sqlite_source["uri"], again=True).copied["runs"] == 5
     assert counts(keep) == {**before, "events": 3}

@@ -17,9 +17,9 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from modelkeep.core.errors import Invalid, MissingExtra, NotFound, Refused, Unavailable
-from modelkeep.protocols.mlflow.transfer import rows
+from modelkeep.protocols.mlflow.transfer import rows, traced
 from modelkeep.protocols.mlflow.transfer.places import Places
-from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Owned, Point, Run
+from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Owned, Point, Run, Trace
 
 PAGE = 500
 PIECE = 50_000
@@ -50,12 +50,16 @@ LATER = (
     "logged_model_tags",
     "logged_model_metrics",
     "trace_info",
+    "trace_tags",
+    "trace_request_metadata",
+    "spans",
+    "assessments",
+    "entity_associations",
     "evaluation_datasets",
     "webhooks",
     "scorers",
 )
 _NOT_COPIED = {
-    "trace_info": "traces",
     "evaluation_datasets": "evaluation datasets",
     "webhooks": "webhooks",
     "scorers": "scorers",
@@ -135,6 +139,14 @@ class DatabaseSource:
             return
         for found in self._pages(select(table).where(table.c.experiment_id == experiment), table.c.model_id):
             yield rows.logged_models(found, self._by)
+
+    def traces(self, experiment: int) -> Iterator[list[Trace]]:
+        """Pages of all traces, in order of their ids; with spans as far as the database holds them."""
+        table = self._tables.get("trace_info")
+        if table is None:
+            return
+        for found in self._pages(select(table).where(table.c.experiment_id == experiment), table.c.request_id):
+            yield traced.of_rows(found, self._by)
 
     def models(self) -> Iterator[list[Model]]:
         """Pages of registered models, by name."""

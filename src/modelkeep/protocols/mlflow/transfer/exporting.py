@@ -35,6 +35,7 @@ LOST = (
     " modelkeep.run_id and modelkeep.model_id",
     "the times at which experiments, models and versions were made, and who made them",
     "deleted experiments, runs and logged models",
+    "traces",
 )
 
 

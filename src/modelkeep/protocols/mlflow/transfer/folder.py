@@ -24,6 +24,7 @@ from modelkeep.protocols.mlflow.transfer.records import (
     Owned,
     Point,
     Run,
+    Trace,
     Version,
     some,
 )
@@ -93,6 +94,11 @@ class FolderSource:
         home, _ = self._experiments[experiment]
         for page in some(_described(home / "models"), PAGE):
             yield [_logged(experiment, where, meta) for where, meta in page]
+
+    def traces(self, experiment: int) -> Iterator[list[Trace]]:
+        """None: they are counted, not copied."""
+        del experiment
+        yield from ()
 
     def models(self) -> Iterator[list[Model]]:
         """All registered models, by name."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 from msgspec import Struct
@@ -18,7 +19,7 @@ from sqlalchemy import Connection
 from modelkeep.core.errors import Invalid
 from modelkeep.core.ports import Progress
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow.transfer import arrive, checking, naming, sources_here
+from modelkeep.protocols.mlflow.transfer import arrive, checking, naming, sources_here, traced
 from modelkeep.protocols.mlflow.transfer.naming import Place
 from modelkeep.protocols.mlflow.transfer.records import (
     Experiment,
@@ -27,9 +28,11 @@ from modelkeep.protocols.mlflow.transfer.records import (
     Owned,
     Run,
     Source,
+    Trace,
     fingerprint,
     id_of,
     is_over,
+    some,
 )
 from modelkeep.registry import events
 from modelkeep.registry.artifacts import segments
@@ -37,6 +40,9 @@ from modelkeep.registry.artifacts import segments
 T = TypeVar("T", Run, LoggedModel)
 READERS = 8
 """Runs whose files are read at once."""
+
+TRACES = 100
+"""Traces written at once."""
 
 GROUP = 256 << 20
 """Bytes of files after which what was read is written and marked."""
@@ -164,6 +170,36 @@ class _Import:
         for models in self._source.logged_models(given.id):
             for made, files in self._fresh("logged_model", models):
                 self._logged(made, files, target)
+
+        if given.lifecycle_stage == "active":
+            for traces in self._source.traces(given.id):
+                self._traces(traces, target)
+
+    def _traces(self, page: list[Trace], target: int) -> None:
+        with self._keep.db.read() as conn:
+            marks = arrive.marked(conn, self._source.origin, "trace", [each.trace_id for each in page])
+        prints = {each.trace_id: fingerprint(each) for each in page}
+        wanted = [
+            each
+            for each in page
+            if self._options.again
+            or each.trace_id not in marks
+            or marks[each.trace_id].fingerprint != prints[each.trace_id]
+        ]
+        self._count("traces", len(page) - len(wanted), self._report.unchanged)
+        self._count("traces", len(wanted))
+        now_ms = round(self._keep.clock.now() * 1000)
+
+        def write(conn: Connection, group: list[Trace]) -> list[str]:
+            left = [traced.write(conn, each, target, now_ms) for each in group]
+            done = [(each.trace_id, each.trace_id, prints[each.trace_id]) for each in group]
+            arrive.mark(conn, self._source.origin, "trace", done)
+            return left
+
+        for group in some(wanted, TRACES):
+            for line in self._keep.db.write(partial(write, group=group)):
+                if line:
+                    self._leave(line)
 
     def _fresh(
         self, kind: str, page: Sequence[T]

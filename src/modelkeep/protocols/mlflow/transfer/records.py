@@ -85,6 +85,31 @@ class LoggedModel(Struct, frozen=True):
     metrics: list[ModelPoint] = field(default_factory=list)
 
 
+class Trace(Struct, frozen=True):
+    """A trace.
+
+    Attributes:
+        duration_ms: Milliseconds; None while it goes on.
+        assessments: MLflow's ``Assessment`` in protobuf's JSON.
+        spans: As MLflow writes them (``Span.to_dict``).
+        runs: Ids of runs it was linked to.
+    """
+
+    trace_id: str
+    experiment: int
+    start_ms: int
+    duration_ms: int | None
+    status: str
+    client_request_id: str | None = None
+    request_preview: str | None = None
+    response_preview: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    assessments: list[dict[str, Any]] = field(default_factory=list)
+    spans: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+
+
 class Version(Struct, frozen=True):
     """A version of a registered model; ``location`` is where its files are, when it is not ``source``."""
 
@@ -163,6 +188,10 @@ class Source(Protocol):
 
     def logged_models(self, experiment: int) -> Iterator[list[LoggedModel]]:
         """Pages of all logged models, deleted ones too where the source tells them."""
+        ...
+
+    def traces(self, experiment: int) -> Iterator[list[Trace]]:
+        """Pages of traces; none from a source that cannot tell them."""
         ...
 
     def models(self) -> Iterator[list[Model]]:

@@ -21,6 +21,7 @@ from modelkeep.core.errors import Conflict, Invalid, ModelkeepError, NotFound, R
 
 API = "/api/2.0/mlflow"
 AJAX = "/ajax-api/2.0/mlflow"
+NEWER = "/api/3.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
 ATTEMPTS = 5
 _TIMEOUT = 120.0

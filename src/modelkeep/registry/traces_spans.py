@@ -125,6 +125,7 @@ def log(conn: Connection, experiment: int, batch: Sequence[Spans], run_id: str =
     if not batch:
         return
     kept_in = experiments.find_active(conn, experiment)
+    batch = sorted(batch, key=lambda each: each.trace_id)  # so that two processes lock rows in one order
     insert_rows(conn, traces_table, _TRACE, [_told(each, experiment) for each in batch], _MERGE)
     found = select_in(conn, "trace_id, id", traces_table, "trace_id", [each.trace_id for each in batch])
     numbers = dict(found)

@@ -320,3 +320,50 @@ def test_the_client_sends_beside_the_program_unless_told_otherwise(
     assert all(len(each.data.spans) == 2 and each.info.state.value == "OK" for each in found)
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
     mlflow.tracing.reset()
+
+
+def test_sessions_prompts_models_and_copies(traced: str) -> None:
+    mlflow.set_registry_uri(traced)
+    name = f"greet-{uuid4().hex[:8]}"
+    mlflow.genai.register_prompt(name=name, template="hi {{x}}")
+
+    @mlflow.trace
+    def prompted() -> str:
+        mlflow.update_current_trace(metadata={"mlflow.trace.session": "s1"})
+        return str(mlflow.genai.load_prompt(f"prompts:/{name}/1").format(x=1))
+
+    assert prompted() == "hi 1"
+    trace_id = last()
+    mlflow.MlflowClient()._tracing_client.link_prompt_versions_to_trace(
+        trace_id, [mlflow.genai.load_prompt(f"prompts:/{name}/1")]
+    )
+    found = mlflow.search_traces(filter_string=f"prompt = '{name}/1'", return_type="list")
+    assert [each.info.trace_id for each in found] == [trace_id]
+    [session] = mlflow.search_sessions(locations=[_experiment()])
+    assert [each.info.trace_id for each in session] == [trace_id]
+    model = mlflow.create_external_model(name="m")
+    with mlflow.start_span("modelled"):
+        mlflow.update_current_trace(metadata={"mlflow.modelId": model.model_id})
+    [found] = mlflow.search_traces(model_id=model.model_id, return_type="list")
+    assert found.info.trace_id == last()
+    mlflow.add_trace(found)
+    both = mlflow.search_traces(filter_string="span.name = 'modelled'", return_type="list")
+    assert len({each.info.trace_id for each in both}) == 2
+
+
+def test_evaluations_write_what_they_found(traced: str) -> None:
+    from mlflow.genai import datasets, evaluate, scorer
+
+    @scorer
+    def exact(outputs: Any, expectations: dict[str, Any]) -> bool:
+        return bool(outputs == expectations["answer"])
+
+    questions = datasets.create_dataset(name="questions", experiment_id=_experiment())
+    questions.merge_records(
+        [{"inputs": {"q": q}, "expectations": {"answer": answer}} for q, answer in (("a", "A"), ("b", "x"))]
+    )
+    result = evaluate(data=questions, predict_fn=lambda q: q.upper(), scorers=[exact])
+    assert result.metrics["exact/mean"] == 0.5
+    found = mlflow.search_traces(run_id=result.run_id, return_type="list", filter_string="feedback.exact = 'true'")
+    assert [each.data.spans[0].inputs for each in found] == [{"q": "a"}]
+    assert mlflow.get_run(result.run_id).inputs.dataset_inputs[0].dataset.name == "questions"

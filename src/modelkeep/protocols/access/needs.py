@@ -103,6 +103,16 @@ SERVING: Needs = {
     "/v2/repository/index": Need("read", "endpoint"),
     "/v2/repository/models/{name}/load": _LOAD,
     "/v2/repository/models/{name}/unload": _LOAD,
+    **dict.fromkeys(
+        (
+            "/v2/trace/setting",
+            "/v2/models/{name}/trace/setting",
+            "/v2/logging",
+            "/v2/systemsharedmemory/{rest:path}",
+            "/v2/cudasharedmemory/{rest:path}",
+        ),
+        KNOWN,  # they say that they are not offered
+    ),
     "/invocations": INSIDE,
     "/endpoints/{name}/invocations": INSIDE,
     "/v1/models/{rest:path}": INSIDE,
@@ -116,7 +126,6 @@ SERVING: Needs = {
 
 CALLS: Mapping[str, Need] = {
     "Check": PUBLIC,
-    "List": PUBLIC,
     "Watch": PUBLIC,
     "ServerLive": PUBLIC,
     "ServerReady": PUBLIC,

@@ -14,6 +14,7 @@ from modelkeep.core.errors import NotFound
 from modelkeep.lifecycle import rollout
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols import openapi
+from modelkeep.protocols.access.asgi import named
 from modelkeep.protocols.control.http import Call, Operation, as_json
 from modelkeep.protocols.control.labels import PARQUET, Posted, Taken, rows
 from modelkeep.protocols.openapi import Described
@@ -220,8 +221,9 @@ def _acting(keep: Keep) -> list[Operation]:
     def roll_back(call: Call) -> Version:
         body: Rollback = call.body
         now = keep.clock.now()
+        model = call.path["model"]
         return keep.db.write(
-            lambda conn: rollout.roll_back(conn, call.path["model"], to=body.to, now=now, because=body.because)
+            named(lambda conn: rollout.roll_back(conn, model, to=body.to, now=now, because=body.because))
         )
 
     return [

@@ -132,17 +132,8 @@ def deploy_function(
     now = keep.clock.now()
 
     def register(conn: Connection) -> Version:
-        return models.register(
-            conn,
-            model,
-            run_id="",
-            package=package,
-            lineage=None,
-            evaluation={},
-            runtime=found.runtime,
-            note=found.note,
-            now=now,
-        )
+        made = {"package": package, "runtime": found.runtime, "note": found.note}
+        return models.register(conn, model, run_id="", lineage=None, evaluation={}, now=now, **made)
 
     plan = _Plan(
         package=package,

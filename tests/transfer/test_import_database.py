@@ -11,6 +11,8 @@ from same_mlflow import describe
 from serving_mlflow import answering
 from sqlalchemy import func, select
 
+from modelkeep.app.settings import Settings
+from modelkeep.app.wiring import connect
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
 from modelkeep.core.ports import Silent
 from modelkeep.lifecycle.keep import Keep
@@ -216,3 +218,56 @@ def test_marks_name_no_passwords(home: Keep, postgres_source: dict[str, Any]) ->
         origins = set(conn.execute(select(imports.c.origin)).scalars())
     assert origins == {report.origin}
     assert "secret" not in report.origin
+
+
+def test_a_file_that_cannot_be_read_is_a_fault_and_comes_later(
+    home: Keep, sqlite_source: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It vanishes between the look and the reading; the run is not whole then, so the next import brings it."""
+    from modelkeep.protocols.mlflow.transfer.places import Places
+
+    real = Places.open
+
+    def gone(self: Places, owner: Any, path: str) -> Any:
+        if path == "model/MLmodel":
+            raise NotFound("it is gone")
+        return real(self, owner, path)
+
+    monkeypatch.setattr(Places, "open", gone)
+    report = bring(home, sqlite_source["uri"])
+    assert [fault for fault in report.checked.faults if "cannot be read: it is gone" in fault]
+    assert report.copied["files"] == 5
+    monkeypatch.undo()
+    report = bring(home, sqlite_source["uri"])
+    assert report.checked.faults == []
+    with answering(home) as here:
+        assert describe(here) == describe(sqlite_source["uri"])
+
+
+def test_one_workspace_of_several(home: Keep, sqlite_source: dict[str, Any], tmp_path: Path) -> None:
+    copy = tmp_path / "several.db"
+    copy.write_bytes(Path(sqlite_source["uri"].removeprefix("sqlite:///")).read_bytes())
+    with sqlite3.connect(copy) as conn:
+        conn.execute("UPDATE experiments SET workspace = 'team' WHERE experiment_id = 1")
+    conn.close()
+    report = bring(home, f"sqlite:///{copy}")
+    assert report.copied["experiments"] == 2
+    assert report.others == {"experiments and models of other workspaces": 1}
+    source = open_source(f"sqlite:///{copy}", workspace="team")
+    report = importing.run(home, source, Options(), Silent())
+    source.close()
+    assert report.checked.faults == []
+    assert (report.copied["experiments"], report.copied["runs"]) == (1, 3)
+
+
+def test_from_one_home_to_another(keep: Keep, sqlite_source: dict[str, Any], tmp_path: Path) -> None:
+    """Modelkeep's own server is a source too: the way from SQLite to PostgreSQL."""
+    first = tmp_path / "first"
+    other = connect(Settings(first, f"sqlite:///{first}/modelkeep.db", str(first / "blobs")), tmp_path)
+    bring(other, sqlite_source["uri"], verify=0)
+    with answering(other) as there:
+        report = bring(keep, there)
+        assert report.checked.faults == []
+        with answering(keep) as here:
+            assert describe(here) == describe(there)
+    other.close()

@@ -43,6 +43,8 @@ _OF_CLIENTS: dict[str, frozenset[str]] = {
     "trace_assessments": frozenset({"name", "value", "content"}),
     "evaluation_records": frozenset({"content", "inputs_digest"}),
     "labels": frozenset({"prediction_id", "value"}),
+    "events": frozenset({"kind", "actor", "previous", "hash"}),
+    "event_head": frozenset({"hash"}),
     "imports": frozenset({"origin", "kind", "name", "target", "fingerprint"}),
 }
 """Text that clients wrote or that names no blob: a digest in it keeps nothing."""

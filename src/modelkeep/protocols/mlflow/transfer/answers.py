@@ -14,6 +14,7 @@ from modelkeep.protocols.mlflow.transfer.records import (
     Point,
     Run,
     Version,
+    plain,
 )
 from modelkeep.registry.datasets import Dataset, DatasetInput
 
@@ -148,4 +149,4 @@ def _value(given: Mapping[str, Any]) -> float | None:
 
 
 def _pairs(given: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    return {each["key"]: each.get("value", "") for each in sorted(given, key=lambda each: str(each["key"]))}
+    return {each["key"]: plain(each.get("value", "")) for each in sorted(given, key=lambda each: str(each["key"]))}

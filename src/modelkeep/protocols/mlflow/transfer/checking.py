@@ -125,13 +125,16 @@ def _files(keep: Keep, source: Source, owner: Owned, found: Checked) -> None:
         return  # what could not be read was said when it was copied
     for path, _ in listed:
         digest, whole = kept.get(path, ""), blake3()
+        if not digest:
+            found.faults.append(f"{who}: {path} is not here")
+            continue
         with source.open(owner, path) as stream:
             while block := stream.read(_BLOCK):
                 whole.update(block)
                 found.bytes += len(block)
         found.files += 1
         if whole.hexdigest() != digest:
-            found.faults.append(f"{who}: {path} {'differs' if digest else 'is not here'}")
+            found.faults.append(f"{who}: {path} differs")
             continue
         try:
             keep.blobs.open(digest).close()

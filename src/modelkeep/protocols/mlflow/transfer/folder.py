@@ -26,6 +26,7 @@ from modelkeep.protocols.mlflow.transfer.records import (
     Run,
     Trace,
     Version,
+    plain,
     some,
 )
 from modelkeep.registry.datasets import Dataset, DatasetInput
@@ -197,7 +198,7 @@ def _keys(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _texts(folder: Path) -> dict[str, str]:
-    return {key: file.read_text("utf-8") for key, file in _keys(folder)}
+    return {key: plain(file.read_text("utf-8")) for key, file in _keys(folder)}
 
 
 def _lines(file: Path) -> Iterator[str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import Invalid
+from modelkeep.core.errors import Invalid, NotFound, Refused
 from modelkeep.core.ports import Progress
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow.transfer import arrive, checking, naming, sources_here, traced
@@ -109,6 +110,7 @@ class _Import:
         self._report = Report(source.origin, source.note, {}, {}, {}, [], {}, checking.Checked(faults=[]))
         self._sample = checking.Sample(1 << 62 if options.verify is None else options.verify)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="modelkeep-import")
+        self._broken: dict[str, list[str]] = {}
         self._done = 0
         self._total: int | None = None
 
@@ -128,6 +130,8 @@ class _Import:
             self._report.checked = checking.check(
                 self._keep, self._source, self._sample, files=self._options.files, progress=self._progress
             )
+            unread = [fault for faults in self._broken.values() for fault in faults]
+            self._report.checked.faults = [*unread, *self._report.checked.faults]
         self._report.seconds = round(time.monotonic() - began, 3)
         said = {"copied": self._report.copied, "faults": self._report.checked.faults[:100]}
         now = self._keep.clock.now()
@@ -234,7 +238,7 @@ class _Import:
             yield group, self._keep_files(group, chosen)
 
     def _fingerprint(self, record: Owned) -> str:
-        return fingerprint(record, self._options.files)
+        return "" if id_of(record) in self._broken else fingerprint(record, self._options.files)
 
     def _listing(self, owner: Owned) -> list[tuple[str, int | None]]:
         try:
@@ -259,12 +263,12 @@ class _Import:
     ) -> dict[str, dict[str, tuple[str, int]]]:
         # The composition root always opens the chunked store, which can keep many files with one flush.
         blobs: Any = self._keep.blobs
-        kept = self._pool.map(
-            lambda owner, paths: blobs.put_many(_Opened(self._source, owner, paths)) if paths else {},
-            group,
-            chosen,
-        )
+        given = [_Opened(self._source, owner, paths) for owner, paths in zip(group, chosen, strict=True)]
+        kept = self._pool.map(lambda files: blobs.put_many(files) if len(files) else {}, given)
         found = {id_of(each): files for each, files in zip(group, kept, strict=True)}
+        self._broken |= {
+            id_of(owner): files.faults for owner, files in zip(group, given, strict=True) if files.faults
+        }
         self._count("files", sum(map(len, found.values())))
         self._count("bytes", sum(size for files in found.values() for _, size in files.values()))
         return found
@@ -324,14 +328,20 @@ class _Import:
 
 
 class _Opened(Mapping[str, BinaryIO]):
-    """An owner's files by path, each opened when it is reached and closed after it."""
+    """An owner's files by path, each opened when it is reached; ``faults`` of those that cannot be."""
 
     def __init__(self, source: Source, owner: Owned, paths: Iterable[str]) -> None:
         self._source, self._owner, self._paths = source, owner, list(paths)
+        self.faults: list[str] = []
 
     def items(self) -> Iterator[tuple[str, BinaryIO]]:  # type: ignore[override]
         for path in self._paths:
-            with self._source.open(self._owner, path) as stream:
+            with ExitStack() as stack:
+                try:
+                    stream = stack.enter_context(self._source.open(self._owner, path))
+                except (NotFound, Invalid, Refused) as error:
+                    self.faults.append(f"{id_of(self._owner)}: {path} cannot be read: {error.message}")
+                    continue
                 yield path, stream
 
     def __getitem__(self, path: str) -> BinaryIO:

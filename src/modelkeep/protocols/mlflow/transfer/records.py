@@ -144,6 +144,11 @@ Owned = Run | LoggedModel
 """What has files of its own."""
 
 
+def plain(text: str) -> str:
+    """Text without the letter NUL, which PostgreSQL does not keep."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
 def some(given: Iterable[T], most: int) -> Iterator[list[T]]:
     """Lists of at most so many, in order."""
     left = iter(given)

@@ -79,6 +79,8 @@ class Client:
         """A file's bytes as they come. Raises ``NotFound``, ``Unavailable``; that also where they end early."""
         answer = self._send("GET", path, None, {}, repeat=True)
         try:
+            if answer.status == 500:  # it stays so however often one asks: a file that is gone, or cannot be read
+                raise Invalid(f"{self.address}{path[:300]}: the server fails to give it")
             if answer.status != 200:
                 raise _fault(answer.status, answer.read(), f"GET {self.address}{path}")
             yield cast("BinaryIO", _Whole(answer, f"{self.address}{path}"))

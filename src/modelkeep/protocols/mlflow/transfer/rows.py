@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from modelkeep.protocols.mlflow.transfer.records import LoggedModel, Model, Run, Version
+from modelkeep.protocols.mlflow.transfer.records import LoggedModel, Model, Run, Version, plain
 from modelkeep.registry.datasets import Dataset, DatasetInput
 
 Rows = list[dict[str, Any]]
@@ -178,4 +178,4 @@ def _dataset(row: Mapping[str, Any]) -> Dataset:
 
 def texts(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Values by key."""
-    return {row["key"]: row["value"] or "" for row in sorted(rows, key=lambda row: str(row["key"]))}
+    return {row["key"]: plain(row["value"] or "") for row in sorted(rows, key=lambda row: str(row["key"]))}

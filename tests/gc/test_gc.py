@@ -346,3 +346,18 @@ def test_killed_at_any_moment_nothing_needed_is_gone(tmp_path: Path) -> None:
     with keep.db.read() as conn:
         assert len(conn.execute(select(tables.runs.c.id)).all()) == 6
     keep.close()
+
+
+def test_objects_in_a_bucket_go_too(tmp_path: Path, s3: str) -> None:
+    home = tmp_path / "home"
+    keep = connect(Settings(home, f"sqlite:///{home}/modelkeep.db", s3), tmp_path)
+    data = random.Random(11).randbytes(700_000)
+    run_with(keep, {"f": data})
+    orphan = blobs(keep).put(data[:300_000] + bytes(200_000))
+    told = swept(keep, dry_run=True)
+    assert line(told, "blobs")[0] == 1
+    assert line(collect(keep, Silent()), "blobs") == (0, 0)  # it is young
+    assert swept(keep).freed == told.freed > 0
+    assert not blobs(keep).exists(orphan)
+    assert sound(keep)
+    keep.close()

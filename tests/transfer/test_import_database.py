@@ -271,3 +271,30 @@ def test_from_one_home_to_another(keep: Keep, sqlite_source: dict[str, Any], tmp
         with answering(keep) as here:
             assert describe(here) == describe(there)
     other.close()
+
+
+def test_files_in_an_object_store(home: Keep, sqlite_source: dict[str, Any], tmp_path: Path, s3: str) -> None:
+    """Runs name the bucket, or a server did and ``--artifacts`` does; names with blanks and umlauts too."""
+    import obstore
+    from obstore.store import from_url
+
+    original = Path(sqlite_source["uri"].removeprefix("sqlite:///"))
+    root = original.parent / "mlruns"
+    place = f"{s3.rstrip('/')}/mlflow"
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    store = from_url(f"s3://{bucket}")
+    for path in root.rglob("*"):
+        if path.is_file():
+            obstore.put(store, f"{prefix}/{path.relative_to(root).as_posix()}", path.read_bytes())
+    for name, artifacts in ((place, ""), ("mlflow-artifacts:", place)):
+        copy = tmp_path / f"{len(artifacts)}.db"
+        copy.write_bytes(original.read_bytes())
+        with sqlite3.connect(copy) as conn:
+            for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
+                conn.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(root), name))
+        conn.close()
+        report = bring(home, f"sqlite:///{copy}", artifacts=artifacts)
+        assert report.checked.faults == []
+        assert report.checked.files == 6
+    with answering(home) as here:
+        assert describe(here) == describe(sqlite_source["uri"])

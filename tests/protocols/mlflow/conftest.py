@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from serving_mlflow import answering, home
+from traces_kit import served
 
 from modelkeep.lifecycle.keep import Keep
 
@@ -43,3 +44,16 @@ def client(address: str) -> Any:
 def http(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=f"{address}/api/2.0/mlflow") as found:
         yield found
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Keep, str]]:
+    """A home and its server for all tests of a module, once over each database."""
+    with served(request.param, request, tmp_path_factory.mktemp("shared")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def place(shared: tuple[Keep, str]) -> str:
+    """The address of the shared server."""
+    return shared[1]

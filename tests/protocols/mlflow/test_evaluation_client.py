@@ -13,14 +13,6 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.genai import datasets
-from traces_kit import served
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server, once over each database."""
-    with served(request.param, request, tmp_path_factory.mktemp("evaluation")) as (_, address):
-        yield address
 
 
 @pytest.fixture

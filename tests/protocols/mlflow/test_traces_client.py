@@ -12,16 +12,8 @@ import mlflow
 import pytest
 from mlflow.entities import AssessmentSource, SpanType
 from mlflow.exceptions import MlflowException
-from traces_kit import served
 
 HUMAN = AssessmentSource(source_type="HUMAN", source_id="ann")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server, once over each database."""
-    with served(request.param, request, tmp_path_factory.mktemp("traces")) as (_, address):
-        yield address
 
 
 @pytest.fixture

@@ -12,24 +12,16 @@ from mlflow.entities import Trace, TraceData
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.attachments import Attachment
 from mlflow.tracing.client import TracingClient
-from traces_kit import served
 
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry.verify import verify
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Keep, str]]:
-    """A home and its server, once over each database."""
-    with served(request.param, request, tmp_path_factory.mktemp("files")) as found:
-        yield found
-
-
 @pytest.fixture
-def made(place: tuple[Keep, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Trace]:
+def made(shared: tuple[Keep, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Trace]:
     """A trace with two spans."""
     monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    mlflow.set_tracking_uri(place[1])
+    mlflow.set_tracking_uri(shared[1])
     mlflow.set_experiment(uuid4().hex)
     with mlflow.start_span("outer", attributes={"n": 1, "s": "ü", "d": {"a": [None, 0.5]}}) as span:
         span.set_inputs({"q": "why?"})
@@ -41,8 +33,8 @@ def made(place: tuple[Keep, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[T
     mlflow.set_tracking_uri(None)
 
 
-def test_spans_in_files_are_read_back(place: tuple[Keep, str], made: Trace) -> None:
-    keep, address = place
+def test_spans_in_files_are_read_back(shared: tuple[Keep, str], made: Trace) -> None:
+    keep, address = shared
     client = TracingClient()
     info = made.info
     info.trace_id = f"tr-{uuid4().hex}"
@@ -63,8 +55,8 @@ def test_spans_in_files_are_read_back(place: tuple[Keep, str], made: Trace) -> N
     assert verify(keep.db, keep.blobs) == []
 
 
-def test_attachments_are_kept_beside_the_spans(place: tuple[Keep, str], made: Trace) -> None:
-    _, address = place
+def test_attachments_are_kept_beside_the_spans(shared: tuple[Keep, str], made: Trace) -> None:
+    _, address = shared
     attachment = Attachment(content_type="image/png", content_bytes=b"\x89PNG\0" * 1000)
     TracingClient()._upload_attachments(made.info, {attachment.id: attachment})
     fetch = f"{address}/ajax-api/2.0/mlflow/get-trace-artifact"
@@ -81,8 +73,8 @@ def test_attachments_are_kept_beside_the_spans(place: tuple[Keep, str], made: Tr
     assert httpx.get(fetch, params=said).status_code == 404
 
 
-def test_spans_of_the_database_in_the_form_of_files(place: tuple[Keep, str], made: Trace) -> None:
-    _, address = place
+def test_spans_of_the_database_in_the_form_of_files(shared: tuple[Keep, str], made: Trace) -> None:
+    _, address = shared
     fetch = f"{address}/api/3.0/mlflow/get-trace-artifact"
     found = TraceData.from_dict(httpx.get(fetch, params={"request_id": made.info.trace_id}).json())
     assert [each.to_dict() for each in found.spans] == [each.to_dict() for each in made.data.spans]

@@ -14,8 +14,8 @@ import pytest
 from mlflow.entities.trace_metrics import AggregationType, MetricAggregation, MetricViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
-from traces_kit import served
 
+from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import experiments, traces, traces_assessments, traces_spans
 from modelkeep.registry.traces_assessments import Assessment
 from modelkeep.registry.traces_spans import Span, Spans
@@ -65,13 +65,13 @@ def fill(conn: Any) -> int:
     return number
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The address of a server, and an experiment with eight traces; once over each database."""
-    with served(request.param, request, tmp_path_factory.mktemp("measured")) as (keep, address):
-        mlflow.set_tracking_uri(address)
-        yield address, str(keep.db.write(fill))
-        mlflow.set_tracking_uri(None)
+@pytest.fixture(scope="module")
+def filled(shared: tuple[Keep, str]) -> Iterator[tuple[str, str]]:
+    """The address of a server, and an experiment with eight traces."""
+    keep, address = shared
+    mlflow.set_tracking_uri(address)
+    yield address, str(keep.db.write(fill))
+    mlflow.set_tracking_uri(None)
 
 
 def asked(

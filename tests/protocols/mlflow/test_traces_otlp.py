@@ -21,7 +21,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from traces_kit import served
 
 from modelkeep.core.errors import Invalid
 from modelkeep.protocols.mlflow import otlp, traces_otlp
@@ -29,13 +28,6 @@ from modelkeep.protocols.mlflow import otlp, traces_otlp
 NOW = 1_750_000_000 * 10**9
 PROTOBUF = "application/x-protobuf"
 HTTP = httpx.Client(timeout=60)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server, once over each database."""
-    with served(request.param, request, tmp_path_factory.mktemp("otlp")) as (_, address):
-        yield address
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import httpx
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
-from traces_kit import served
 
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import experiments, traces, traces_assessments, traces_spans
@@ -87,22 +86,15 @@ def fill(conn: Any) -> int:
     return number
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Keep, str]]:
-    """A home and its server, once over each database."""
-    with served(request.param, request, tmp_path_factory.mktemp("searched")) as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
-def filled(place: tuple[Keep, str]) -> str:
+def filled(shared: tuple[Keep, str]) -> str:
     """An experiment with six traces."""
-    return str(place[0].db.write(fill))
+    return str(shared[0].db.write(fill))
 
 
 @pytest.fixture(autouse=True)
-def client(place: tuple[Keep, str]) -> Iterator[None]:
-    mlflow.set_tracking_uri(place[1])
+def client(shared: tuple[Keep, str]) -> Iterator[None]:
+    mlflow.set_tracking_uri(shared[1])
     yield
     mlflow.set_tracking_uri(None)
 
@@ -244,8 +236,8 @@ def test_orders_that_make_no_sense_are_refused(filled: str, order: list[str]) ->
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def test_pages_stay_right_while_traces_are_added(place: tuple[Keep, str]) -> None:
-    keep, address = place
+def test_pages_stay_right_while_traces_are_added(shared: tuple[Keep, str]) -> None:
+    keep, address = shared
     number = keep.db.write(lambda conn: experiments.create(conn, uuid4().hex, T0, "", {}))
 
     def add(n: int, ms: int) -> None:
@@ -285,11 +277,11 @@ def test_pages_stay_right_while_traces_are_added(place: tuple[Keep, str]) -> Non
 
 
 def test_a_filter_that_matches_few_of_many_leads_and_finds_the_same(
-    place: tuple[Keep, str], monkeypatch: pytest.MonkeyPatch
+    shared: tuple[Keep, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from modelkeep.registry import traces_search
 
-    keep, _ = place
+    keep, _ = shared
     number = keep.db.write(fill)
 
     def ids(text: str) -> list[str]:

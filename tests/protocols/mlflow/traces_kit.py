@@ -8,12 +8,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from serving_mlflow import answering
+from serving_mlflow import answering, home
 
-from modelkeep.core.clock import SystemClock
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.store.blobs import open_blobs
-from modelkeep.store.database import Database
 
 
 @contextlib.contextmanager
@@ -21,9 +18,7 @@ def served(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[
     """An opened home over a new database of this kind, and the address of its control server."""
     with contextlib.ExitStack() as stack:
         url = f"sqlite:///{folder}/modelkeep.db" if kind == "sqlite" else stack.enter_context(_postgres(request))
-        db, blobs = Database.open(url), open_blobs(str(folder / "blobs"))
-        keep = Keep(home=folder, base=folder, db=db, blobs=blobs, clock=SystemClock())
-        stack.enter_context(contextlib.closing(keep))
+        keep = stack.enter_context(home(url, folder))
         yield keep, stack.enter_context(answering(keep))
 
 

@@ -33,7 +33,7 @@ from modelkeep.core.errors import Invalid, NotFound, Unavailable
 from modelkeep.core.ports import Silent
 from modelkeep.engines.local import LocalEngine
 from modelkeep.formats import package, signature
-from modelkeep.lifecycle import locks
+from modelkeep.lifecycle import locks, scoring_part
 from modelkeep.lifecycle.scoring import Scored, Scoring
 from modelkeep.registry import models
 from modelkeep.store.blobs import put_tree
@@ -244,6 +244,31 @@ def test_values_that_are_no_numbers_do_not_spoil_their_column(
     assert "found 'far', expected a number" in aside
     answered = read(tmp_path / "out" / "x.csv")
     trained.right(answered, table.take([row for row in range(500) if row not in (4, 9, 11)]))
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_pieces_of_a_file_need_not_look_alike(
+    tmp_path: Path, trained: Trained, score: Score, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    """Whole numbers, then none at all, then fractions, each a piece of its own."""
+    monkeypatch.setattr(scoring_part, "PIECE", 1000)
+    table = rows(300, 8)
+    distance = [
+        float(round(value)) if value and row < 100 else value for row, value in enumerate(table[1].to_pylist())
+    ]
+    distance[100:200] = [None] * 100
+    table = table.set_column(1, "distance", pa.array(distance))
+    (tmp_path / "in").mkdir()
+    lines = ["id,distance,code,night"]
+    for row in table.to_pylist():
+        shown = "" if row["distance"] is None else f"{row['distance']:.17g}"
+        lines.append(f"{row['id']},{shown},{row['code']},{str(row['night']).lower()}")
+    (tmp_path / "in" / "x.csv").write_text("\n".join(lines))
+    for suffix in (".csv", ".parquet"):
+        assert score(on_error=on_error, suffix=suffix).rows == 300
+        answered = read(tmp_path / "out" / f"x{suffix}")
+        trained.right(answered, table)
+        assert answered.column("distance").to_pylist() == distance
 
 
 def test_parts_that_hold_only_bad_rows_or_none(tmp_path: Path, score: Score) -> None:

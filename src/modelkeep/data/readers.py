@@ -23,7 +23,7 @@ PIECE_ROWS = 1_000_000
 """Rows of a Parquet file held in memory at once."""
 
 PIECE_BYTES = 256 << 20
-"""Bytes of a text file held in memory at once."""
+"""Bytes of a text file held in memory at once, unless told otherwise."""
 
 _ICONV = "convert the file, for example: iconv -f latin1 -t utf-8"
 _NUMBERS = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
@@ -38,12 +38,14 @@ class File:
         suffix: Lower case, with the dot.
         path: Where it is, when local.
         content: Its bytes, when not.
+        piece: Bytes of text held in memory at once.
     """
 
     name: str
     suffix: str
     path: Path | None = None
     content: pa.Buffer | None = None
+    piece: int = PIECE_BYTES
 
     def open(self) -> pa.NativeFile:
         """For reading, memory-mapped when local."""
@@ -260,7 +262,7 @@ def _text_blocks(file: File) -> Iterator[tuple[int, pa.Buffer]]:
         size, at, line = stream.size(), 0, 1
         while at < size:
             stream.seek(at)
-            block = stream.read_buffer(min(PIECE_BYTES, size - at))
+            block = stream.read_buffer(min(file.piece, size - at))
             if at + block.size < size:
                 last = block.to_pybytes().rfind(b"\n")
                 block = block.slice(0, last + 1) if last >= 0 else block

@@ -30,6 +30,10 @@ from modelkeep.formats.validate import Checker
 CHUNK = 65_536
 """Rows predicted at once."""
 
+PIECE = 32 << 20
+"""Bytes of CSV read at once."""
+
+_SEPARATED = (".csv", ".tsv")
 _SEARCHED = 1_000  # rows among which bad ones are looked for at once
 _ROW = re.compile(r"inputs\..*\[(\d+)\]", re.DOTALL)
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$"
@@ -141,7 +145,10 @@ class _Part:
         self._rejects = rejects
         self._job = job
         self._name = name
-        self._file = readers.File(f"{job.source}/{name}", path.suffix.lower(), path=path)
+        suffix = path.suffix.lower()
+        # JSON types are guessed anew in each piece, those of CSV are known: so its pieces may be small
+        piece = PIECE if suffix in _SEPARATED else readers.PIECE_BYTES
+        self._file = readers.File(f"{job.source}/{name}", suffix, path=path, piece=piece)
         self._model = model
         self._signature = signature
         self._checker = Checker(signature)
@@ -156,7 +163,21 @@ class _Part:
                 kept, batch = self._checked(chunk)
                 self._seen += chunk.num_rows
                 self.rows += kept.num_rows
-                yield _settled(beside(kept, answers(self._model, self._signature, batch)))
+                made = answers(self._model, self._signature, batch)
+                yield _settled(beside(self._typed(kept), made))
+
+    def _typed(self, kept: pa.Table) -> pa.Table:
+        """Numeric inputs as floats, also when a piece happens to hold whole numbers only: the next may not."""
+        for field in self._signature.inputs:
+            if field.type == "float64" and field.name in kept.column_names:
+                place = kept.column_names.index(field.name)
+                if pa.types.is_integer(kept.schema.field(place).type) or pa.types.is_null(
+                    kept.schema.field(place).type
+                ):
+                    kept = kept.set_column(
+                        place, field.name, pc.cast(kept.column(place), pa.float64(), safe=False)
+                    )
+        return kept
 
     def _pieces(self) -> Iterator[pa.Table]:
         """The rows, in flat memory. Texts are read as texts, whatever they look like."""
@@ -179,7 +200,7 @@ class _Part:
         What the model does not take must come out as it went in. What it takes as numbers is parsed while reading;
         unless single rows may be put aside, where one value that is no number must not end the whole file.
         """
-        if self._file.suffix not in (".csv", ".tsv"):
+        if self._file.suffix not in _SEPARATED:
             return set()
         parsed = {field.name for field in self._signature.inputs if field.type != "string"}
         if self._job.on_error == "skip":

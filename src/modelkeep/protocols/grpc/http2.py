@@ -48,7 +48,7 @@ class Connection(Outgoing, asyncio.Protocol):
     """One client's connection."""
 
     def __init__(self, server: GrpcServer) -> None:
-        super().__init__()
+        super().__init__(server.loop)
         self.server = server
         self.heard = self.born = server.loop.time()
         self._decoder = Decoder(MAX_HEADERS)
@@ -74,7 +74,7 @@ class Connection(Outgoing, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment] # uvloop's is none by inheritance
         self.server.connections.add(self)
-        self.transport.write(_GREETING)
+        self.write(_GREETING)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server.connections.discard(self)
@@ -196,10 +196,10 @@ class Connection(Outgoing, asyncio.Protocol):
             return
         self._last = id
         if head.fault < 0:
-            self.transport.write(number(frames.RST_STREAM, id, ErrorCode.PROTOCOL_ERROR))
+            self.write(number(frames.RST_STREAM, id, ErrorCode.PROTOCOL_ERROR))
             return
         if len(self.streams) >= MAX_STREAMS or self._state == "draining":
-            self.transport.write(number(frames.RST_STREAM, id, ErrorCode.REFUSED_STREAM))
+            self.write(number(frames.RST_STREAM, id, ErrorCode.REFUSED_STREAM))
             return
         exchange = self.streams[id] = Exchange(self, id, head, self._initial)
         exchange.half = bool(flags & frames.END_STREAM)
@@ -234,7 +234,7 @@ class Connection(Outgoing, asyncio.Protocol):
         size = len(data)
         self._got += size
         if self._got > CONNECTION_WINDOW // 2:
-            self.transport.write(number(frames.WINDOW_UPDATE, 0, self._got))
+            self.write(number(frames.WINDOW_UPDATE, 0, self._got))
             self._got = 0
         exchange = self.streams.get(id)
         if exchange is None:
@@ -252,7 +252,7 @@ class Connection(Outgoing, asyncio.Protocol):
             return
         exchange.received += size
         if exchange.received > WINDOW // 2:
-            self.transport.write(number(frames.WINDOW_UPDATE, id, exchange.received))
+            self.write(number(frames.WINDOW_UPDATE, id, exchange.received))
             exchange.received = 0
         before = exchange.holding
         exchange.receive(data, False)
@@ -289,7 +289,7 @@ class Connection(Outgoing, asyncio.Protocol):
         _sized(payload, 8)
         _whole(id)
         if not flags & frames.ACK:
-            self.transport.write(frame(frames.PING, frames.ACK, 0, payload))
+            self.write(frame(frames.PING, frames.ACK, 0, payload))
 
     def _settings(self, id: int, flags: int, payload: bytes) -> None:
         _whole(id)
@@ -309,7 +309,7 @@ class Connection(Outgoing, asyncio.Protocol):
                 if not 16_384 <= value < 1 << 24:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is out of range")
                 self._frame_size = value
-        self.transport.write(frame(frames.SETTINGS, frames.ACK, 0))
+        self.write(frame(frames.SETTINGS, frames.ACK, 0))
         self._pump()
 
     def _window_update(self, id: int, flags: int, payload: bytes) -> None:
@@ -338,7 +338,7 @@ class Connection(Outgoing, asyncio.Protocol):
         self.streams.pop(exchange.id, None)
         self._forget(exchange)
         exchange.cancelled()
-        self.transport.write(number(frames.RST_STREAM, exchange.id, code))
+        self.write(number(frames.RST_STREAM, exchange.id, code))
 
     def drain(self) -> None:
         """Take no further calls; close once those under way are answered."""
@@ -346,12 +346,12 @@ class Connection(Outgoing, asyncio.Protocol):
             self._state = "draining"
             self._goaway(ErrorCode.NO_ERROR, "shutting down")
         if not self.streams:
-            self.transport.close()
+            self._close()
 
     def announce(self) -> None:
         """Say that the connection will end, before calls are refused (RFC 9113, 6.8)."""
         if self._state == "open":
-            self.transport.write(frame(frames.GOAWAY, 0, 0, frames.MOST.to_bytes(4, "big") + bytes(4)))
+            self.write(frame(frames.GOAWAY, 0, 0, frames.MOST.to_bytes(4, "big") + bytes(4)))
 
 
 def _sized(payload: bytes, size: int) -> None:

@@ -34,7 +34,8 @@ class Outgoing:
         streams: Calls under way, by the number of their stream.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.streams: dict[int, Exchange] = {}
         self.transport: asyncio.Transport = None  # type: ignore[assignment] # set before anything else happens
         self._state = "greeting"
@@ -43,6 +44,23 @@ class Outgoing:
         self._held = 0  # bytes of messages that are not whole, and of answers that wait for room
         self._blocked: dict[int, Exchange] = {}
         self._last = 0  # the latest stream that the client opened
+        self._out: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send bytes at the end of this turn of the loop, all that there are in one system call."""
+        if not self._out:
+            self.loop.call_soon(self._send)
+        self._out.append(data)
+
+    def _send(self) -> None:
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            self.transport.write(data)
+
+    def _close(self) -> None:
+        self._send()
+        self.transport.close()
 
     def answer(self, exchange: Exchange, message: bytes, metadata: bytes) -> None:
         """Headers, one message, trailers: in one write when the client's windows have room."""
@@ -50,13 +68,13 @@ class Outgoing:
         opening = _BEFORE if not metadata else _before(len(_OPENING) + len(metadata))
         id = exchange.id.to_bytes(4, "big")
         if size > self._window or size > exchange.window or size > self._frame_size or self._blocked:
-            self.transport.write(b"".join((opening, id, _OPENING, metadata)))
+            self.write(b"".join((opening, id, _OPENING, metadata)))
             self._queue(exchange, message)
             exchange.trailers = _OK
             self._pump()
             return
         self._window -= size
-        self.transport.write(
+        self.write(
             b"".join(
                 (
                     opening, id, _OPENING, metadata,
@@ -70,7 +88,7 @@ class Outgoing:
     def send(self, exchange: Exchange, message: bytes, first: bool) -> None:
         """One message of several; headers go before the first."""
         if first:
-            self.transport.write(frame(frames.HEADERS, frames.END_HEADERS, exchange.id, _OPENING))
+            self.write(frame(frames.HEADERS, frames.END_HEADERS, exchange.id, _OPENING))
         self._queue(exchange, message)
         self._pump()
 
@@ -78,7 +96,7 @@ class Outgoing:
         """Trailers after what is queued; ``first``: there were no headers, so these are both."""
         if first:
             flags = frames.END_HEADERS | frames.END_STREAM
-            self.transport.write(frame(frames.HEADERS, flags, exchange.id, _opening(exchange.head) + trailers))
+            self.write(frame(frames.HEADERS, flags, exchange.id, _opening(exchange.head) + trailers))
             self._leave(exchange)
             return
         exchange.trailers = trailers
@@ -120,7 +138,7 @@ class Outgoing:
                         frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, id, exchange.trailers)
                     )
         if out:
-            self.transport.write(b"".join(out))
+            self.write(b"".join(out))
         for exchange in done:
             del self._blocked[exchange.id]
             if exchange.trailers is not None:
@@ -131,9 +149,9 @@ class Outgoing:
         self.streams.pop(exchange.id, None)
         if not exchange.half:
             self._held -= exchange.drop()
-            self.transport.write(number(frames.RST_STREAM, exchange.id, ErrorCode.NO_ERROR))
+            self.write(number(frames.RST_STREAM, exchange.id, ErrorCode.NO_ERROR))
         if self._state == "draining" and not self.streams:
-            self.transport.close()
+            self._close()
 
     def _forget(self, exchange: Exchange) -> None:
         self._blocked.pop(exchange.id, None)
@@ -143,11 +161,11 @@ class Outgoing:
         """End the connection because of an error."""
         self._goaway(code, message)
         self._state = "closed"
-        self.transport.close()
+        self._close()
 
     def _goaway(self, code: ErrorCode, message: str) -> None:
         payload = self._last.to_bytes(4, "big") + code.to_bytes(4, "big") + message.encode()[:200]
-        self.transport.write(frame(frames.GOAWAY, 0, 0, payload))
+        self.write(frame(frames.GOAWAY, 0, 0, payload))
 
 
 def _opening(head: Head) -> bytes:

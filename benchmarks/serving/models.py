@@ -43,16 +43,34 @@ class Case:
     probability: np.ndarray
     columns: list[str]
 
-    def tensor(self, rows: Sequence[int]) -> bytes:
+    def tensor(self, rows: Sequence[int], outputs: Sequence[str] = ()) -> bytes:
         """An Open Inference request with all inputs in one tensor."""
         block = [value for row in rows for value in self.rows[row]]
         text = self.name == "text"
         shape = [len(rows), len(self.columns)]
         name = self.columns[0] if text else "rows"
         datatype = "BYTES" if text else "FP64"
-        return json.dumps(
-            {"inputs": [{"name": name, "shape": shape, "datatype": datatype, "data": block}]}
-        ).encode()
+        kind = {"parameters": {"content_type": "str"}} if text else {}  # MLServer wants to be told
+        shape = shape[:1] if text else shape
+        request: dict[str, Any] = {
+            "inputs": [{"name": name, "shape": shape, "datatype": datatype, **kind, "data": block}]
+        }
+        if outputs:
+            request["outputs"] = [{"name": name} for name in outputs]
+        return json.dumps(request).encode()
+
+    def binary(self, rows: Sequence[int]) -> tuple[bytes, str]:
+        """The same with raw tensors in and out: body, and the header line that goes with it."""
+        data = np.array([self.rows[row] for row in rows], dtype="<f8").tobytes()
+        tensor = {
+            "name": "rows",
+            "shape": [len(rows), len(self.columns)],
+            "datatype": "FP64",
+            "parameters": {"binary_data_size": len(data)},
+        }
+        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        lines = "Content-Type: application/octet-stream\r\n"
+        return head + data, f"{lines}Inference-Header-Content-Length: {len(head)}\r\n"
 
     def records(self, rows: Sequence[int]) -> bytes:
         """The same for ``mlflow models serve``: a table."""

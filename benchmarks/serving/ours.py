@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 from benchmarks.serving.generator import SERVER_CORE, pinned
 from benchmarks.serving.models import Case
+from modelkeep.app.fleet import Bounds, Fleet
 from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.store.blobs import open_blobs, put_tree
@@ -38,6 +40,7 @@ class Served:
     pids: list[int]
     ready_seconds: float
     rss: float
+    grpc: str = ""
 
 
 def home(folder: Path, case: Case, **deploy: Any) -> Path:
@@ -56,39 +59,60 @@ def home(folder: Path, case: Case, **deploy: Any) -> Path:
     return folder
 
 
+def _arguments(folder: Path) -> list[str]:
+    database = f"sqlite:///{folder / 'modelkeep.db'}"
+    return ["--home", str(folder), "--database", database, "--blobs", str(folder / "blobs")]
+
+
 @contextmanager
-def serving(folder: Path, *, processes: int = 1, cores: str = str(SERVER_CORE)) -> Iterator[Served]:
-    """Serving processes on one port, each as ``modelkeep up`` starts it."""
-    command = [sys.executable, "-m", "modelkeep.app.serving", "--home", str(folder)]
-    command += ["--database", f"sqlite:///{folder / 'modelkeep.db'}", "--blobs", str(folder / "blobs")]
+def serving(folder: Path, *, grpc: bool = False) -> Iterator[Served]:
+    """One serving process as ``modelkeep up`` starts it, on the server's core."""
+    command = [sys.executable, "-m", "modelkeep.app.serving", *_arguments(folder), "--port", "0"]
+    command += ["--grpc-port", "0"] if grpc else []
     began = time.perf_counter()
-    started: list[subprocess.Popen[bytes]] = []
+    process = subprocess.Popen(pinned(SERVER_CORE, command), stdout=subprocess.DEVNULL, env=dict(os.environ))
     try:
-        port = 0
-        for _ in range(processes):
-            one = subprocess.Popen(
-                pinned(cores, [*command, "--port", str(port)]), stdout=subprocess.DEVNULL, env=dict(os.environ)
-            )
-            started.append(one)
-            port = _address(folder, one)
-            _until_ready(port, one)
+        port, grpc_port = _address(folder, process)
+        _until_ready(port, process)
         ready = time.perf_counter() - began
-        pids = [one.pid for one in started]
-        yield Served(port, pids, ready, sum(map(resident, pids)))
+        yield Served(port, [process.pid], ready, resident(process.pid), grpc_port)
     finally:
-        for one in started:
-            one.send_signal(signal.SIGTERM)
-        for one in started:
-            one.wait(timeout=30)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
 
 
-def _address(folder: Path, process: subprocess.Popen[bytes]) -> int:
+@contextmanager
+def fleet(folder: Path, processes: int) -> Iterator[Served]:
+    """So many serving processes on one port, on whatever cores there are, as ``modelkeep up`` runs them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    bounds = Bounds(processes, processes, 3600)
+    began = time.perf_counter()
+    made = Fleet(
+        "modelkeep.app.serving",
+        [*_arguments(folder), "--port", str(port)],
+        host="127.0.0.1",
+        port=port,
+        bounds=lambda: bounds,
+    )
+    try:
+        while not all(member.slots for member in made.members) or len(made.members) < processes:
+            time.sleep(0.02)
+        pids = [member.process.pid for member in made.members]
+        yield Served(port, pids, time.perf_counter() - began, sum(map(resident, pids)))
+    finally:
+        made.stop()
+
+
+def _address(folder: Path, process: subprocess.Popen[bytes]) -> tuple[int, str]:
     path = folder / "serve" / f"address-{process.pid}.json"
     while not path.exists():
         if process.poll() is not None:
             sys.exit("our serving process ended at once")
         time.sleep(0.002)
-    return int(json.loads(path.read_bytes())["port"])
+    told = json.loads(path.read_bytes())
+    return int(told["port"]), told.get("grpc", "")
 
 
 def _until_ready(port: int, process: subprocess.Popen[bytes]) -> None:

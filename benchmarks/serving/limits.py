@@ -1,0 +1,132 @@
+"""What happens at the limits: several processes, overload, a hundred swaps; gRPC; what a process costs at rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.serving import cases, generator, models, ours
+from benchmarks.serving.generator import post
+from benchmarks.serving.report import Row
+from modelkeep.registry import endpoints
+from modelkeep.registry.endpoints import Route
+from modelkeep.store.blobs import open_blobs, put_tree
+from modelkeep.store.database import Database
+
+BUDGET_MS = 100
+
+
+def processes(folder: Path, quick: bool) -> list[Row]:
+    """Two processes on two cores against one, with requests so heavy that the generator's share does not count."""
+    case = models.make("forest")
+    home = ours.home(folder / "home", case)
+    seconds = 2.0 if quick else 6.0
+    requests = [post(ours.PATH, case.tensor([(start + row) % 569 for row in range(100)])) for start in range(20)]
+    rates = []
+    for count in (1, 2):
+        with ours.fleet(home, count) as served:
+            load = generator.run(served.port, requests, 32, seconds)
+            rates.append(load)
+    one, two = rates
+    return [
+        Row("100 rows of the forest", "1 process", one.rate, p50=one.p50, p99=one.p99),
+        Row("100 rows of the forest", "2 processes", two.rate, p50=two.p50, p99=two.p99),
+        Row("2 processes by 1", "modelkeep", two.rate / one.rate, "times", target=">= 1.8"),
+    ]
+
+
+def overload(folder: Path, quick: bool) -> list[Row]:
+    """Three times as many requests as can be answered, due on a schedule, at a budget of 100 ms."""
+    case = models.make("forest")
+    home = ours.home(folder / "home", case, batch={"budget": f"{BUDGET_MS}ms"})
+    seconds = 3.0 if quick else 10.0
+    requests = [post(ours.PATH, case.tensor([(start + row) % 569 for row in range(200)])) for start in range(20)]
+    with ours.serving(home) as served:
+        cases.check(case, cases.ours_answers(served.port, case))
+        capacity = generator.run(served.port, requests, 16, seconds)
+        beyond = generator.run(served.port, requests, 256, seconds, rate=3 * capacity.rate, warm=2.0)
+    name = "200 rows of the forest"
+    return [
+        Row(f"{name}, capacity", "modelkeep", capacity.rate, p50=capacity.p50, p99=capacity.p99),
+        Row(f"{name}, 3x overload", "modelkeep", beyond.rate, p50=beyond.p50, p99=beyond.p99),
+        Row("goodput by capacity", "modelkeep", beyond.rate / capacity.rate, "times", target=">= 0.9"),
+        Row("p99 of the answered", "modelkeep", beyond.p99, "ms", target=f"<= {BUDGET_MS}"),
+        Row(
+            "refused",
+            "modelkeep",
+            beyond.refused / beyond.seconds,
+            p50=beyond.refused_p50,
+            p99=beyond.refused_p99,
+        ),
+        Row("neither answered nor refused", "modelkeep", beyond.other + beyond.broken, "requests", target="<= 0"),
+    ]
+
+
+def swaps(folder: Path, quick: bool) -> list[Row]:
+    """Versions change all the time under full load."""
+    case = models.make("logistic")
+    home = ours.home(folder / "home", case)
+    database = Database.open(f"sqlite:///{home / 'modelkeep.db'}")
+    other = put_tree(open_blobs(str(home / "blobs")), {**case.files, "card.md": b"another version"})
+    wanted = database.read().__enter__()
+    first = endpoints.get(wanted, "bench")
+    assert first is not None
+    packages = [first.routes[0].package, other]
+    times = 20 if quick else 100
+    done = 0
+    requests = [post(ours.PATH, case.tensor([row])) for row in range(100)]
+
+    def change() -> None:
+        nonlocal done
+        for version in range(2, times + 2):
+            route = Route(version=version, package=packages[version % 2], weight=1.0, mode="stable")
+            changed = msgspec.structs.replace(first, routes=(route,))
+            database.write(lambda conn, changed=changed: endpoints.put(conn, changed))  # type: ignore[misc]
+            done += 1
+            time.sleep(0.25)  # a serving process looks several times a second
+
+    with ours.serving(home) as served:
+        thread = threading.Thread(target=change)
+        thread.start()
+        load = generator.run(served.port, requests, 16, times * 0.26 + 1, warm=0.0)
+        thread.join()
+    database.close()
+    failed = load.other + load.broken + load.refused
+    return [
+        Row(f"{done} swaps under load", "modelkeep", load.rate, p50=load.p50, p99=load.p99),
+        Row("failed requests", "modelkeep", failed, "requests", target="<= 0"),
+    ]
+
+
+def start(folder: Path, quick: bool) -> list[Row]:
+    """From the start of the process to the first answer, and its memory then, with one small model."""
+    home = ours.home(folder / "home", models.make("logistic"))
+    with ours.serving(home):
+        pass  # the first start copies the package
+    with ours.serving(home) as served:
+        return [
+            Row("ready", "modelkeep", served.ready_seconds, "s", target="<= 1"),
+            Row("memory", "modelkeep", served.rss, "MiB", target="<= 150"),
+        ]
+
+
+def grpc(folder: Path, quick: bool) -> list[Row]:
+    """Single rows over gRPC, by the reference client in processes of its own."""
+    case = models.make("logistic")
+    seconds = "2" if quick else "6"
+    with ours.serving(ours.home(folder / "home", case), grpc=True) as served:
+        client = Path(__file__).with_name("grpc_client.py")
+        command = generator.pinned(generator.LOAD_CORE, [sys.executable, str(client), served.grpc, seconds])
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"the gRPC client failed: {done.stderr[-2000:]}")
+        rate, p50, p99, cpu = msgspec.json.decode(done.stdout, type=tuple[float, float, float, float])
+    return [
+        Row("gRPC, 32 calls at a time", "modelkeep", rate, p50=p50, p99=p99),
+        Row("gRPC, of its core the client used", "grpc.aio", 100 * cpu, "%"),
+    ]

@@ -23,7 +23,6 @@ CASES: dict[str, Callable[[Path, bool], list[Row]]] = {
     "forest": cases.forest,
     "text": cases.text,
     "rows": cases.rows,
-    "grpc": limits.grpc,
     "processes": limits.processes,
     "overload": limits.overload,
     "swaps": limits.swaps,

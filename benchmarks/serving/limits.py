@@ -1,9 +1,7 @@
-"""What happens at the limits: several processes, overload, a hundred swaps; gRPC; what a process costs at rest."""
+"""What happens at the limits: several processes, overload, a hundred swaps; what a process costs at rest."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -73,8 +71,8 @@ def swaps(folder: Path, quick: bool) -> list[Row]:
     home = ours.home(folder / "home", case)
     database = Database.open(f"sqlite:///{home / 'modelkeep.db'}")
     other = put_tree(open_blobs(str(home / "blobs")), {**case.files, "card.md": b"another version"})
-    wanted = database.read().__enter__()
-    first = endpoints.get(wanted, "bench")
+    with database.read() as conn:
+        first = endpoints.get(conn, "bench")
     assert first is not None
     packages = [first.routes[0].package, other]
     times = 20 if quick else 100
@@ -113,20 +111,3 @@ def start(folder: Path, quick: bool) -> list[Row]:
             Row("ready", "modelkeep", served.ready_seconds, "s", target="<= 1"),
             Row("memory", "modelkeep", served.rss, "MiB", target="<= 150"),
         ]
-
-
-def grpc(folder: Path, quick: bool) -> list[Row]:
-    """Single rows over gRPC, by the reference client in processes of its own."""
-    case = models.make("logistic")
-    seconds = "2" if quick else "6"
-    with ours.serving(ours.home(folder / "home", case), grpc=True) as served:
-        client = Path(__file__).with_name("grpc_client.py")
-        command = generator.pinned(generator.LOAD_CORE, [sys.executable, str(client), served.grpc, seconds])
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"the gRPC client failed: {done.stderr[-2000:]}")
-        rate, p50, p99, cpu = msgspec.json.decode(done.stdout, type=tuple[float, float, float, float])
-    return [
-        Row("gRPC, 32 calls at a time", "modelkeep", rate, p50=p50, p99=p99),
-        Row("gRPC, of its core the client used", "grpc.aio", 100 * cpu, "%"),
-    ]

@@ -40,7 +40,6 @@ class Served:
     pids: list[int]
     ready_seconds: float
     rss: float
-    grpc: str = ""
 
 
 def home(folder: Path, case: Case, **deploy: Any) -> Path:
@@ -65,17 +64,16 @@ def _arguments(folder: Path) -> list[str]:
 
 
 @contextmanager
-def serving(folder: Path, *, grpc: bool = False) -> Iterator[Served]:
+def serving(folder: Path) -> Iterator[Served]:
     """One serving process as ``modelkeep up`` starts it, on the server's core."""
     command = [sys.executable, "-m", "modelkeep.app.serving", *_arguments(folder), "--port", "0"]
-    command += ["--grpc-port", "0"] if grpc else []
     began = time.perf_counter()
     process = subprocess.Popen(pinned(SERVER_CORE, command), stdout=subprocess.DEVNULL, env=dict(os.environ))
     try:
-        port, grpc_port = _address(folder, process)
+        port = _address(folder, process)
         _until_ready(port, process)
         ready = time.perf_counter() - began
-        yield Served(port, [process.pid], ready, resident(process.pid), grpc_port)
+        yield Served(port, [process.pid], ready, resident(process.pid))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
@@ -105,14 +103,13 @@ def fleet(folder: Path, processes: int) -> Iterator[Served]:
         made.stop()
 
 
-def _address(folder: Path, process: subprocess.Popen[bytes]) -> tuple[int, str]:
+def _address(folder: Path, process: subprocess.Popen[bytes]) -> int:
     path = folder / "serve" / f"address-{process.pid}.json"
     while not path.exists():
         if process.poll() is not None:
             sys.exit("our serving process ended at once")
         time.sleep(0.002)
-    told = json.loads(path.read_bytes())
-    return int(told["port"]), told.get("grpc", "")
+    return int(json.loads(path.read_bytes())["port"])
 
 
 def _until_ready(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, Table, delete, select, update
 
 from modelkeep.core.errors import Invalid, NotFound
 from modelkeep.registry import artifacts, experiments, runs
-from modelkeep.store.bulk import decode, encode, insert_rows, select_in
+from modelkeep.store.bulk import decode, encode, fetch, insert_rows, select_in
 from modelkeep.store.trace_tables import trace_assessments, trace_links, trace_metadata, trace_tags, traces
 
 NAME = "mlflow.traceName"
@@ -77,14 +78,24 @@ _COLUMNS = (
     "request_preview",
     "response_preview",
     "final",
+    "name",
+    "session",
+    *TOKEN_COLUMNS,
 )
 _MERGE = (
     "ON CONFLICT (trace_id) DO UPDATE SET experiment = excluded.experiment, start_ms = excluded.start_ms,"
     " duration_ms = excluded.duration_ms, status = excluded.status,"
     " client_request_id = excluded.client_request_id,"
     " request_preview = coalesce(excluded.request_preview, traces.request_preview),"
-    " response_preview = coalesce(excluded.response_preview, traces.response_preview), final = excluded.final"
+    " response_preview = coalesce(excluded.response_preview, traces.response_preview), final = excluded.final, "
+    + ", ".join(
+        f"{name} = coalesce(excluded.{name}, traces.{name})" for name in ("name", "session", *TOKEN_COLUMNS)
+    )
 )
+_EVERY = [column.name for column in traces.columns]
+_ONE = f"SELECT {', '.join(_EVERY)} FROM traces WHERE trace_id = ?"
+Trace: Any = namedtuple("Trace", _EVERY)  # type: ignore[misc]
+"""A row of ``traces``, as searches give them too."""
 
 
 def checked_id(trace_id: str) -> str:
@@ -101,7 +112,7 @@ def fresh_id() -> str:
     return secrets.token_hex(16)
 
 
-def tell(conn: Connection, told: Told) -> Row[Any]:
+def tell(conn: Connection, told: Told) -> Any:
     """Keep a trace, or what is new of it, and return its row. Tags and metadata are added to those known.
 
     Raises:
@@ -110,6 +121,7 @@ def tell(conn: Connection, told: Told) -> Row[Any]:
     """
     checked_id(told.trace_id)
     kept_in = experiments.find_active(conn, told.experiment)
+    tokens = token_columns(told.metadata.get(TOKENS, "{}"))
     values = (
         told.trace_id,
         told.experiment,
@@ -120,12 +132,14 @@ def tell(conn: Connection, told: Told) -> Row[Any]:
         told.request_preview,
         told.response_preview,
         int(told.final),
+        told.tags.get(NAME),
+        told.metadata.get(SESSION),
+        *(tokens.get(name) for name in TOKEN_COLUMNS),
     )
     insert_rows(conn, traces, _COLUMNS, [values], _MERGE)
     row = find(conn, told.trace_id)
-    tags = {**told.tags, ARTIFACTS: location(kept_in, told.trace_id)}
-    put_tags(conn, row.id, tags)
-    put_metadata(conn, row.id, told.metadata)
+    _put(conn, trace_tags, row.id, {**told.tags, ARTIFACTS: location(kept_in, told.trace_id)})
+    _put(conn, trace_metadata, row.id, told.metadata)
     return row
 
 
@@ -134,12 +148,12 @@ def location(experiment: Any, trace_id: str) -> str:
     return f"{experiments.location(experiment).rstrip('/')}/traces/{trace_id}/artifacts"
 
 
-def find(conn: Connection, trace_id: str) -> Row[Any]:
+def find(conn: Connection, trace_id: str) -> Any:
     """The row of a trace. Raises ``NotFound``."""
-    row = conn.execute(select(traces).where(traces.c.trace_id == trace_id)).first()
-    if row is None:
+    rows = fetch(conn, _ONE, (trace_id,))
+    if not rows:
         raise NotFound(f"Trace with ID '{trace_id}' not found.")
-    return row
+    return Trace(*rows[0])
 
 
 def find_many(conn: Connection, ids: Iterable[str], within: Sequence[int] | None = None) -> list[Row[Any]]:
@@ -154,7 +168,7 @@ def find_many(conn: Connection, ids: Iterable[str], within: Sequence[int] | None
 
 def end(
     conn: Connection, trace_id: str, end_ms: int, status: str, metadata: Mapping[str, str], tags: Mapping[str, str]
-) -> Row[Any]:
+) -> Any:
     """End a trace that an older client began, and return its row. Raises ``NotFound``."""
     row = find(conn, trace_id)
     change = update(traces).where(traces.c.id == row.id)
@@ -164,18 +178,20 @@ def end(
     return find(conn, trace_id)
 
 
+def _put(conn: Connection, table: Table, number: int, values: Mapping[str, str]) -> None:
+    insert_rows(conn, table, _PAIRS, [(number, key, value) for key, value in values.items()], REPLACE)
+
+
 def put_tags(conn: Connection, number: int, tags: Mapping[str, str]) -> None:
     """Set tags of the trace with this row number."""
-    rows = [(number, key, value) for key, value in tags.items()]
-    insert_rows(conn, trace_tags, _PAIRS, rows, REPLACE)
+    _put(conn, trace_tags, number, tags)
     if NAME in tags:
         _change(conn, number, name=tags[NAME])
 
 
 def put_metadata(conn: Connection, number: int, metadata: Mapping[str, str]) -> None:
     """Set metadata of the trace with this row number, and the columns that statistics read."""
-    rows = [(number, key, value) for key, value in metadata.items()]
-    insert_rows(conn, trace_metadata, _PAIRS, rows, REPLACE)
+    _put(conn, trace_metadata, number, metadata)
     columns: dict[str, Any] = {}
     if SESSION in metadata:
         columns["session"] = metadata[SESSION]

@@ -70,7 +70,7 @@ def figure(value: Any) -> tuple[float | None, bool]:
     return None, False
 
 
-def put(conn: Connection, trace: Row[Any], said: Assessment) -> None:
+def put(conn: Connection, trace: Any, said: Assessment) -> None:
     """Keep an assessment of a trace. One it overrides is valid no longer.
 
     Raises:

@@ -90,11 +90,10 @@ class Entrance:
 
 def _then(go: Callable[[Any], None], refuse: Callable[[BaseException], None]) -> Callable[[Any], None]:
     def told(done: Any) -> None:
-        fault = done.exception()
-        if fault is None:
+        try:
             go(done.result())
-        else:
-            refuse(fault)
+        except Exception as error:
+            refuse(error)
 
     return told
 

@@ -173,7 +173,7 @@ def _start(asked: Start, now: int) -> Work:
         row = traces.tell(conn, told)
         for each in assessments:
             traces_assessments.put(conn, row, each)
-        return _answer(conn, told.trace_id)
+        return _answer(conn, row)
 
     return work
 
@@ -190,8 +190,8 @@ def _own_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in tags.items() if key not in SYSTEM_TAGS}
 
 
-def _answer(conn: Connection, trace_id: str) -> dict[str, Any]:
-    return {"trace": {"trace_info": shapes.infos(conn, [traces.find(conn, trace_id)])[0]}}
+def _answer(conn: Connection, row: Any) -> dict[str, Any]:
+    return {"trace": {"trace_info": shapes.infos(conn, [row])[0]}}
 
 
 def _start_old(asked: Start, now: int) -> Work:
@@ -222,7 +222,7 @@ def _end(asked: End, now: int) -> Work:
 
 
 def _info(asked: One, _: int) -> Work:
-    return lambda conn: _answer(conn, asked.trace_id)
+    return lambda conn: _answer(conn, traces.find(conn, asked.trace_id))
 
 
 def _old_info(asked: One, _: int) -> Work:

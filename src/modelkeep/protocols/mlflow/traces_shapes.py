@@ -107,14 +107,12 @@ def old_infos(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _old_info(row: Any, held: traces.Contents) -> dict[str, Any]:
-    metadata = dict(held.metadata.get(row.id, {}))
-    metadata.setdefault("mlflow.trace_schema.version", "2")
     info = {
         "request_id": row.trace_id,
         "experiment_id": str(row.experiment),
         "timestamp_ms": row.start_ms,
         "status": "TRACE_STATUS_UNSPECIFIED" if row.status == "STATE_UNSPECIFIED" else row.status,
-        "request_metadata": shapes.pairs(metadata.items()),
+        "request_metadata": shapes.pairs(held.metadata.get(row.id, {}).items()),
         "tags": shapes.pairs(held.tags.get(row.id, {}).items()),
     }
     if row.duration_ms is not None:

@@ -53,9 +53,11 @@ class Hot:
         if head.method == b"GET" and head.target == b"/health" and not self._guard.on:
             return _healthy
         found = self._door.find(head)
-        if found is None or self._guard.judge(head.method.decode("latin-1"), head.headers) is None:
+        if found is None:
             return None
-        return found
+        let_in = self._guard.judge(head.method.decode("latin-1"), head.headers)
+        head.who = let_in if isinstance(let_in, Pass) else None
+        return None if let_in is None else found
 
     def admit(self, head: Head) -> tuple[int, bytes, bytes] | None:
         """The refusal of a request."""

@@ -28,6 +28,7 @@ Mode = Literal["auto", "on", "off"]
 _GUESSES = (1 / 6, 10.0)
 _WEIGHTY = frozenset({"deploy", "approve", "admin"})
 _WAITING = 32
+_MOST = 10_000
 
 
 class Pass:
@@ -36,15 +37,13 @@ class Pass:
     Attributes:
         epoch: What the guard knew then.
         who: Who asks; None while authentication is off.
-        place: Where the right that was asked for holds; for entrances that decide by the head alone.
     """
 
-    __slots__ = ("_bucket", "_clock", "epoch", "place", "who")
+    __slots__ = ("_bucket", "_clock", "epoch", "who")
 
     def __init__(self, epoch: object, who: Principal | None, bucket: Bucket | None, clock: Clock) -> None:
         self.epoch = epoch
         self.who = who
-        self.place: object = None
         self._bucket = bucket
         self._clock = clock
 
@@ -100,6 +99,7 @@ class Guard:
         self._note = note
         self._verified = Verified()
         self._principals: dict[str, Principal] = {}
+        self._passes: dict[bytes, Pass] = {}
         self._buckets: dict[str, Bucket] = {}
         self._guesses = Buckets(*_GUESSES)
         self._noted = Buckets(1 / 60, 1.0)
@@ -113,7 +113,7 @@ class Guard:
         found = self._accounts()
         if found is not self._known or self._verified.sweep():
             self._known = found
-            self._principals = {}
+            self._principals, self._passes = {}, {}
             self._epoch = object()
         return self._epoch
 
@@ -121,6 +121,10 @@ class Guard:
     def on(self) -> bool:
         """Whether clients must say who they are."""
         self.current()
+        return self._demands
+
+    @property
+    def _demands(self) -> bool:
         return self._mode == "on" or (self._mode == "auto" and (self._unknown or bool(self._known.users)))
 
     @property
@@ -137,17 +141,29 @@ class Guard:
         fault = self.hosts.fault(method, headers, cookie=credentials.has_cookie(headers, secure=self.secure))
         if fault:
             return forbidden(fault)
-        if not self.on:
+        shown = headers.get(b"authorization", b"")
+        passed = self._passes.get(shown)
+        if passed is not None:
+            return passed
+        if not self._demands:
             return Pass(epoch, None, None, self._clock)
         said = credentials.given(headers, secure=self.secure)
         if said is None:
             return self._stranger(headers)
         if isinstance(said, Secret):
             who = self._by_secret(said)
-            return self._pass(who) if who else self._stranger(headers, "this token or session is not known")
-        if not self._verified.holds(said, self._known):
+            if who is None:
+                return self._stranger(headers, "this token or session is not known")
+        elif self._verified.holds(said, self._known):
+            who = self._by_name(self._known.users[said.user])
+        else:
             return None
-        return self._pass(self._by_name(self._known.users[said.user]))
+        passed = self._pass(who)
+        if shown:
+            if len(self._passes) >= _MOST:
+                self._passes.clear()
+            self._passes[shown] = passed
+        return passed
 
     async def judge_slowly(self, method: str, headers: Mapping[bytes, bytes], client: str = "") -> Pass | Refusal:
         """The same, verifying a password if there is one.

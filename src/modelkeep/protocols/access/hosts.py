@@ -15,6 +15,7 @@ from modelkeep.core.errors import Invalid
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_MOST = 1000
 
 
 class Hosts:
@@ -31,6 +32,7 @@ class Hosts:
         self._proxied = frozenset(name.lower().rstrip(".") for name in proxied)
         self._names = self._proxied.union(name.lower().rstrip(".") for name in names)
         self._addresses = addresses
+        self._found: dict[tuple[object, ...], str] = {}
 
     def fault(self, method: str, headers: Mapping[bytes, bytes], *, cookie: bool = False) -> str:
         """Why a request looks like somebody else's page's; empty when it does not.
@@ -39,18 +41,25 @@ class Hosts:
             headers: By lower-case name.
             cookie: Whether a cookie says who asks. Then a change must say that it comes from this very server.
         """
-        host, port = _split(headers.get(b"host", b""))
+        get = headers.get
+        said = (method in _SAFE, cookie, get(b"host", b""), get(b"origin"), get(b"sec-fetch-site", b""))
+        found = self._found.get(said)  # clients say the same again and again
+        if found is None:
+            if len(self._found) >= _MOST:
+                self._found.clear()
+            found = self._found[said] = self._fault(*said)
+        return found
+
+    def _fault(self, safe: bool, cookie: bool, name: bytes, origin: bytes | None, site: bytes) -> str:
+        host, port = _split(name)
         if not self._ours(host):
             return f"requests for host {host!r} are not answered here"
-        said = headers.get(b"origin")
-        if said is not None:
-            scheme, _, rest = said.decode("latin-1").partition("://")
-            if scheme not in ("http", "https") or not self._same(_split(rest.encode("latin-1")), (host, port)):
-                return f"requests from pages of {said.decode('latin-1')[:200]!r} are not answered here"
-        elif method not in _SAFE:
-            site = headers.get(b"sec-fetch-site", b"")
-            if site in (b"cross-site", b"same-site") or (cookie and site != b"same-origin"):
-                return "changes from another site's pages are not taken here"
+        if origin is not None:
+            scheme, _, rest = origin.partition(b"://")
+            if scheme not in (b"http", b"https") or not self._same(_split(rest), (host, port)):
+                return f"requests from pages of {origin.decode('latin-1')[:200]!r} are not answered here"
+        elif not safe and (site in (b"cross-site", b"same-site") or (cookie and site != b"same-origin")):
+            return "changes from another site's pages are not taken here"
         return ""
 
     def _ours(self, host: str) -> bool:

@@ -33,7 +33,9 @@ class Doorman:
     def leave(self, head: Head) -> bool:
         """Whether a hot request is left to the application, which has time to verify a password."""
         asgi.enter(None)  # looking whether there is an endpoint is nobody's request yet
-        return self.guard.judge(head.method.decode("latin-1"), head.headers) is None
+        found = self.guard.judge(head.method.decode("latin-1"), head.headers)
+        head.who = found if isinstance(found, Pass) else None
+        return found is None
 
     def admit(self, head: Head) -> Lean | None:
         """The refusal of a hot request; None to let it in."""

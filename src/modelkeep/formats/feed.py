@@ -114,6 +114,8 @@ def named(found: Any, rows: int, names: Sequence[str] = ()) -> dict[str, Array]:
         pairs = list(zip(names or [f"output_{place}" for place in range(len(found))], found, strict=True))
     else:
         pairs = [(names[0] if names else "prediction", found)]
+    if not pairs:
+        raise ModelkeepError(f"the model gave nothing for {rows} rows")
     return {name: _array(name, values, rows) for name, values in pairs}
 
 
@@ -121,7 +123,10 @@ def _array(name: str, values: Any, rows: int) -> Array:
     values = values.to_numpy() if hasattr(values, "to_numpy") else values
     if isinstance(values, list) and values and isinstance(values[0], Mapping):  # ONNX's sequence of maps
         values = np.array([[row[key] for key in sorted(values[0])] for row in values])
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ModelkeepError(f"the model gave {name!r} as lists of unequal length for {rows} rows") from None
     if array.shape[:1] != (rows,):
         raise ModelkeepError(f"the model gave {name!r} of shape {array.shape} for {rows} rows")
     kind = array.dtype.kind

@@ -25,6 +25,7 @@ from modelkeep.formats import runtimes
 from modelkeep.formats.batch import Layout
 from modelkeep.formats.manifest import Folder
 from modelkeep.serve import isolated_wire as wire
+from modelkeep.serve import memory
 from modelkeep.serve.isolated_wire import Arena, Note, Order, Told
 
 _PR_SET_PDEATHSIG = 1
@@ -102,25 +103,25 @@ def _child(parent: int, control: socket.socket, order: Order | None, fds: list[i
         os._exit(code)
 
 
-def _become(parent: int, order: Order, data: int, memory: int) -> int:
+def _become(parent: int, order: Order, data: int, shared: int) -> int:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         return 1
     _limit(order.memory)
     with socket.socket(fileno=data) as sock:
-        return _work(sock, Arena(memory), order)
+        return _work(sock, Arena(shared), order)
 
 
-def _limit(memory: int) -> None:
-    """Let allocations beyond ``memory`` bytes more than there are now fail, rather than the machine."""
+def _limit(most: int) -> None:
+    """Let allocations beyond ``most`` bytes more than there are now fail, rather than the machine."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[5])
     except (OSError, IndexError):
         return  # not Linux: only what is resident is watched, from outside
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = pages * resource.getpagesize() + memory
+    wanted = pages * resource.getpagesize() + most
     if hard == resource.RLIM_INFINITY or wanted < hard:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
@@ -138,6 +139,7 @@ def _work(sock: socket.socket, arena: Arena, order: Order) -> int:
     wire.send(sock, Told(pid))
     gc.collect()
     gc.freeze()
+    memory.give_back()
     while True:
         try:
             data = wire.receive(sock)

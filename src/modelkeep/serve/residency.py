@@ -5,18 +5,15 @@ What is unloaded is what was asked longest ago. A batch that is being predicted 
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from modelkeep.core.ports import Model
+from modelkeep.serve import memory
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +104,14 @@ class Residency:
             if resident.here:
                 return resident.load()
             if not self.budget:
-                return resident.load()
-            with self._measuring:  # what memory grows by is this model's only if nothing else loads
-                before = _resident_bytes()
                 model = resident.load()
-                _give_back()  # what loading took only for a moment
-                size = max(_resident_bytes() - before, resident.least)  # freed memory may be used again
+                memory.give_back()
+                return model
+            with self._measuring:  # what memory grows by is this model's only if nothing else loads
+                before = memory.resident()
+                model = resident.load()
+                memory.give_back()  # what loading took only for a moment
+                size = max(memory.resident() - before, resident.least)  # freed memory may be used again
         resident.used = monotonic()
         size += sum(process["pss_bytes"] for process in resident.status()["processes"])
         with self._guard:
@@ -145,20 +144,4 @@ class Residency:
             self.unloads += len(gone)
         if gone:
             log.info("unloaded %s to make room for %s", ", ".join(gone), newest.label)
-            _give_back()
-
-
-def _resident_bytes() -> int:
-    """Of this process; 0 where that cannot be read."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _give_back() -> None:
-    """Let the C library give freed memory back to the machine (glibc only)."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+            memory.give_back()

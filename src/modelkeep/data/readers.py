@@ -38,14 +38,14 @@ class File:
         suffix: Lower case, with the dot.
         path: Where it is, when local.
         content: Its bytes, when not.
-        piece: Bytes of text held in memory at once.
+        piece: Bytes of text held in memory at once; 0 for ``PIECE_BYTES``.
     """
 
     name: str
     suffix: str
     path: Path | None = None
     content: pa.Buffer | None = None
-    piece: int = PIECE_BYTES
+    piece: int = 0
 
     def open(self) -> pa.NativeFile:
         """For reading, memory-mapped when local."""
@@ -262,7 +262,7 @@ def _text_blocks(file: File) -> Iterator[tuple[int, pa.Buffer]]:
         size, at, line = stream.size(), 0, 1
         while at < size:
             stream.seek(at)
-            block = stream.read_buffer(min(file.piece, size - at))
+            block = stream.read_buffer(min(file.piece or PIECE_BYTES, size - at))
             if at + block.size < size:
                 last = block.to_pybytes().rfind(b"\n")
                 block = block.slice(0, last + 1) if last >= 0 else block

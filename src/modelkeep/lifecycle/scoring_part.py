@@ -147,7 +147,7 @@ class _Part:
         self._name = name
         suffix = path.suffix.lower()
         # JSON types are guessed anew in each piece, those of CSV are known: so its pieces may be small
-        piece = PIECE if suffix in _SEPARATED else readers.PIECE_BYTES
+        piece = PIECE if suffix in _SEPARATED else 0
         self._file = readers.File(f"{job.source}/{name}", suffix, path=path, piece=piece)
         self._model = model
         self._signature = signature

@@ -7,12 +7,12 @@ they mean: mlflow/store/db_migrations and mlflow/store/tracking/dbmodels in MLfl
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from sqlalchemy import MetaData, Table, create_engine, func, select
+from sqlalchemy import MetaData, Table, case, create_engine, func, select
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -40,6 +40,10 @@ NEEDED: Mapping[str, frozenset[str]] = {
 }
 """What a database must have to be read: the schema of MLflow 2.0 (2022)."""
 
+_POINTS = (
+    'SELECT run_uuid, "key", "timestamp", step, CASE WHEN is_nan THEN NULL ELSE value END FROM metrics'
+    " WHERE run_uuid IN ({})"
+)
 LATER = (
     "datasets",
     "inputs",
@@ -125,12 +129,26 @@ class DatabaseSource:
 
     def points(self, runs: Sequence[Run]) -> Iterator[list[Point]]:
         """The histories of a page's runs."""
+        ids = [run.run_id for run in runs]
+        mark = {"sqlite": "?", "postgresql": "%s"}.get(self._engine.dialect.name)
+        if mark is None:
+            yield from self._points(ids)
+            return
+        # The driver's own cursor: SQLAlchemy's rows take six times as long.
+        raw: Any = self._conn.connection.driver_connection
+        cursor = raw.cursor(name="modelkeep") if mark == "%s" else raw.cursor()
+        with closing(cursor):
+            cursor.execute(_POINTS.format(", ".join([mark] * len(ids))), ids)
+            while piece := cursor.fetchmany(PIECE):
+                yield piece
+
+    def _points(self, ids: Sequence[str]) -> Iterator[list[Point]]:
         table = self._tables["metrics"]
-        columns = (table.c.run_uuid, table.c.key, table.c.timestamp, table.c.step, table.c.value, table.c.is_nan)
-        query = select(*columns).where(table.c.run_uuid.in_([run.run_id for run in runs]))
-        found = self._conn.execution_options(yield_per=PIECE).execute(query)
+        value = case((table.c.is_nan, None), else_=table.c.value)
+        query = select(table.c.run_uuid, table.c.key, table.c.timestamp, table.c.step, value)
+        found = self._conn.execution_options(yield_per=PIECE).execute(query.where(table.c.run_uuid.in_(ids)))
         for piece in found.partitions():
-            yield [(run, key, ms, step, None if nan else value) for run, key, ms, step, value, nan in piece]
+            yield [row._tuple() for row in piece]
 
     def logged_models(self, experiment: int) -> Iterator[list[LoggedModel]]:
         """Pages of all logged models, in order of their ids."""

@@ -190,7 +190,7 @@ def read(reader: Requests, data: bytes) -> Any:
         return "invalid"
     if found.message is None:
         size = sum(one.size for one in found.asked.described)
-        return found.asked, found.id, found.data[found.start : found.start + size]
+        return found.asked._replace(serial=0), found.id, found.data[found.start : found.start + size]
     return found.asked, found.id, b"".join(found.message.raw_input_contents)
 
 
@@ -202,3 +202,15 @@ def test_requests_of_a_known_form_say_what_parsing_says(first: bytes, changes: l
     reader.read(first)
     assert reader.read(first).message is None
     assert read(reader, second) == read(Requests(), second)
+
+
+def test_requests_of_the_same_length_are_known_side_by_side() -> None:
+    reader = Requests()
+    made = [
+        _Infer(model_name=name, inputs=[{"name": "a"}], raw_input_contents=[b"12"]) for name in ("x", "y", "z")
+    ]
+    sent = [one.SerializeToString() for one in made]
+    assert len(set(map(len, sent))) == 1
+    assert [reader.read(data).message is None for data in sent] == [False] * 3
+    found = [reader.read(data) for data in sent]
+    assert [(one.message, one.asked.name) for one in found] == [(None, "x"), (None, "y"), (None, "z")]

@@ -16,7 +16,8 @@ from modelkeep.protocols.grpc import encode
 T = TypeVar("T")
 Span = tuple[int, int]
 _MOST: Final = 256
-_LARGE: Final = 4096
+_ALIKE: Final = 4
+_LARGEST: Final = 16_384
 
 
 class _Form(NamedTuple, Generic[T]):
@@ -37,28 +38,30 @@ class Forms(Generic[T]):
     """What messages said, by their length."""
 
     def __init__(self) -> None:
-        self._known: dict[int, _Form[T]] = {}
+        self._known: dict[int, list[_Form[T]]] = {}
 
     def find(self, data: bytes) -> tuple[T, tuple[Span, ...]] | None:
         """What a message says and where its holes are, if one of its form was kept."""
-        form = self._known.get(len(data))
-        if form is None:
-            return None
-        for at, piece in form.fixed:
-            if not data.startswith(piece, at):
-                return None
-        return form.said, form.holes
+        for form in self._known.get(len(data), ()):
+            for at, piece in form.fixed:
+                if not data.startswith(piece, at):
+                    break
+            else:
+                return form.said, form.holes
+        return None
 
     def keep(self, data: bytes, holes: Sequence[Span], said: T) -> None:
         """Remember what a message said beside what stands in ``holes``, which are in order."""
         starts = [0, *(stop for _, stop in holes)]
         stops = [*(start for start, _ in holes), len(data)]
         fixed = tuple((start, data[start:stop]) for start, stop in zip(starts, stops, strict=True) if start < stop)
-        if sum(len(piece) for _, piece in fixed) > _LARGE * 4:
+        if sum(len(piece) for _, piece in fixed) > _LARGEST:
             return
         if len(self._known) >= _MOST:
             self._known.clear()
-        self._known[len(data)] = _Form(fixed, tuple(holes), said)
+        alike = self._known.setdefault(len(data), [])
+        alike.insert(0, _Form(fixed, tuple(holes), said))
+        del alike[_ALIKE:]
 
 
 def at_end(data: bytes, field: int, values: Sequence[bytes]) -> list[Span] | None:

@@ -32,6 +32,7 @@ FRAME: Final = 1 << 20
 WINDOW: Final = 4 << 20
 CONNECTION_WINDOW: Final = 16 << 20
 _MAX_HEADS: Final = 512
+_LONGEST_KEPT: Final = 2_048
 
 _GREETING: Final = frames.settings(
     {
@@ -224,7 +225,7 @@ class Connection(Outgoing, asyncio.Protocol):
         if self._decoder.changes != self._changes:  # this block too means something else the next time
             self._changes = self._decoder.changes
             self._heads.clear()
-        else:
+        elif len(block) <= _LONGEST_KEPT:
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()
             self._heads[block] = head

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 from modelkeep.core.errors import Invalid, Problem
@@ -46,6 +47,7 @@ class Asked(NamedTuple):
         parameters: None without any.
         outputs: Name and parameters of each requested output.
         described: Its raw tensors.
+        serial: Names the form of the request, if that is known; else 0.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Asked(NamedTuple):
     parameters: dict[str, Any] | None
     outputs: tuple[codec.Requested, ...]
     described: tuple[Raw, ...]
+    serial: int = 0
 
 
 class Read(NamedTuple):
@@ -95,6 +98,7 @@ class Requests:
     def __init__(self) -> None:
         self._kind = messages.message("inference.ModelInferRequest")
         self._forms: Forms[tuple[Asked, bool]] = Forms()  # and whether the first hole is an id
+        self._serials = count(1)
 
     def read(self, data: bytes) -> Read:
         """The request in ``data``.
@@ -123,7 +127,7 @@ class Requests:
             if not data.startswith(before + coded):
                 return
             holes.insert(0, (len(before), len(before) + len(coded)))
-        self._forms.keep(data, holes, (asked, bool(id)))
+        self._forms.keep(data, holes, (asked._replace(serial=next(self._serials)), bool(id)))
 
 
 def _known(data: bytes, said: tuple[Asked, bool], holes: tuple[Span, ...]) -> Read:
@@ -168,13 +172,14 @@ def rows(lane: Lane, read: Read) -> Rows:
 
 
 def _plan(lane: Lane, asked: Asked) -> Plan:
-    plans: dict[tuple[Raw, ...], Plan] = lane.memo.setdefault("oip grpc plans", {})
-    found = plans.get(asked.described)
+    plans: dict[Any, Plan] = lane.memo.setdefault("oip grpc plans", {})
+    key = asked.serial or asked.described
+    found = plans.get(key)
     if found is None:
         found = Plan(lane.inputs, asked.described, ignore_unknown=lane.ignore_unknown)
         if len(plans) >= _MOST:
             plans.clear()
-        plans[asked.described] = found
+        plans[key] = found
     return found
 
 

@@ -195,15 +195,32 @@ def after(terms: Sequence[Term], last: Sequence[Any]) -> Part:
 
 
 def select(
-    conn: Connection, what: str, base: Part, conditions: Sequence[Part], terms: Sequence[Term], limit: int
+    conn: Connection,
+    what: str,
+    base: Part,
+    conditions: Sequence[Part],
+    terms: Sequence[Term],
+    limit: int,
+    groups: Sequence[Part] = (),
 ) -> list[Any]:
-    """Rows in order: ``what``, then the values of the terms."""
+    """Rows in order: ``what``, then the values of the terms.
+
+    Args:
+        groups: Conditions that exclude each other, one of which rows must meet. The first rows of each are read by
+            themselves, so that an index that holds each group in order is enough.
+    """
     listed = ", ".join(f"{term.sql} AS t{at}" for at, term in enumerate(terms))
     ordered = ", ".join(f"{term.sql} DESC" if term.descending else term.sql for term in terms)
-    where = " AND ".join(part.sql for part in conditions) or "1 = 1"
-    sql = f"SELECT {what}, {listed} FROM {base.sql} WHERE {where} ORDER BY {ordered} LIMIT ?"
-    values = [*base.values, *(value for part in conditions for value in part.values), limit]
-    return list(execute(conn, sql, values))
+    parts, values = [], list[Any]()
+    for at, group in enumerate(groups or [Part("1 = 1")]):
+        where = " AND ".join(part.sql for part in (group, *conditions))
+        one = f"SELECT {what}, {listed} FROM {base.sql} WHERE {where} ORDER BY {ordered} LIMIT ?"
+        parts.append(f"SELECT * FROM ({one}) g{at}" if len(groups) > 1 else one)
+        values += [*base.values, *group.values, *(value for part in conditions for value in part.values), limit]
+    if len(parts) == 1:
+        return list(execute(conn, parts[0], values))
+    again = ", ".join(f"t{at} DESC" if term.descending else f"t{at}" for at, term in enumerate(terms))
+    return list(execute(conn, f"{' UNION ALL '.join(parts)} ORDER BY {again} LIMIT ?", [*values, limit]))
 
 
 def execute(conn: Connection, sql: str, values: Sequence[Any]) -> Any:

@@ -19,6 +19,9 @@ from modelkeep.store.tables import INDEXED_TEXT
 FEW = 2000
 """A filter that matches at most so many runs leads the search."""
 
+MOST_GROUPS = 100
+"""Of so many experiments and stages the first runs are read one by one; SQLite joins at most 500 selects."""
+
 _LIMIT_PREFIX = INDEXED_TEXT
 _NAMES = {
     "attribute": "attribute",
@@ -175,6 +178,7 @@ class _Runs:
         self.join = "JOIN" if self.postgres else "CROSS JOIN"  # SQLite then keeps the order of the tables
         self.terms, self.joins = queries.ordering(RUNS, keys)
         self.leader: Part | None = None
+        self.stages = stages
         self.wanted = [_among("r.experiment", within), _among("r.lifecycle_stage", stages)]
         self._plan(clauses)
 
@@ -204,7 +208,15 @@ class _Runs:
         conditions = list(self.wanted)
         if last is not None:
             conditions.append(queries.after(self.terms, last))
-        return queries.select(self.conn, "r.*", self._joined(base, values), conditions, self.terms, limit)
+        groups = self._groups() if self.leader is None else []
+        return queries.select(self.conn, "r.*", self._joined(base, values), conditions, self.terms, limit, groups)
+
+    def _groups(self) -> list[Part]:
+        """Each experiment and stage by itself, as the index of the runs has them; none when they are too many."""
+        pairs = [(number, stage) for number in self.within for stage in self.stages]
+        if len(pairs) > MOST_GROUPS:
+            return []
+        return [Part("r.experiment = ? AND r.lifecycle_stage = ?", pair) for pair in pairs]
 
     def _by_key(self, last: Sequence[Any] | None, limit: int) -> list[Any]:
         """Rows from the index that holds the first key's values in order: numbers, then NaN, then runs without."""
@@ -224,13 +236,15 @@ class _Runs:
             conditions.append(
                 Part(f"NOT EXISTS (SELECT 1 FROM {table.table} k WHERE k.run = r.id AND k.key = ?)", (first.key,))
             )
-            base = Part("runs r")
+            base, groups = Part("runs r"), self._groups()
             inner, skipped = rest, 2
         else:
             same = _among("o0.experiment", self.within)
             conditions = [same, Part("o0.key = ?", (first.key,)), *conditions]
             conditions.append(Part("o0.value IS NULL" if rank else "o0.value IS NOT NULL"))
             base = Part(f"{table.table} o0 {self.join} runs r ON r.id = o0.run")
+            groups = [Part("o0.experiment = ?", (number,)) for number in self.within[: MOST_GROUPS + 1]]
+            groups = groups if len(groups) <= MOST_GROUPS else []
             value = Term("o0.value", not first.ascending)
             inner, skipped = (rest, 2) if rank else ([value, *rest], 1)
         if last is not None:
@@ -242,15 +256,14 @@ class _Runs:
         nothing = "0" if first.entity == "metric" else "''"
         value_sql = "o0.value" if rank == 0 else nothing
         what = f"r.*, {rank} AS rank0" + (f", {value_sql} AS value0" if rank else "")
+
+        def select(terms: Sequence[Term]) -> list[Any]:
+            return queries.select(self.conn, what, joined, conditions, terms, limit, groups)
+
         if rank == 0 and first.entity != "metric":
             inner = [Term(f"substr(o0.value, 1, {_LIMIT_PREFIX})", inner[0].descending), *inner]
-            return [self._without_prefix(row) for row in self._select(what, joined, conditions, inner, limit)]
-        return self._select(what, joined, conditions, inner, limit)
-
-    def _select(
-        self, what: str, base: Part, conditions: Sequence[Part], terms: Sequence[Term], limit: int
-    ) -> list[Any]:
-        return queries.select(self.conn, what, base, conditions, terms, limit)
+            return [self._without_prefix(row) for row in select(inner)]
+        return select(inner)
 
     def _without_prefix(self, row: Any) -> Any:
         return _Row(row, len(self.terms))

@@ -298,3 +298,28 @@ def test_files_in_an_object_store(home: Keep, sqlite_source: dict[str, Any], tmp
         assert report.checked.files == 6
     with answering(home) as here:
         assert describe(here) == describe(sqlite_source["uri"])
+
+
+def test_files_may_stay_where_they_are(home: Keep, sqlite_source: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    report = bring(home, sqlite_source["uri"], files=False)
+    assert report.checked.faults == []
+    assert report.copied.get("files") == 0
+    there = MlflowClient(sqlite_source["uri"])
+    with answering(home) as address:
+        here = MlflowClient(address)
+        for client in (here, there):
+            assert [entry.path for entry in client.list_artifacts(sqlite_source["run"])] == ["model"]
+        of_run = [client.get_run(sqlite_source["run"]).info.artifact_uri for client in (here, there)]
+        of_model = [
+            client.get_logged_model(sqlite_source["model_id"]).artifact_location for client in (here, there)
+        ]
+    assert of_run[0] == of_run[1]
+    assert of_model[0] == of_model[1]
+    assert bring(home, sqlite_source["uri"]).copied["files"] == 6  # now they come
+    with answering(home) as address:
+        here = MlflowClient(address)
+        assert here.get_run(sqlite_source["run"]).info.artifact_uri.startswith("mlflow-artifacts:")
+        assert here.get_logged_model(sqlite_source["model_id"]).artifact_location.startswith("mlflow-artifacts:")
+        assert describe(address) == describe(sqlite_source["uri"])

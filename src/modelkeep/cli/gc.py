@@ -67,6 +67,13 @@ def hold() -> None:
     """Legal hold: what is held is never deleted, with all it reaches."""
 
 
+def _actor() -> str:
+    try:
+        return f"{getpass.getuser()} at the command line"
+    except (KeyError, OSError):  # a user without a name, as in some containers
+        return "the command line"
+
+
 @hold.command("add", epilog=example("modelkeep hold add version flights@7 --reason 'case 4711'"))
 @click.argument("kind", type=_KINDS)
 @click.argument("name")
@@ -78,7 +85,7 @@ def hold_add(kind: str, name: str, reason: str, file: Path, as_json: bool) -> No
     from modelkeep.registry import holds
 
     with opened(file) as keep:
-        now, actor = keep.clock.now(), getpass.getuser()
+        now, actor = keep.clock.now(), _actor()
         made = keep.db.write(lambda conn: holds.add(conn, kind, name, reason, now=now, actor=actor))
     if as_json:
         print_json(made)
@@ -97,7 +104,7 @@ def hold_remove(kind: str, name: str, reason: str, file: Path, as_json: bool) ->
     from modelkeep.registry import holds
 
     with opened(file) as keep:
-        now, actor = keep.clock.now(), getpass.getuser()
+        now, actor = keep.clock.now(), _actor()
         keep.db.write(lambda conn: holds.release(conn, kind, name, reason, now=now, actor=actor))
     if as_json:
         print_json({"kind": kind, "name": name, "held": False})

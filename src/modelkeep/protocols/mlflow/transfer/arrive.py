@@ -95,7 +95,8 @@ def runs(
         )
         for run in given
     ]
-    changing = ("name", "status", "lifecycle_stage", "user_id", "start_ms", "end_ms")
+    changing: tuple[str, ...] = ("name", "status", "lifecycle_stage", "user_id", "start_ms", "end_ms")
+    changing += () if locations else ("artifact_uri",)
     kept = "CASE WHEN excluded.lifecycle_stage = 'deleted' THEN coalesce(runs.deleted_ms, excluded.deleted_ms) END"
     conflict = f"{_replace('run_id', *changing)}, deleted_ms = {kept}"
     insert_rows(conn, tables.runs, columns, rows, conflict)
@@ -138,9 +139,20 @@ def points(conn: Connection, given: Sequence[Point], ids: Mapping[str, int]) -> 
 
 
 def models(
-    conn: Connection, given: Sequence[LoggedModel], target: int, files: Files, locations: Mapping[str, str]
+    conn: Connection,
+    given: Sequence[LoggedModel],
+    target: int,
+    files: Files,
+    locations: Mapping[str, str],
+    *,
+    moved: bool,
 ) -> None:
-    """Write logged models of one experiment."""
+    """Write logged models of one experiment.
+
+    Args:
+        locations: Artifact URI of each, here.
+        moved: Whether that holds also of those that are here already: their files have come.
+    """
     columns: tuple[str, ...] = (
         *("model_id", "experiment", "name", "model_type", "source_run_id", "status", "status_message"),
         *("artifact_uri", "lifecycle_stage", "created_ms", "updated_ms"),
@@ -153,7 +165,8 @@ def models(
         )
         for each in given
     ]
-    changing = ("name", "status", "status_message", "lifecycle_stage", "updated_ms")
+    changing: tuple[str, ...] = ("name", "status", "status_message", "lifecycle_stage", "updated_ms")
+    changing += ("artifact_uri",) if moved else ()
     insert_rows(conn, logged_models, columns, rows, _replace("model_id", *changing))
     found = select_in(conn, "model_id, id", logged_models, "model_id", [each.model_id for each in given])
     ids = {str(name): int(number) for name, number in found}

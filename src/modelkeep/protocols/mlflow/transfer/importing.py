@@ -292,16 +292,15 @@ class _Import:
         self._keep.db.write(lambda conn: arrive.mark(conn, self._source.origin, "run", marks))
 
     def _logged(self, group: list[LoggedModel], files: arrive.Files, target: int) -> None:
-        locations = {
-            model.model_id: f"mlflow-artifacts:/{target}/models/{model.model_id}/artifacts"
-            if self._options.files
-            else sources_here.outside(model.artifact_uri)
-            for model in group
-        }
+        locations = {}
+        for each in group:
+            mine = f"mlflow-artifacts:/{target}/models/{each.model_id}/artifacts"
+            there = "" if self._options.files else sources_here.outside(each.artifact_uri)
+            locations[each.model_id] = there or mine
         marks = [(each.model_id, each.model_id, self._fingerprint(each)) for each in group]
 
         def write(conn: Connection) -> None:
-            arrive.models(conn, group, target, files, locations)
+            arrive.models(conn, group, target, files, locations, moved=self._options.files)
             arrive.mark(conn, self._source.origin, "logged_model", marks)
 
         self._keep.db.write(write)

@@ -215,7 +215,6 @@ class Lane:
         queue.in_loop = self.cost.estimate(rows) < SLOW and not self.loaded.waits
         if queue.in_loop:
             self._land(calls, self._work(calls))
-            queue.spent(calls[0].began, len(calls), rows)
         else:
             queue.free_at = now + (0.0 if self.cost.fixed == math.inf else self.cost.estimate(rows))
             self._in_thread(calls)
@@ -314,6 +313,8 @@ class Lane:
         now = perf_counter()
         latency = ((now - np.array([call.began for call in calls])) * 1e3).astype(np.float32)
         stacking, began, ended = batch.times
+        if self._queue.in_loop:
+            self._queue.spent(now - ended, len(calls))
         self.counters.observe(latency, start, Stages(began - stacking, ended - began, now - ended))
         keys = [call.key for call in calls]
         ids = [call.id for call in calls]

@@ -8,6 +8,7 @@ _WEIGHT = 0.1
 _ODD = 10.0
 _TINY = 1e-3
 _GROWTH = 8.0
+_FORGET = 1.01
 
 
 class Cost:
@@ -15,18 +16,20 @@ class Cost:
 
     While all batches have the same size nothing says how the time splits: an eighth of it counts as the rows', and
     batches may grow eightfold to find out. One that takes many times what was expected (a machine that stalled)
-    counts as ten times that, so that it takes several of them to change the picture.
+    counts as ten times that, so that it takes several to change the picture. A row never costs more than it did in
+    the best of the last batches: what they take beyond that is theirs, however much their times scatter.
 
     Attributes:
         fixed: Seconds whatever the number of rows; infinite before the first batch.
         per_row: Seconds for each row.
     """
 
-    __slots__ = ("_covariance", "_largest", "_rows", "_seconds", "_variance", "fixed", "per_row")
+    __slots__ = ("_best", "_covariance", "_largest", "_rows", "_seconds", "_variance", "fixed", "per_row")
 
     def __init__(self) -> None:
         self.fixed = math.inf
         self.per_row = 0.0
+        self._best = math.inf
         self._largest = self._rows = self._seconds = self._variance = self._covariance = 0.0
 
     def estimate(self, rows: int) -> float:
@@ -34,9 +37,13 @@ class Cost:
         return self.fixed + self.per_row * rows
 
     def rows_within(self, seconds: float) -> int:
-        """Most rows expected to take at most so long, without a leap beyond what was seen; at least one."""
+        """Most rows expected to take at most so long, without a leap beyond what was seen; at least one.
+
+        As long as ``fixed`` may be spent on rows in any case: smaller batches would mostly be overhead.
+        """
         if self.fixed == math.inf:
             return int(_GROWTH)
+        seconds = max(seconds, 2 * self.fixed)
         if self.fixed + self.per_row >= seconds:
             return 1
         most = _GROWTH * max(self._largest, 1.0)
@@ -44,6 +51,7 @@ class Cost:
 
     def observe(self, rows: int, seconds: float) -> None:
         """A batch has been predicted."""
+        self._best = min(_FORGET * self._best, seconds / rows)
         self._largest = max(0.999 * self._largest, float(rows))
         if self.fixed == math.inf:
             self._rows, self._seconds = float(rows), seconds
@@ -60,4 +68,5 @@ class Cost:
             self.per_row = min(max(self._covariance / self._variance, 0.0), average)
         else:
             self.per_row = min(self.per_row, average)
+        self.per_row = min(self.per_row, self._best)
         self.fixed = max(self._seconds - self.per_row * self._rows, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -16,6 +17,8 @@ from serving_kit import Home, Made
 from modelkeep.core.errors import Invalid
 from modelkeep.protocols.grpc.messages import message
 from modelkeep.protocols.oip_grpc.requests import Requests
+from modelkeep.protocols.tfserving import requests as tf_requests
+from modelkeep.serve.columns import Inputs
 
 INPUTS = 1200
 """How many requests are made up, in all."""
@@ -32,6 +35,11 @@ def process(tmp_path_factory: pytest.TempPathFactory, flight_model: Made) -> Ite
     home.serve("flights", (3, home.keep(flight_model), 1.0, "stable"))
     with grpc_worker(home) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def price_inputs(price_model: Made) -> Inputs:
+    return price_model.loaded().inputs
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +222,55 @@ def test_requests_of_the_same_length_are_known_side_by_side() -> None:
     assert [reader.read(data).message is None for data in sent] == [False] * 3
     found = [reader.read(data) for data in sent]
     assert [(one.message, one.asked.name) for one in found] == [(None, "x"), (None, "y"), (None, "z")]
+
+
+@dataclass
+class Asked:
+    """As much of a lane as reading a request needs."""
+
+    inputs: Inputs
+    ignore_unknown: bool = False
+    memo: dict[str, Any] = field(default_factory=dict)
+
+
+NUMBERS = st.lists(st.floats(-1e3, 1e3, width=16), min_size=1, max_size=2)
+FILLED = st.builds(
+    lambda dtype, values: {
+        "dtype": dtype,
+        "tensor_shape": {"dim": [{"size": len(values)}]},
+        **{
+            1: {"float_val": values},
+            2: {"double_val": values},
+            3: {"tensor_content": np.array(values).astype(np.int32).tobytes()},
+            19: {"tensor_content": np.array(values, np.float16).tobytes()},
+        }[dtype],
+    },
+    dtype=st.sampled_from([1, 2, 2, 3, 19]),
+    values=NUMBERS,
+)
+
+
+def taken(reader: tf_requests.Requests, asked: Asked, data: bytes) -> Any:
+    """The rows of a request to predict, however it was read."""
+    try:
+        rows = tf_requests.rows(asked, *reader.read(data))  # type: ignore[arg-type]
+        return asked.inputs.stack([rows]).numbers.tolist()
+    except Invalid:
+        return "invalid"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    inputs=st.dictionaries(st.sampled_from(["a", "b", "c", "rows"]), FILLED, min_size=1, max_size=3),
+    changes=CHANGES,
+)
+def test_predictions_of_a_known_form_say_what_parsing_says(
+    price_inputs: Inputs, inputs: dict[str, Any], changes: list[tuple[int, int]]
+) -> None:
+    asked = Asked(price_inputs)
+    first = _Predict(model_spec={"name": "x"}, inputs=inputs).SerializeToString()
+    second = mutated(first, changes)
+    reader = tf_requests.Requests()
+    taken(reader, asked, first)
+    assert reader.read(first)[1] is None
+    assert taken(reader, asked, second) == taken(tf_requests.Requests(), asked, second)

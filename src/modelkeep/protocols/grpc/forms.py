@@ -8,7 +8,7 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from modelkeep.protocols.grpc import encode
@@ -17,6 +17,8 @@ T = TypeVar("T")
 Span = tuple[int, int]
 _MOST: Final = 256
 _ALIKE: Final = 4
+_VARINT, _SIZED = 0, 2
+_FIXED: Final = {1: 8, 5: 4}
 _LARGEST: Final = 16_384
 
 
@@ -62,6 +64,39 @@ class Forms(Generic[T]):
         alike = self._known.setdefault(len(data), [])
         alike.insert(0, _Form(fixed, tuple(holes), said))
         del alike[_ALIKE:]
+
+
+def fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, Span]]:
+    """The fields of a message that stands in ``data``: number, wire type and where the value is.
+
+    The message must be one that protobuf has parsed; groups, which nobody uses, end it.
+    """
+    at = start
+    while at < stop:
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == _VARINT:
+            _, end = _varint(data, at)
+        elif kind == _SIZED:
+            size, at = _varint(data, at)
+            end = at + size
+        elif kind in _FIXED:
+            end = at + _FIXED[kind]
+        else:
+            return
+        yield tag >> 3, kind, (at, end)
+        at = end
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
 
 
 def at_end(data: bytes, field: int, values: Sequence[bytes]) -> list[Span] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,7 +21,11 @@ from modelkeep.protocols.oip.raw import Plan, Raw
 from modelkeep.serve.batching import Lane
 from modelkeep.serve.columns import Rows, shorten
 
+_INPUTS: Final = 2
+_VERSION: Final = 3
 _CONTENT: Final = 4
+_PACKED: Final = {1: 5, 2: 6}
+_SIZED: Final = 2
 _MOST: Final = 256
 _MOST_FILLED: Final = 1 << 20
 _PLACE: Final = re.compile(r"inputs\[(\d+)\](\.data)?")
@@ -71,13 +76,15 @@ class Asked(NamedTuple):
     """What a request to predict says beside the values of its tensors.
 
     Attributes:
-        described: Its only tensor, when that is raw.
         wanted: Names of the outputs it asks for; none for all.
+        described: Its tensors, if the form of the request is known.
+        serial: Names the form; 0 if it is not known.
     """
 
     spec: Spec
-    described: tuple[Raw, ...]
     wanted: tuple[str, ...]
+    described: tuple[Raw, ...] = ()
+    serial: int = 0
 
 
 class Requests:
@@ -86,34 +93,72 @@ class Requests:
     def __init__(self) -> None:
         self._kind = messages.message("tensorflow.serving.PredictRequest")
         self._forms: Forms[Asked] = Forms()
+        self._serials = count(1)
 
-    def read(self, data: bytes) -> tuple[Asked, Any, int]:
+    def read(self, data: bytes) -> tuple[Asked, Any, bytes, int]:
         """A request.
 
         Returns:
-            What it asks; the message, or None when it was not parsed; where the bytes of its one tensor begin.
+            What it asks; the message, or None when its form was known; then what holds its tensors, one after the
+            other, and where they begin there.
 
         Raises:
             Invalid: It is no request.
         """
         known = self._forms.find(data)
         if known is not None:
-            return known[0], None, known[1][0][0]
+            asked, holes = known
+            if len(holes) == 1:
+                return asked, None, data, holes[0][0]
+            return asked, None, b"".join([data[start:stop] for start, stop in holes]), 0
         message = messages.decode(self._kind, data)
-        asked = Asked(spec(message.model_spec), (), tuple(message.output_filter))
-        if len(message.inputs) == 1 and not asked.wanted:
-            (name, tensor), *_ = message.inputs.items()
-            kind = _KINDS.get(tensor.dtype)
-            if tensor.tensor_content and kind is not None and kind.datatype != "BYTES":
-                raw = Raw(name, kind.datatype, _shape(name, tensor), len(tensor.tensor_content))
-                asked = asked._replace(described=(raw,))
-                hole = forms.at_end(data, _CONTENT, [tensor.tensor_content])
-                if hole is not None:
-                    self._forms.keep(data, hole, asked)
-        return asked, message, 0
+        asked = Asked(spec(message.model_spec), tuple(message.output_filter))
+        found = _spans(data, message.inputs)
+        if found is not None:
+            described, spans = found
+            self._forms.keep(data, spans, asked._replace(described=described, serial=next(self._serials)))
+        return asked, message, b"", 0
 
 
-def rows(lane: Lane, asked: Asked, message: Any, data: bytes, start: int) -> Rows:
+def _spans(data: bytes, inputs: Mapping[str, Any]) -> tuple[tuple[Raw, ...], list[forms.Span]] | None:
+    """What the tensors are and where their numbers stand, if all stand there as they lie in memory.
+
+    So do those in ``tensor_content``, and, packed, floats and doubles in the field of their type.
+    """
+    described: list[Raw] = []
+    spans: list[forms.Span] = []
+    for number, _, (start, stop) in forms.fields(data, 0, len(data)):
+        if number != _INPUTS:
+            continue
+        entry = [(field, span) for field, _, span in forms.fields(data, start, stop)]
+        if [field for field, _ in entry] != [1, 2]:
+            return None
+        name = data[slice(*entry[0][1])].decode()
+        found = [one for one in forms.fields(data, *entry[1][1]) if one[0] > _VERSION]
+        tensor = inputs[name]
+        kind = _KINDS.get(tensor.dtype)
+        if len(found) != 1 or kind is None or tensor.tensor_shape.unknown_rank:
+            return None
+        field, wire, span = found[0]
+        if wire != _SIZED or kind.datatype == "BYTES" or field not in (_CONTENT, _PACKED.get(tensor.dtype)):
+            return None
+        described.append(Raw(name, kind.datatype, _shape(name, tensor), span[1] - span[0]))
+        spans.append(span)
+    whole = spans and len({one.name for one in described}) == len(described)
+    return (tuple(described), spans) if whole and _lie_well(described) else None
+
+
+def _lie_well(described: list[Raw]) -> bool:
+    """Whether each tensor has a value for each element: what lacks is filled in when the message is parsed."""
+    try:
+        return all(
+            one.size == tensors.volume(one.shape, "") * tensors.DTYPES[one.datatype].itemsize for one in described
+        )
+    except Invalid:
+        return False
+
+
+def rows(lane: Lane, asked: Asked, message: Any, raw: bytes, start: int) -> Rows:
     """The rows of a request that ``Requests.read`` has read.
 
     Raises:
@@ -121,7 +166,7 @@ def rows(lane: Lane, asked: Asked, message: Any, data: bytes, start: int) -> Row
     """
     try:
         if message is None:
-            return _plan(lane, asked.described).rows(data, start)
+            return _plan(lane, asked.serial, asked.described).rows(raw, start)
         inputs: Mapping[str, Any] = message.inputs
         names = list(inputs)
         kinds = [_kind(name, inputs[name]) for name in names]
@@ -131,7 +176,7 @@ def rows(lane: Lane, asked: Asked, message: Any, data: bytes, start: int) -> Row
                 Raw(name, kind.datatype, _shape(name, inputs[name]), len(content))
                 for name, kind, content in zip(names, kinds, contents, strict=True)
             )
-            return _plan(lane, described).rows(b"".join(contents))
+            return _plan(lane, described, described).rows(b"".join(contents))
         return codec.rows(
             lane.inputs,
             [_listed(name, kind, inputs[name]) for name, kind in zip(names, kinds, strict=True)],
@@ -146,13 +191,13 @@ def rows(lane: Lane, asked: Asked, message: Any, data: bytes, start: int) -> Row
         raise Invalid([replace(one, path=_PLACE.sub(named, one.path)) for one in error.problems]) from None
 
 
-def _plan(lane: Lane, described: tuple[Raw, ...]) -> Plan:
-    plans: dict[tuple[Raw, ...], Plan] = lane.memo.setdefault("tf plans", {})
-    found = plans.get(described)
+def _plan(lane: Lane, key: Any, described: tuple[Raw, ...]) -> Plan:
+    plans: dict[Any, Plan] = lane.memo.setdefault("tf plans", {})
+    found = plans.get(key)
     if found is None:
         if len(plans) >= _MOST:
             plans.clear()
-        found = plans[described] = Plan(lane.inputs, described, ignore_unknown=lane.ignore_unknown)
+        found = plans[key] = Plan(lane.inputs, described, ignore_unknown=lane.ignore_unknown)
     return found
 
 

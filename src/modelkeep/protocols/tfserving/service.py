@@ -136,9 +136,14 @@ class PredictionService:
         return signatures.endpoint(self._plane, spec.name)
 
     def _predict(self, exchange: Exchange, data: bytes) -> None:
-        asked, message, start = self._requests.read(data)
+        asked, message, raw, start = self._requests.read(data)
         with self._shown(asked.spec):
-            self._queue(exchange, asked, message, data, start)
+            id = self._plane.new_id()
+            lane = self._who(exchange, asked.spec, id, data)
+            _check_outputs(lane, asked)
+            rows = requests.rows(lane, asked, message, raw, start)
+            sink = (exchange, asked.wanted)
+            lane.submit(Call(rows, id, _PREDICT, sink, exchange.head.key, exchange.deadline))
 
     @contextmanager
     def _shown(self, spec: Spec) -> Iterator[None]:
@@ -147,23 +152,6 @@ class PredictionService:
             yield
         except ModelkeepError as error:
             raise self._plane.shown(spec.name, error) from None
-
-    def _queue(self, exchange: Exchange, asked: requests.Asked, message: Any, data: bytes, start: int) -> None:
-        id = self._plane.new_id()
-        lane = self._who(exchange, asked.spec, id, data)
-        signature = lane.loaded.signature
-        signatures.check("predict", asked.spec.signature, signature)
-        names = {field.name for field in signature.outputs}
-        for place, name in enumerate(asked.wanted):
-            if name not in names:
-                known = ", ".join(sorted(names))
-                raise Invalid(
-                    f"output tensor alias not found in signature: {name[:60]}; there are {known}",
-                    path=f"output_filter[{place}]",
-                )
-        rows = requests.rows(lane, asked, message, data, start)
-        sink = (exchange, asked.wanted)
-        lane.submit(Call(rows, id, _PREDICT, sink, exchange.head.key, exchange.deadline))
 
     def _examples(self, exchange: Exchange, data: bytes, verb: str) -> None:
         message = messages.decode(self._kinds[verb], data)
@@ -231,3 +219,15 @@ def _reload(exchange: Exchange, data: bytes) -> None:
     raise RpcError(
         Code.UNIMPLEMENTED, "what is served is declared: apply a declaration, and every serving process follows"
     )
+
+
+def _check_outputs(lane: Lane, asked: requests.Asked) -> None:
+    """Whether the version has the signature and the outputs. Raises ``Invalid``."""
+    signature = lane.loaded.signature
+    signatures.check("predict", asked.spec.signature, signature)
+    names = {field.name for field in signature.outputs} if asked.wanted else set()
+    for place, name in enumerate(asked.wanted):
+        if name not in names:
+            known = ", ".join(sorted(names))
+            message = f"output tensor alias not found in signature: {name[:60]}; there are {known}"
+            raise Invalid(message, path=f"output_filter[{place}]")

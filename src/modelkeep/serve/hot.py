@@ -11,7 +11,7 @@ from modelkeep.core.errors import Invalid
 
 JSON = b"application/json"
 _KEY = b"x-modelkeep-key"
-_TIMEOUT = b"x-modelkeep-timeout-ms"
+TIMEOUT = b"x-modelkeep-timeout-ms"
 
 
 class Head:
@@ -46,7 +46,7 @@ class Head:
         Raises:
             Invalid: It is no number of milliseconds.
         """
-        return deadline(self.headers.get(_TIMEOUT))
+        return deadline(self.headers.get(TIMEOUT))
 
     @property
     def is_json(self) -> bool:

@@ -27,7 +27,8 @@ from modelkeep.protocols.respond import Later
 from modelkeep.serve.batching import Batch, Call
 from modelkeep.serve.columns import Array, Inputs, Rows, shorten
 from modelkeep.serve.dataplane import DataPlane, Endpoint
-from modelkeep.serve.http import Handler, Head, Sink
+from modelkeep.serve.hot import TIMEOUT
+from modelkeep.serve.http import Handler, Head, Sink, deadline
 
 VERSION: Final = "2.9.0"
 """The version of MLflow whose scoring protocol this is."""
@@ -245,10 +246,26 @@ class Scoring:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    def invoke(self, sink: Sink, body: bytes, key: str | None, name: str | None, *, is_csv: bool = False) -> None:
-        """Queue one request for the endpoint, or for the only one; the answer is written to ``sink``."""
+    def invoke(
+        self,
+        sink: Sink,
+        body: bytes,
+        key: str | None,
+        name: str | None,
+        *,
+        timeout: bytes | str | None = None,
+        is_csv: bool = False,
+    ) -> None:
+        """Queue one request for the endpoint, or for the only one; the answer is written to ``sink``.
+
+        Args:
+            timeout: Milliseconds as the header ``x-modelkeep-timeout-ms`` has them.
+        """
         try:
             endpoint = self._plane.default() if name is None else self._plane.endpoint(name)
+            name = endpoint.name
+            until = deadline(timeout)
+            endpoint.admit()
             request = from_csv(body) if is_csv else decode(body)
             door = _door(endpoint, request.params)
             id = request.client_request_id or self._plane.new_id()
@@ -256,9 +273,9 @@ class Scoring:
             if is_csv:
                 _typed(lane.inputs, request)
             found = rows(lane.inputs, request, ignore_unknown=lane.ignore_unknown)
-            lane.submit(Call(found, id, door, sink, key))
+            lane.submit(Call(found, id, door, sink, key, until))
         except ModelkeepError as error:
-            errors.refuse(sink, error)
+            errors.refuse(sink, error if name is None else self._plane.shown(name, error))
 
     def find(self, head: Head) -> Handler | None:
         """The handler of ``POST /invocations`` and ``/endpoints/{name}/invocations``, if the endpoint exists."""
@@ -266,7 +283,9 @@ class Scoring:
             return None
         target = head.target
         if target == b"/invocations":
-            return lambda sink, body, head: self.invoke(sink, body, head.key, None)
+            return lambda sink, body, head: self.invoke(
+                sink, body, head.key, None, timeout=head.headers.get(TIMEOUT)
+            )
         if (
             not target.startswith(b"/endpoints/")
             or not target.endswith(b"/invocations")
@@ -278,7 +297,7 @@ class Scoring:
             self._plane.endpoint(name)
         except ModelkeepError:
             return None
-        return lambda sink, body, head: self.invoke(sink, body, head.key, name)
+        return lambda sink, body, head: self.invoke(sink, body, head.key, name, timeout=head.headers.get(TIMEOUT))
 
     def routes(self) -> list[Route]:
         """ASGI routes."""
@@ -297,7 +316,8 @@ class Scoring:
         later = Later()
         name = request.path_params.get("name")
         key = request.headers.get("x-modelkeep-key")
-        self.invoke(later, await request.body(), key, name, is_csv=kind == "text/csv")
+        timeout = request.headers.get("x-modelkeep-timeout-ms")
+        self.invoke(later, await request.body(), key, name, timeout=timeout, is_csv=kind == "text/csv")
         return await later.response()
 
     async def _ping(self, request: Request) -> Response:

@@ -7,7 +7,7 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tritonclient.http import InferInput
@@ -28,6 +28,7 @@ def sent(values: np.ndarray, datatype: str) -> bytes:
 
 
 @pytest.mark.parametrize("datatype", NUMBERS)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_numbers_are_the_clients_bytes_both_ways(datatype: str, data: st.DataObject) -> None:
     values = data.draw(hnp.arrays(triton_to_np_dtype(datatype), hnp.array_shapes(max_dims=2, max_side=5)))

@@ -17,6 +17,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from serving_kit import Home, Made, tensor, worker
 
+from modelkeep.protocols import traces
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 
@@ -110,17 +112,17 @@ def test_every_request_for_a_prediction_is_a_span(
     assert collector.service == "modelkeep"
 
 
-def test_the_service_is_called_as_the_environment_says(
-    home: Home, first: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home.serve("tumours", (1, home.keep(first), 1.0, "stable"))
+def test_the_service_is_called_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     with collecting() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setenv("OTEL_SERVICE_NAME", "clinic")
-        with worker(home) as found:
-            found.infer("tumours", tensor(first, [0]))
-            found.stop()
+        tracing = traces.from_environment()
+        assert tracing is not None
+        tracing.end(tracing.begin("POST", "/v2/models/m/infer", {}), 503)
+        tracing.close()
     assert collector.service == "clinic"
+    assert [span["status"] for span in collector.of("/v2/models/m/infer")] == [503]
+    assert collector.spans[0].status.code == 2  # STATUS_CODE_ERROR
 
 
 def test_a_collector_that_is_away_disturbs_nobody(
@@ -147,8 +149,6 @@ def test_without_an_address_opentelemetry_is_not_even_imported() -> None:
 def test_without_the_extra_serving_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from modelkeep.protocols import traces
-
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert traces.from_environment() is None

@@ -40,6 +40,15 @@ def keep(tmp_path: Path, url: str) -> Iterator[Keep]:
     opened.close()
 
 
+@pytest.fixture
+def home(tmp_path: Path, sqlite_url: str) -> Iterator[Keep]:
+    """A home on SQLite, for what is the same on every database."""
+    folder = tmp_path / "home"
+    opened = connect(Settings(folder, sqlite_url, str(folder / "blobs")), tmp_path)
+    yield opened
+    opened.close()
+
+
 def blobs(keep: Keep) -> Blobs:
     assert isinstance(keep.blobs, Blobs)
     return keep.blobs
@@ -82,26 +91,26 @@ def sound(keep: Keep) -> bool:
     return verify(keep.db, blobs(keep), Silent()) == []
 
 
-def test_exactly_what_nothing_needs_goes_and_its_bytes_were_foretold(keep: Keep) -> None:
+def test_exactly_what_nothing_needs_goes_and_its_bytes_were_foretold(home: Keep) -> None:
     noise = random.Random(1)
     large, shared = noise.randbytes(3_000_000), noise.randbytes(2_000_000)
-    run_id = run_with(keep, {"a": b"small", "b/large": large})
-    orphan = blobs(keep).put(large[:1_500_000] + shared)  # some of its chunks are needed by the run's file
-    little = blobs(keep).put(b"nobody knows me")
-    before = sizes(keep)
-    told = swept(keep, dry_run=True)
-    assert sizes(keep) == before
+    run_id = run_with(home, {"a": b"small", "b/large": large})
+    orphan = blobs(home).put(large[:1_500_000] + shared)  # some of its chunks are needed by the run's file
+    little = blobs(home).put(b"nobody knows me")
+    before = sizes(home)
+    told = swept(home, dry_run=True)
+    assert sizes(home) == before
     assert line(told, "blobs")[0] == 2
-    done = swept(keep)
+    done = swept(home)
     assert [(each.count, each.bytes) for each in done.lines] == [(each.count, each.bytes) for each in told.lines]
-    assert before - sizes(keep) == told.freed == done.freed
+    assert before - sizes(home) == told.freed == done.freed
     assert told.freed > 1_900_000
-    assert not blobs(keep).exists(orphan)
-    assert not blobs(keep).exists(little)
-    with keep.db.read() as conn:
-        assert blobs(keep).read(runs.get(conn, run_id).artifacts["b/large"][0]) == large
-    assert sound(keep)
-    assert swept(keep).freed == 0
+    assert not blobs(home).exists(orphan)
+    assert not blobs(home).exists(little)
+    with home.db.read() as conn:
+        assert blobs(home).read(runs.get(conn, run_id).artifacts["b/large"][0]) == large
+    assert sound(home)
+    assert swept(home).freed == 0
 
 
 def test_what_was_deleted_long_ago_goes_with_its_files(keep: Keep) -> None:
@@ -152,17 +161,17 @@ def test_a_run_that_a_version_came_from_stays(keep: Keep) -> None:
     assert line(swept(keep), "runs")[0] == 1
 
 
-def test_the_young_stay(keep: Keep) -> None:
-    digest = blobs(keep).put(b"on its way to a row")
-    found = collect(keep, Silent())
+def test_the_young_stay(home: Keep) -> None:
+    digest = blobs(home).put(b"on its way to a row")
+    found = collect(home, Silent())
     assert line(found, "blobs") == (0, 0)
     assert next(each for each in found.lines if each.kind == "blobs").young == 1
-    path = keep.home / "blobs" / "blobs" / digest[:2] / digest[2:]
+    path = home.home / "blobs" / "blobs" / digest[:2] / digest[2:]
     os.utime(path, (1, 1))
-    blobs(keep).put(b"on its way to a row")  # put again: it counts as new
-    assert line(collect(keep, Silent()), "blobs") == (0, 0)
+    blobs(home).put(b"on its way to a row")  # put again: it counts as new
+    assert line(collect(home, Silent()), "blobs") == (0, 0)
     os.utime(path, (1, 1))
-    assert line(collect(keep, Silent()), "blobs")[0] == 1
+    assert line(collect(home, Silent()), "blobs")[0] == 1
 
 
 def test_what_apply_made_stays_whole(project: Project) -> None:
@@ -179,15 +188,15 @@ def test_what_apply_made_stays_whole(project: Project) -> None:
     assert {stage.action for stage in again.stages} == {"reuse"}
 
 
-def test_digests_in_tables_nobody_told_of_are_kept(keep: Keep) -> None:
+def test_digests_in_tables_nobody_told_of_are_kept(home: Keep) -> None:
     """A table of a later release, or of a plugin."""
-    digest = blobs(keep).put(b"kept by a stranger")
-    lost = blobs(keep).put(b"kept by nobody")
-    keep.db.write(lambda conn: conn.exec_driver_sql("CREATE TABLE strange (words TEXT)"))
-    keep.db.write(lambda conn: conn.exec_driver_sql(f"INSERT INTO strange VALUES ('see blob:{digest}, please')"))
-    swept(keep)
-    assert set(blobs(keep).digests()) == {digest}
-    assert not blobs(keep).exists(lost)
+    digest = blobs(home).put(b"kept by a stranger")
+    lost = blobs(home).put(b"kept by nobody")
+    home.db.write(lambda conn: conn.exec_driver_sql("CREATE TABLE strange (words TEXT)"))
+    home.db.write(lambda conn: conn.exec_driver_sql(f"INSERT INTO strange VALUES ('see blob:{digest}, please')"))
+    swept(home)
+    assert set(blobs(home).digests()) == {digest}
+    assert not blobs(home).exists(lost)
 
 
 def test_every_column_of_a_digest_is_read(keep: Keep) -> None:
@@ -203,23 +212,23 @@ def test_every_column_of_a_digest_is_read(keep: Keep) -> None:
     assert not named & skipped
 
 
-def test_blobs_put_during_a_collection_survive(keep: Keep) -> None:
+def test_blobs_put_during_a_collection_survive(home: Keep) -> None:
     """Writers put new bytes and old orphans alike while collections follow each other; nothing is lost."""
     noise = random.Random(3)
     orphans = [noise.randbytes(150_000) for _ in range(12)]
     over = threading.Event()
     kept: list[str] = []
-    number = keep.db.write(lambda conn: runs.experiment(conn, "w", 1.0))
-    run_id = keep.db.write(lambda conn: runs.create(conn, number, "r", 1.0))
-    row = keep.db.write(lambda conn: runs.find(conn, run_id)).id
+    number = home.db.write(lambda conn: runs.experiment(conn, "w", 1.0))
+    run_id = home.db.write(lambda conn: runs.create(conn, number, "r", 1.0))
+    row = home.db.write(lambda conn: runs.find(conn, run_id)).id
 
     def put(path: str, data: bytes) -> None:
-        digest = blobs(keep).put(data)
-        keep.db.write(lambda conn: artifacts.put(conn, Owner("run", row), path, digest, len(data)))
+        digest = blobs(home).put(data)
+        home.db.write(lambda conn: artifacts.put(conn, Owner("run", row), path, digest, len(data)))
         kept.append(digest)
 
     def remove(path: str) -> None:
-        keep.db.write(lambda conn: artifacts.remove(conn, Owner("run", row), path))
+        home.db.write(lambda conn: artifacts.remove(conn, Owner("run", row), path))
 
     def writer(seed: int) -> None:
         mine = random.Random(seed)
@@ -233,11 +242,11 @@ def test_blobs_put_during_a_collection_survive(keep: Keep) -> None:
     for thread in threads:
         thread.start()
     while not over.is_set():
-        swept(keep, grace=0.5)  # longer than a put takes to be referred to here
+        swept(home, grace=0.5)  # longer than a put takes to be referred to here
     for thread in threads:
         thread.join()
     assert len(kept) == 80
-    assert sound(keep)
+    assert sound(home)
 
 
 def test_an_object_touched_between_the_look_and_the_removal_survives(tmp_path: Path) -> None:
@@ -267,28 +276,28 @@ def test_a_removal_that_was_cut_short_is_taken_back(tmp_path: Path) -> None:
     assert open_blobs(str(tmp_path / "b")).read(digest) == b"almost gone"
 
 
-def test_a_damaged_listing_stops_it_before_anything_goes(keep: Keep) -> None:
+def test_a_damaged_listing_stops_it_before_anything_goes(home: Keep) -> None:
     noise = random.Random(5).randbytes(1_000_000)
-    run_with(keep, {"f": noise})
-    orphan = blobs(keep).put(b"orphan")
-    digest = next(each for each in blobs(keep).digests() if each != orphan)
-    path = keep.home / "blobs" / "blobs" / digest[:2] / digest[2:]
+    run_with(home, {"f": noise})
+    orphan = blobs(home).put(b"orphan")
+    digest = next(each for each in blobs(home).digests() if each != orphan)
+    path = home.home / "blobs" / "blobs" / digest[:2] / digest[2:]
     broken = bytearray(path.read_bytes())
     broken[80] ^= 1
     path.write_bytes(broken)
-    chunks = sorted((keep.home / "blobs" / "chunks").rglob("*"))
+    chunks = sorted((home.home / "blobs" / "chunks").rglob("*"))
     with pytest.raises(Damaged, match="cannot be known which chunks"):
-        swept(keep)
-    assert sorted((keep.home / "blobs" / "chunks").rglob("*")) == chunks
+        swept(home)
+    assert sorted((home.home / "blobs" / "chunks").rglob("*")) == chunks
 
 
-def test_copies_of_packages_that_are_not_served_go(keep: Keep) -> None:
-    copy = keep.home / "packages" / ("ab" * 32)
+def test_copies_of_packages_that_are_not_served_go(home: Keep) -> None:
+    copy = home.home / "packages" / ("ab" * 32)
     copy.mkdir(parents=True)
     (copy / "model.onnx").write_bytes(b"x" * 500)
-    assert line(swept(keep, dry_run=True), "package copies") == (1, 500)
+    assert line(swept(home, dry_run=True), "package copies") == (1, 500)
     assert copy.exists()
-    swept(keep)
+    swept(home)
     assert not copy.exists()
 
 

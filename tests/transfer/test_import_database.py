@@ -64,15 +64,15 @@ def test_everything_is_as_it_was_in_postgresql(home: Keep, postgres_source: dict
         assert describe(here) == describe(postgres_source["uri"])
 
 
-def test_again_copies_nothing_twice(keep: Keep, sqlite_source: dict[str, Any]) -> None:
-    bring(keep, sqlite_source["uri"])
-    before = counts(keep)
-    report = bring(keep, sqlite_source["uri"])
-    assert counts(keep) == {**before, "events": 2}
+def test_again_copies_nothing_twice(home: Keep, sqlite_source: dict[str, Any]) -> None:
+    bring(home, sqlite_source["uri"])
+    before = counts(home)
+    report = bring(home, sqlite_source["uri"])
+    assert counts(home) == {**before, "events": 2}
     assert report.unchanged == {"runs": 2, "logged models": 1, "traces": 1}
     assert report.checked.faults == []
-    assert bring(keep, sqlite_source["uri"], again=True).copied["runs"] == 5
-    assert counts(keep) == {**before, "events": 3}
+    assert bring(home, sqlite_source["uri"], again=True).copied["runs"] == 5
+    assert counts(home) == {**before, "events": 3}
 
 
 def test_later_only_what_is_new_is_copied(home: Keep, sqlite_source: dict[str, Any], tmp_path: Path) -> None:
@@ -103,14 +103,14 @@ def test_new_experiments_get_numbers_after_those_that_came(keep: Keep, sqlite_so
     assert made > int(sqlite_source["gone"])
 
 
-def test_what_is_in_the_way_is_said_and_nothing_is_copied(keep: Keep, sqlite_source: dict[str, Any]) -> None:
+def test_what_is_in_the_way_is_said_and_nothing_is_copied(home: Keep, sqlite_source: dict[str, Any]) -> None:
     for name in ("mine", "Fünf Flüge", "other"):
-        keep.db.write(lambda conn, name=name: runs.experiment(conn, name, 1.0))
-    before = counts(keep)
+        home.db.write(lambda conn, name=name: runs.experiment(conn, name, 1.0))
+    before = counts(home)
     with pytest.raises(Conflict, match="number 1 belongs to 'mine'") as caught:
-        bring(keep, sqlite_source["uri"])
+        bring(home, sqlite_source["uri"])
     assert "--rename" in caught.value.hint
-    assert counts(keep) == before
+    assert counts(home) == before
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from load import Load
+from prometheus_client.parser import text_string_to_metric_families
 from serving_kit import Home, Made, Worker, prices, tensor, worker
 
 from forks import alive, children_of
@@ -59,8 +60,8 @@ def test_nothing_fails_while_processes_of_a_model_are_killed(home: Home, first: 
     home.serve("prices", (1, put_tree(home.blobs, as_sklearn(made.files)), 1.0, "stable"))
     home.serve("tumours", (1, home.keep(first), 1.0, "stable"))
     chosen = random.Random(7)
-    with worker(home) as found:
-        found.until(lambda health: len(health["endpoints"]) == 2)
+    with worker(home, ready=False) as found:
+        found.until(lambda health: len(health["endpoints"]) == 2, limit=90)
         port = int(found.url.rsplit(":", 1)[1])
         bodies = [json.dumps(tensor(made, [row])).encode() for row in range(50)]
         load = Load(port, "/v2/models/prices/infer", bodies, keep=True)
@@ -91,6 +92,11 @@ def test_nothing_fails_while_processes_of_a_model_are_killed(home: Home, first: 
         for place, body in load.keep or ():
             said = json.loads(body)["outputs"][0]["data"]
             assert np.allclose(said, [made.labels[place]], atol=1e-9)
+        told = found.client.get("/metrics").text
+        families = {family.name: family.samples for family in text_string_to_metric_families(told)}
+        restarts = {one.labels["endpoint"]: one.value for one in families["modelkeep_process_restarts"]}
+        assert restarts.keys() == {"prices"} and restarts["prices"] >= KILLS
+        assert all(one.value > 0 for one in families["modelkeep_process_memory_bytes"])
         last = running(found, "prices", killed)
         parent = int(Path(f"/proc/{last}/stat").read_text().rpartition(")")[2].split()[1])
         left = [parent, *children_of(parent)]

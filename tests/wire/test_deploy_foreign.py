@@ -40,7 +40,9 @@ class Place:
         return code, json.loads(out)
 
     def ask(self, endpoint: str, rows: pd.DataFrame) -> dict[str, Any]:
-        self.serving.until(lambda health: any(one["endpoint"] == endpoint for one in health["endpoints"]))
+        self.serving.until(
+            lambda health: any(one["endpoint"] == endpoint for one in health["endpoints"]), limit=60
+        )
         body = {
             "inputs": [
                 {"name": name, "shape": [len(rows)], "datatype": "FP64", "data": column.tolist()}
@@ -100,10 +102,10 @@ def test_a_pipeline_answers_under_its_alias_and_is_replaced_by_a_newer_version(p
     np.testing.assert_allclose(found["probability"].reshape(-1, 2), logistic().predict_proba(X), rtol=1e-9)
     code, done = place.run("deploy", "churn", "--because", "trees are better")
     assert (code, done["runtime"], done["version"]["aliases"]) == (0, "xgboost", ["champion"])
-    place.serving.until(lambda health: _runtime(health, "churn") == "xgboost")
+    place.serving.until(lambda health: _runtime(health, "churn") == "xgboost", limit=60)
     assert place.ask("churn", X)["label"].tolist() == target().tolist()
     assert place.run("rollback", "churn")[0] == 0
-    place.serving.until(lambda health: _runtime(health, "churn") == "sklearn")
+    place.serving.until(lambda health: _runtime(health, "churn") == "sklearn", limit=60)
     with place.project.opened() as keep, keep.db.read() as conn:
         told = events.history(conn, subject="churn")
         assert events.verify(conn) == []

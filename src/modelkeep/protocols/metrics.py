@@ -12,8 +12,8 @@ https://mlserver.readthedocs.io/en/latest/user-guide/metrics.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -69,6 +69,7 @@ class Exporter:
     Args:
         series: What was counted.
         generation: Of the wanted state that is served.
+        apart: How the processes of versions stand that do not run in this one, with their labels.
         others: Whose names to use besides ours.
 
     Raises:
@@ -76,9 +77,14 @@ class Exporter:
     """
 
     def __init__(
-        self, series: Callable[[], Iterable[Totals]], generation: Callable[[], int], others: Sequence[str] = ()
+        self,
+        series: Callable[[], Iterable[Totals]],
+        generation: Callable[[], int],
+        others: Sequence[str] = (),
+        apart: Callable[[], Sequence[tuple[_Labels, Mapping[str, Any]]]] = tuple,
     ) -> None:
         self._series = series
+        self._apart = apart
         self._generation = generation
         self._others = [_OTHERS[name] for name in names(",".join(others))]
 
@@ -88,6 +94,7 @@ class Exporter:
         families = [
             *_ours(lines),
             Family("modelkeep_generation", "gauge", _GENERATION, [("", {}, self._generation())]),
+            *_processes(self._apart()),
         ]
         # their names know no roles: what was a canary and is stable now is one line
         answering = together(
@@ -123,6 +130,22 @@ def _ours(lines: Sequence[Totals]) -> Iterator[Family]:
     text = "From the whole request to the answer"
     samples = [one for line in lines for one in _histogram(_labels(line), line, 1e-3)]
     yield Family("modelkeep_request_seconds", "histogram", text, samples)
+
+
+def _processes(found: Sequence[tuple[_Labels, Mapping[str, Any]]]) -> Iterator[Family]:
+    """Of versions that run in processes of their own; nothing when there are none."""
+    if not found:
+        return
+    memory = [
+        ("", {**labels, "pid": str(process["pid"])}, process["pss_bytes"])
+        for labels, status in found
+        for process in status["processes"]
+    ]
+    yield Family(
+        "modelkeep_process_memory_bytes", "gauge", "Of a version's process; shared pages by share", memory
+    )
+    restarts = [("", labels, status.get("restarts", 0)) for labels, status in found]
+    yield Family("modelkeep_process_restarts_total", "counter", "Processes of a version started again", restarts)
 
 
 def _histogram(labels: _Labels, totals: Totals, unit: float) -> Iterator[_Sample]:

@@ -81,7 +81,10 @@ class ServingDoors:
         self._plane = plane
         self._health = health
         self._exporter = metrics.Exporter(
-            plane.totals, lambda: plane.generation, metrics.names(os.environ.get(metrics.VARIABLE, ""))
+            plane.totals,
+            lambda: plane.generation,
+            metrics.names(os.environ.get(metrics.VARIABLE, "")),
+            plane.apart,
         )
         oip, scoring, tfserving = (
             OpenInference(plane, max_body),

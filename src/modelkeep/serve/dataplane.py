@@ -185,6 +185,23 @@ class DataPlane:
         ways = [way for endpoint in self.endpoints.values() for way in endpoint.ways]
         return max((way.lane.pressure for way in ways), default=0.0)
 
+    def apart(self) -> list[tuple[dict[str, str], dict[str, Any]]]:
+        """How the processes stand that versions of this process run in, each with the labels of its metrics."""
+        return [
+            (
+                {
+                    "endpoint": endpoint.name,
+                    "model": endpoint.wanted.model,
+                    "version": str(way.version),
+                    "mode": way.mode,
+                },
+                way.lane.loaded.apart.status(),
+            )
+            for endpoint in self.endpoints.values()
+            for way in endpoint.ways
+            if way.lane.loaded.apart is not None
+        ]
+
     # what the worker asks
 
     def apply(

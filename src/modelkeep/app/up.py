@@ -25,11 +25,12 @@ from modelkeep.core.clock import FileClock
 from modelkeep.core.errors import Unavailable
 from modelkeep.lifecycle import locks
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols import metrics
 from modelkeep.protocols.mlflow.deliver import Deliveries
 from modelkeep.registry import access, endpoints
 from modelkeep.serve.limits import replicas
 from modelkeep.store.jobs import Job
+
+_METRICS = "MODELKEEP_METRICS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,10 @@ def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses
         Conflict: Another ``up`` runs on this home.
         Unavailable: A port is taken.
     """
-    metrics.names(os.environ.get(metrics.VARIABLE, ""))  # or every serving process would end with this
+    if os.environ.get(_METRICS):  # what knows the names is large to import
+        from modelkeep.protocols import metrics
+
+        metrics.names(os.environ[_METRICS])  # or every serving process would end with this
     chosen = replace(options, protection=checked(options.protection, options.host, lambda: _admins(where, base)))
     keep = connect(where, base)
     with contextlib.closing(keep), locks.held(where.home, "up", doing="running modelkeep up on this home"):

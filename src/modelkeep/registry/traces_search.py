@@ -198,7 +198,7 @@ def _renamed(order: Order) -> Order:
 
 def _teach(conn: Connection) -> None:
     """Give SQLite its REGEXP: RE2, whose time grows with the text and not with what a pattern makes of it."""
-    import pyarrow as pa
+    import pyarrow as pa  # not before it is asked for: nothing else in the server's memory at rest needs it
     import pyarrow.compute as pc
 
     def matches(pattern: str, text: str | None) -> bool:

@@ -462,7 +462,9 @@ def test_whoever_asks_too_often_is_told_when_to_come_again(own: Site) -> None:
 
 
 def test_guessing_passwords_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "_GUESSES", (1 / 3600, 10.0))  # so slowly that a slow machine sees it too
+    # so slowly that a slow machine sees it too
+    monkeypatch.setattr(guard, "_GUESSES", (1 / 3600, 10.0))
+    monkeypatch.setattr(guard, "_GUESSES_OF_ADDRESS", (1 / 3600, 15.0))
     with site(tmp_path) as own, httpx.Client(base_url=own.address, timeout=60) as client:
         found = [client.get(GET, auth=("root", f"wrong number {n}")).status_code for n in range(11)]
         assert found == [401] * 10 + [429]
@@ -471,6 +473,8 @@ def test_guessing_passwords_is_stopped(tmp_path: Path, monkeypatch: pytest.Monke
         )
         assert client.get(GET, headers={"authorization": f"Bearer {own.tokens['root']}"}).status_code == 200
         until(lambda: own.history("access.guessed"))
+        others = [client.get(GET, auth=(f"user{n}", "x")).status_code for n in range(40)]
+        assert others[0] == 401 and others[-1] == 429, "nor by trying other names"
 
 
 def test_a_refused_change_changes_nothing(place_of_all: Site, told: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from modelkeep.protocols.serving import ServingDoors
 from modelkeep.registry.access import Accounts
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.worker import Health
-from small import Project
+from small import Project, until
 
 
 def test_every_route_and_call_of_serving_says_what_it_needs() -> None:
@@ -200,3 +200,38 @@ def test_the_command_line(project: Project, forks: Forks) -> None:
     said = run("events", "list")["events"]
     assert {event["actor"].endswith("at the command line") for event in said} == {True}
     assert first not in str(said)
+
+
+def test_accounts_survive_whatever_the_database_does(tmp_path: Path) -> None:
+    """Neither a lost table nor a lost database lets anybody in, or keeps the known out."""
+    from modelkeep.protocols.access.accounts import Followed, Read
+    from modelkeep.store.database import Database
+
+    copy = tmp_path / "accounts.json"
+    with site(tmp_path / "home") as here:
+        url = f"sqlite:///{here.keep.home / 'modelkeep.db'}"
+        read = Read(here.keep.db)
+        followed = Followed(lambda: Database.open(url), copy)
+        assert list(read().users) == list(followed().users) == ["root"]
+        here.keep.db.write(lambda conn: conn.exec_driver_sql("ALTER TABLE counters RENAME TO gone"))
+        time.sleep(1.2)
+        assert list(read().users) == list(followed().users) == ["root"]
+        assert here.mlflow("root", "GET", "experiments/get", experiment_id="0").status_code == 200
+        assert here.mlflow("", "GET", "experiments/get", experiment_id="0").status_code == 401
+        here.keep.db.write(lambda conn: conn.exec_driver_sql("ALTER TABLE gone RENAME TO counters"))
+        here.add("anna")
+        until(lambda: "anna" in read().users and "anna" in followed().users)
+        followed.close()
+
+    def away() -> Database:
+        raise RuntimeError("away")
+
+    alone = Followed(away, copy)
+    assert sorted(alone().users) == ["anna", "root"]
+    alone.close()
+    copy.write_text("{}}")
+    lost = Followed(away, copy)
+    guard = Guard(lost, SystemClock())
+    assert guard.on, "what is not known lets nobody in"
+    guard.close()
+    lost.close()

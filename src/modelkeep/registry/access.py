@@ -224,6 +224,8 @@ def create_token(
         raise Conflict(
             f"{user} has a token {name!r} already", hint=f"modelkeep tokens rotate {user} {name}, or another name"
         )
+    if kind == "session":
+        _forget(conn, now)
     key, digest, told = mint()
     values = {"key": key, "user_id": row.id, "name": name, "kind": kind, "digest": digest, "rate": rate}
     conn.execute(insert(table), values | {"scopes": encode(list(scopes)), "created": now, "expires": expires})
@@ -276,10 +278,16 @@ def revoke_token(conn: Connection, user: str, name: str, *, now: float, actor: s
 
 def end_session(conn: Connection, key: str, *, now: float, actor: str) -> None:
     """End one session by its public half, and forget those that ended by themselves."""
-    over = (access_tokens.c.kind != "token") & (access_tokens.c.expires < now)
-    gone = conn.execute(delete(access_tokens).where((access_tokens.c.key == key) | over))
+    _forget(conn, now)
+    gone = conn.execute(delete(access_tokens).where(access_tokens.c.key == key))
     if gone.rowcount:
         _changed(conn, "user.signed_out", actor, {"key": key}, now, actor)
+
+
+def _forget(conn: Connection, now: float) -> None:
+    """Forget sessions and rotated tokens that have ended."""
+    over = (access_tokens.c.kind != "token") & (access_tokens.c.expires < now)
+    conn.execute(delete(access_tokens).where(over))
 
 
 def _find_token(conn: Connection, user: str, name: str) -> Row[Any]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from modelkeep.core.errors import ModelkeepError
 from modelkeep.registry import access
 from modelkeep.registry.access import UNKNOWN, Accounts
 from modelkeep.store.database import Database
@@ -41,7 +40,7 @@ class Read:
         if time.monotonic() - self._at >= FRESH:
             try:
                 self.fresh()
-            except ModelkeepError as error:
+            except Exception as error:  # whatever it is: to forget who may ask would let nobody in, or everybody
                 self._at = time.monotonic()
                 log.warning("the accounts cannot be read, those last known count: %s", error)
         return self._known
@@ -97,7 +96,7 @@ class Followed:
                 if access.generation(conn) == self._known.generation:
                     return
                 found = access.load(conn)
-        except ModelkeepError as error:
+        except Exception as error:  # the thread must outlive whatever the database does
             log.debug("the accounts cannot be read, those last known count: %s", error)
             return
         self._known = found

@@ -26,6 +26,7 @@ Mode = Literal["auto", "on", "off"]
 """``auto``: authentication is on as soon as there is a user."""
 
 _GUESSES = (1 / 6, 10.0)
+_GUESSES_OF_ADDRESS = (1.0, 30.0)
 _WEIGHTY = frozenset({"deploy", "approve", "admin"})
 _WAITING = 32
 _MOST = 10_000
@@ -102,6 +103,7 @@ class Guard:
         self._passes: dict[bytes, Pass] = {}
         self._buckets: dict[str, Bucket] = {}
         self._guesses = Buckets(*_GUESSES)
+        self._addresses = Buckets(*_GUESSES_OF_ADDRESS)
         self._noted = Buckets(1 / 60, 1.0)
         self._argon = ThreadPoolExecutor(2, thread_name_prefix="modelkeep-password")
         self._waiting = 0
@@ -182,8 +184,8 @@ class Guard:
     async def verify(self, said: Password, client: str) -> User | Refusal:
         """The user whose password this is. After ten wrong guesses one in six seconds is tried."""
         self.current()
-        guesses = self._guesses.of((client, said.user))
-        wait = guesses.left()
+        guesses, all_guesses = self._guesses.of((client, said.user)), self._addresses.of(client)
+        wait = max(guesses.left(), all_guesses.left())
         if wait:
             self.note("access.guessed", said.user[:200], {"client": client}, said.user[:200])
             return too_often(wait, "too many wrong passwords")
@@ -199,6 +201,7 @@ class Guard:
             self._waiting -= 1
         if user is None or not right:
             guesses.take()
+            all_guesses.take()
             return unknown("wrong user or password")
         self._verified.remember(said, user)
         return user

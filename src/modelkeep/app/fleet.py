@@ -9,6 +9,7 @@ watches them, and the first connection starts one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import signal
 import socket
@@ -23,6 +24,8 @@ import msgspec
 from modelkeep.app import children
 from modelkeep.core.errors import Unavailable
 from modelkeep.serve.orders import GRPC, Order, Standing
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 TICK = 0.05
@@ -138,21 +141,28 @@ class Fleet:
             one.close()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            now = time.monotonic()
-            self._bury(now)
-            for member in self.members:
-                member.hear()
-            self._look(now)
-            self._resize(now)
-            self._assign()
-            asleep = not self.members
-            ears = [*self._sockets.values()] if asleep else [member.leash for member in self.members]
-            heard, _, _ = select.select(ears, [], [], TICK)
-            if asleep and heard and time.monotonic() >= self._not_before:
-                self._start()
-            elif not asleep:
-                self._stopping.wait(TICK)
+        while not self._stopping.wait(TICK):
+            try:
+                self._tick(time.monotonic())
+            except Exception:  # of descriptors or memory there may be none for a while
+                log.exception("the serving processes could not be looked after; they go on as they are")
+
+    def _tick(self, now: float) -> None:
+        self._bury(now)
+        for member in self.members:
+            member.hear()
+        self._look(now)
+        self._resize(now)
+        self._assign()
+        if not self.members and now >= self._not_before and self._called():
+            self._start()
+
+    def _called(self) -> bool:
+        """Whether somebody waits to be accepted."""
+        waiting = select.poll()  # select() knows no descriptors from 1024 up
+        for one in self._sockets.values():
+            waiting.register(one, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def _bury(self, now: float) -> None:
         """Forget those that ended. One that nobody asked to is started again, with growing pauses."""

@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hold": ("gc", "Legal hold: what is held is never deleted, with all it reaches."),
     "events": ("events", "The history of every change, and its proof."),
     "users": ("users", "Who may come in."),
-    "tokens": ("users", "How programs come in: make, list, rotate, revoke."),
+    "tokens": ("tokens", "How programs come in: make, list, rotate, revoke."),
     "roles": ("users", "What users may: grant, revoke, list."),
     "demo": ("run", "Watch a model live through a year of real flights."),
     "doctor": ("again", "Check every digest, the history and the installation."),

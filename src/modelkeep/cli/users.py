@@ -1,4 +1,4 @@
-"""``users``, ``tokens`` and ``roles``: who may ask for what.
+"""``users`` and ``roles``: who may ask for what.
 
 These commands work on the home itself: whoever can write its database needs no password for them. What they do is
 in the history under the name of the account they were run from.
@@ -74,7 +74,7 @@ def add(
     from modelkeep.registry.access_rights import Place
 
     roles = [*role, *(["admin"] if admin else [])]
-    with _changing(file) as change:
+    with changing(file) as change:
         hashed = "" if no_password else _hashed(password_stdin)
 
         def work(conn: Connection, told: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def add(
                 access.grant(conn, name, each, Place(), **told)
 
         change(work)
-    _done(
+    done(
         as_json,
         {"added": name},
         f"added [bold]{text(name)}[/]{', ' + text(', '.join(roles)) if roles else ', who may nothing yet'}",
@@ -95,7 +95,7 @@ def add(
 @json_option
 def list_users(file: Path, as_json: bool) -> None:
     """List the users, their roles and how many tokens each has."""
-    found = _accounts(file)
+    found = accounts(file)
     rows: list[dict[str, Any]] = [
         {
             "name": user.name,
@@ -127,9 +127,9 @@ def remove(name: str, file: Path, as_json: bool) -> None:
     """Remove a user with roles, tokens and sessions."""
     from modelkeep.registry import access
 
-    with _changing(file) as change:
+    with changing(file) as change:
         change(lambda conn, told: access.remove_user(conn, name, **told))
-    _done(as_json, {"removed": name}, f"removed [bold]{text(name)}[/]")
+    done(as_json, {"removed": name}, f"removed [bold]{text(name)}[/]")
 
 
 @users.command(
@@ -143,118 +143,11 @@ def passwd(name: str, password_stdin: bool, file: Path, as_json: bool) -> None:
     """Give a user another password, which ends all sessions in browsers; tokens stay."""
     from modelkeep.registry import access
 
-    with _changing(file) as change:
+    with changing(file) as change:
         _known(change.keep, name)
         hashed = _hashed(password_stdin)
         change(lambda conn, told: access.set_password(conn, name, hashed, **told))
-    _done(as_json, {"changed": name}, f"[bold]{text(name)}[/] has another password")
-
-
-@click.group(epilog=example("modelkeep tokens create ci deploys --scope deploy@model:flights --expires 90d"))
-def tokens() -> None:
-    """Tokens: how programs come in, as MLFLOW_TRACKING_TOKEN or in an Authorization: Bearer header."""
-
-
-@tokens.command(
-    epilog=example(
-        "modelkeep tokens create anna laptop",
-        "modelkeep tokens create shop predictions --scope predict@endpoint:flights --rate 200",
-        "modelkeep tokens create ci nightly --scope write@experiment:3 --expires 30d",
-    )
-)
-@click.argument("user")
-@click.argument("name")
-@click.option("--scope", "scopes", multiple=True, help="RIGHT or RIGHT@KIND:NAME; without any, all the user may.")
-@click.option("--expires", help="After how long it ends, as 90d or 12h; never unless given.")
-@click.option("--rate", type=float, default=0.0, help="Requests a second it may make; 0 for no limit of its own.")
-@file_option
-@json_option
-def create(
-    *, user: str, name: str, scopes: tuple[str, ...], expires: str | None, rate: float, file: Path, as_json: bool
-) -> None:
-    """Make a token of a USER and print it: it cannot be had again.
-
-    Rights are read, predict, write, deploy, approve and admin.
-    """
-    from modelkeep.registry import access
-    from modelkeep.spec.units import seconds
-
-    with _changing(file) as change:
-        places = tuple(_scope(change.keep, scope) for scope in scopes)
-        ends = change.now + seconds(expires) if expires else None
-        told = change(
-            lambda conn, by: access.create_token(conn, user, name, scopes=places, expires=ends, rate=rate, **by)
-        )
-    _tell(told, as_json, "this token is shown once")
-
-
-@tokens.command("list", epilog=example("modelkeep tokens list", "modelkeep tokens list ci --json"))
-@click.argument("user", required=False)
-@file_option
-@json_option
-def list_tokens(user: str | None, file: Path, as_json: bool) -> None:
-    """List tokens, of a USER or of all; never the secrets, which are not kept."""
-    found = _accounts(file)
-    rows: list[dict[str, Any]] = [
-        {
-            "user": token.user,
-            "name": token.name,
-            "key": token.key,
-            "kind": token.kind,
-            "scopes": token.scopes,
-            "rate": token.rate,
-            "created": token.created,
-            "expires": token.expires,
-        }
-        for token in sorted(found.tokens.values(), key=lambda token: (token.user, token.kind, token.created))
-        if user is None or token.user == user
-    ]
-    if as_json:
-        print_json({"tokens": rows})
-        return
-    columns = ("user", "name", "kind", "scopes", "rate", "since (UTC)", "until (UTC)")
-    shown = (
-        (
-            *(row[name] for name in ("user", "name", "kind")),
-            ", ".join(row["scopes"]) or "all",
-            row["rate"] or "",
-            moment(row["created"]),
-            moment(row["expires"]) or "revoked",
-        )
-        for row in rows
-    )
-    table(columns, shown, right=("rate",))
-
-
-@tokens.command(epilog=example("modelkeep tokens rotate ci nightly --grace 1d   # the old one works one day more"))
-@click.argument("user")
-@click.argument("name")
-@click.option("--grace", help="How long the old one still works; not at all unless given.")
-@file_option
-@json_option
-def rotate(*, user: str, name: str, grace: str | None, file: Path, as_json: bool) -> None:
-    """Replace a token by a new one with the same scopes and lifetime, and print that."""
-    from modelkeep.registry import access
-    from modelkeep.spec.units import seconds
-
-    with _changing(file) as change:
-        left = seconds(grace) if grace else 0.0
-        told = change(lambda conn, by: access.rotate_token(conn, user, name, grace=left, **by))
-    _tell(told, as_json, "the new token is shown once")
-
-
-@tokens.command(epilog=example("modelkeep tokens revoke ci nightly"))
-@click.argument("user")
-@click.argument("name")
-@file_option
-@json_option
-def revoke(user: str, name: str, file: Path, as_json: bool) -> None:
-    """End a token; servers refuse it within a second."""
-    from modelkeep.registry import access
-
-    with _changing(file) as change:
-        change(lambda conn, told: access.revoke_token(conn, user, name, **told))
-    _done(as_json, {"revoked": name, "user": user}, f"revoked [bold]{text(name)}[/] of {text(user)}")
+    done(as_json, {"changed": name}, f"[bold]{text(name)}[/] has another password")
 
 
 @click.group(epilog=example("modelkeep roles grant bob writer --on experiment:churn", "modelkeep roles list"))
@@ -279,11 +172,11 @@ def grant(*, user: str, role: str, where: str, file: Path, as_json: bool) -> Non
     """Give a USER a ROLE."""
     from modelkeep.registry import access
 
-    with _changing(file) as change:
-        place = _place(change.keep, where)
+    with changing(file) as change:
+        place = place_of(change.keep, where)
         change(lambda conn, told: access.grant(conn, user, role, place, **told))
     told = {"granted": role, "user": user, "on": str(place)}
-    _done(as_json, told, f"[bold]{text(user)}[/] is {text(role)} on {text(place)}")
+    done(as_json, told, f"[bold]{text(user)}[/] is {text(role)} on {text(place)}")
 
 
 @roles.command("revoke", epilog=example("modelkeep roles revoke bob writer --on experiment:churn"))
@@ -296,11 +189,11 @@ def revoke_role(*, user: str, role: str, where: str, file: Path, as_json: bool) 
     """Take a ROLE from a USER."""
     from modelkeep.registry import access
 
-    with _changing(file) as change:
-        place = _place(change.keep, where)
+    with changing(file) as change:
+        place = place_of(change.keep, where)
         change(lambda conn, told: access.withdraw(conn, user, role, place, **told))
     told = {"revoked": role, "user": user, "on": str(place)}
-    _done(as_json, told, f"[bold]{text(user)}[/] is no longer {text(role)} on {text(place)}")
+    done(as_json, told, f"[bold]{text(user)}[/] is no longer {text(role)} on {text(place)}")
 
 
 @roles.command("list", epilog=example("modelkeep roles list", "modelkeep roles list bob --json"))
@@ -311,7 +204,7 @@ def list_roles(user: str | None, file: Path, as_json: bool) -> None:
     """List what was granted, to a USER or to all; and what each role may."""
     from modelkeep.registry.access_rights import RIGHTS, ROLES
 
-    found = _accounts(file)
+    found = accounts(file)
     if user is not None and user not in found.users:
         raise NotFound(f"there is no user {user!r}", hint="modelkeep users list")
     given = [
@@ -342,12 +235,14 @@ class _Change:
 
 
 @contextlib.contextmanager
-def _changing(file: Path) -> Iterator[_Change]:
+def changing(file: Path) -> Iterator[_Change]:
+    """The home of a declaration, for one change of its accounts."""
     with opened(file) as keep:
         yield _Change(keep)
 
 
-def _accounts(file: Path) -> Accounts:
+def accounts(file: Path) -> Accounts:
+    """All accounts of a home."""
     from modelkeep.registry import access
 
     with opened(file) as keep, keep.db.read() as conn:
@@ -373,7 +268,7 @@ def _hashed(from_stdin: bool) -> str:
     return hash_password(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
 
 
-def _place(keep: Keep, where: str) -> Place:
+def place_of(keep: Keep, where: str) -> Place:
     """A place, its experiment by number: names of experiments can change."""
     from modelkeep.registry import experiments
     from modelkeep.registry.access_rights import ALL, place
@@ -389,21 +284,9 @@ def _place(keep: Keep, where: str) -> Place:
     return place(f"experiment:{number}")
 
 
-def _scope(keep: Keep, scope: str) -> str:
-    right, at, where = scope.partition("@")
-    return f"{right}@{_place(keep, where)}" if at else scope
-
-
-def _done(as_json: bool, told: dict[str, Any], line: str) -> None:
+def done(as_json: bool, told: dict[str, Any], line: str) -> None:
+    """Say what was done, as JSON or as a line."""
     if as_json:
         print_json(told)
     else:
         say(line)
-
-
-def _tell(token: str, as_json: bool, note: str) -> None:
-    if as_json:
-        print_json({"token": token})
-        return
-    click.echo(token)
-    click.echo(f"{note}; keep it safe", err=True)

@@ -179,6 +179,9 @@ def test_a_python_function_becomes_a_version(place: Place) -> None:
     found = place.ask("score", frame())
     np.testing.assert_allclose(found["total"], frame().a - 2 * frame().b)
     assert found["many"].tolist() == (frame().a > 0.5).tolist()
+    code, told = place.run("predict", "score@1", "rows.csv")
+    assert code == 0, told
+    np.testing.assert_allclose(told["predictions"]["total"], frame().a - 2 * frame().b)
     assert place.run("deploy", "score", "--function", "score.py")[0] == 2
     assert place.run(*words, "--with", "score.py")[0] == 2
     assert place.run("deploy", "score", "--function", "nothing.py", "--sample", "rows.csv")[0] == 2

@@ -102,14 +102,16 @@ def predict(
 
 def _version(keep: Keep, ref: str) -> tuple[Version, tuple[str, ...]]:
     """The version a reference names, and what may run on loading it."""
+    from modelkeep.lifecycle import deploy_foreign
     from modelkeep.registry import models
     from modelkeep.spec import loading
 
     model, version = split_ref(ref)
     with keep.db.read() as conn:
         found = models.version(conn, model, version or "champion")
+        granted = deploy_foreign.granted(conn, model)
     said = found.lineage.declaration_text if found.lineage else ""
-    return found, tuple(loading.load_text(said).trust) if said else ()
+    return found, (*granted, *(loading.load_text(said).trust if said else ()))
 
 
 def _tell(name: str, given: pa.Table, made: dict[str, Any], out: Path | None, limit: int, as_json: bool) -> None:

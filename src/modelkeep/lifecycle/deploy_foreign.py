@@ -254,6 +254,12 @@ def _trusted(conn: Connection, model: str, endpoint: str) -> tuple[str, ...]:
     return tuple(before.settings.get("trust", ()))
 
 
+def granted(conn: Connection, model: str) -> tuple[str, ...]:
+    """What the endpoints of a model trust: digests and names that may run wherever its versions are run."""
+    served = [wanted for wanted in endpoints.wanted(conn) if wanted.model == model]
+    return tuple(dict.fromkeys(item for wanted in served for item in wanted.settings.get("trust", ())))
+
+
 def _listing(keep: Keep, conn: Connection, version: Version) -> dict[str, str]:
     """Digest by path of the version's files."""
     if version.package:

@@ -19,7 +19,7 @@ from modelkeep.store import tables
 from modelkeep.store.blobs import open_blobs
 from modelkeep.store.database import Database
 
-RUNS, KEYS, STEPS = 1500, 4, 25
+RUNS, KEYS, STEPS = 1200, 3, 20
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ docs: $(READY) ## build the documentation into site/
 
 bench: $(READY) ## us and the peer side by side, ratios out
 	@$(PY) -m benchmarks.overhead
+	@$(PY) -m benchmarks.isolation
 	@$(PY) -m benchmarks.serving
 	@$(PY) -m benchmarks.serving_grpc
 	@$(PY) -m benchmarks.tracking

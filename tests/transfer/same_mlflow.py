@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
@@ -20,7 +21,17 @@ def runs(client: MlflowClient, experiment: str) -> list[Any]:
 
 def describe(uri: str, *, ids: bool = True) -> dict[str, Any]:
     """Everything a client can see; without ``ids``, only what a server that gives its own can keep."""
-    client = MlflowClient(uri, registry_uri=uri)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(
+        uri
+    )  # where files are downloaded from; without, a database is made in the current folder
+    try:
+        return _describe(MlflowClient(uri, registry_uri=uri), ids=ids)
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def _describe(client: MlflowClient, *, ids: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     numbers = {}
     for experiment in client.search_experiments(view_type=ViewType.ALL):

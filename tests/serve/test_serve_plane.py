@@ -73,16 +73,13 @@ def test_a_slow_model_leaves_the_loop_free_and_its_queue_becomes_batches(first: 
         slow = replace(first.loaded(), model=Ponderous(first.loaded().model, 0.05))
         await asyncio.to_thread(plane.apply, wanted((1, "p", 1.0, "stable")), Ready(p=slow))
         await plane.infer("e", columns(first, 0))
-        began = time.perf_counter()
         work = [asyncio.create_task(plane.infer("e", columns(first, row))) for row in range(40)]
-        longest = last = time.perf_counter()
-        longest = 0.0
+        turns = 0
         while not all(task.done() for task in work):
             await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
-        assert time.perf_counter() - began < 40 * 0.05 / 3
-        assert longest < 0.045
+            turns += 1
+        assert turns > 10
+        assert plane.series()[0].totals().batches < 20
         for row, task in enumerate(work):
             assert first.probability is not None
             assert np.allclose(task.result().columns["probability"], first.probability[row], atol=1e-5)

@@ -149,7 +149,7 @@ class Lane:
     @property
     def full(self) -> Overloaded | None:
         """Why a call of one row would be refused now; None when there is room."""
-        return self._queue.full(perf_counter())
+        return None if self._queue.surely(1) else self._queue.full(perf_counter())
 
     @property
     def waiting(self) -> int:

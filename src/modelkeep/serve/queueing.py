@@ -56,6 +56,7 @@ class Queue(Generic[C]):
     __slots__ = (
         "_dated",
         "_mixed",
+        "_sure",
         "calls",
         "cost",
         "endpoint",
@@ -75,6 +76,7 @@ class Queue(Generic[C]):
         self.free_at = 0.0
         self.per_call = 0.0
         self.in_loop = True
+        self._sure = 0
         self._dated = self._mixed = False
 
     def excess(self, now: float, rows: int, calls: int, count: int) -> float:
@@ -96,6 +98,18 @@ class Queue(Generic[C]):
         cost = self.cost
         fixed = 0.0 if cost.fixed == math.inf else cost.fixed
         return fixed + cost.per_row * (self.rows + count) + max(self.free_at - now, 0.0)
+
+    def surely(self, count: int) -> bool:
+        """Whether there is room for ``count`` rows by what was known after the last batch; cheap."""
+        return self.rows + count <= self._sure and not self.free_at
+
+    def _reckon(self) -> None:
+        """How many rows there is room for in any case, each counted as a call of its own, while nothing runs."""
+        cost = self.cost
+        if cost.fixed == math.inf:
+            return
+        room, each = _LOOP * self.limits.budget - cost.fixed, cost.per_row + self.per_call
+        self._sure = min(int(room / each), MAX_WAITING - 1) if room > 0 and each > 0 else 0
 
     def full(self, now: float) -> Overloaded | None:
         """Why a call of one row would be refused; None when there is room."""
@@ -120,9 +134,10 @@ class Queue(Generic[C]):
                 raise self.late()
             self._dated = True
         replaced: Sequence[C] = ()
-        excess = self.excess(call.began, self.rows, len(self.calls), count)
-        if excess > 0 or len(self.calls) >= MAX_WAITING:
-            replaced = self._make_room(call, excess)
+        if not self.surely(count):
+            excess = self.excess(call.began, self.rows, len(self.calls), count)
+            if excess > 0 or len(self.calls) >= MAX_WAITING:
+                replaced = self._make_room(call, excess)
         if call.priority != NORMAL:
             self._mixed = True
         self.calls.append(call)
@@ -190,6 +205,7 @@ class Queue(Generic[C]):
             self.rows = 0
         if not self.calls:
             self._mixed = self._dated = False
+        self._reckon()
         return calls, rows
 
     def spent(self, seconds: float, calls: int) -> None:

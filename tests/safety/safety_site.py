@@ -40,6 +40,7 @@ class Site:
     keep: Keep
     address: str
     tokens: dict[str, str] = field(default_factory=dict)
+    client: httpx.Client | None = None
 
     def add(self, name: str, *roles: str, password: str = "") -> str:
         """A user with roles, each ``role`` or ``role@place``; its token."""
@@ -60,8 +61,10 @@ class Site:
             **({"authorization": f"Bearer {self.tokens[who]}"} if who else {}),
             **options.pop("headers", {}),
         }
-        with httpx.Client(base_url=self.address, timeout=30) as client:
-            return client.request(method, path, headers=headers, **options)
+        if self.client is None:
+            # nothing here is TLS, whose set-up is slow
+            self.client = httpx.Client(base_url=self.address, timeout=30, verify=False)
+        return self.client.request(method, path, headers=headers, **options)
 
     def mlflow(self, who: str, method: str, path: str, **body: Any) -> httpx.Response:
         """One of MLflow's operations."""
@@ -84,3 +87,5 @@ def site(folder: Path, database: str = "") -> Iterator[Site]:
     with contextlib.closing(keep), answering(keep) as address:
         found.address = address
         yield found
+        if found.client is not None:
+            found.client.close()

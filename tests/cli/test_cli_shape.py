@@ -183,7 +183,12 @@ def test_completion_completes() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={"_MODELKEEP_COMPLETE": "bash_complete", "COMP_WORDS": "modelkeep rollb", "COMP_CWORD": "1", "PATH": ""},
+        env={
+            "_MODELKEEP_COMPLETE": "bash_complete",
+            "COMP_WORDS": "modelkeep rollb",
+            "COMP_CWORD": "1",
+            "PATH": "",
+        },
     )
     assert done.stdout.split() == ["plain,rollback"]
 

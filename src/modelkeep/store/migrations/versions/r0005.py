@@ -1,4 +1,4 @@
-"""Legal holds, and what was copied from elsewhere."""
+"""Users, roles and access tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alembic import op
 from modelkeep.store.migrations import run
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 
 def upgrade() -> None:

@@ -1,20 +1,33 @@
-CREATE TABLE holds (
+CREATE TABLE users (
 	id INTEGER NOT NULL,
-	kind TEXT NOT NULL,
 	name TEXT NOT NULL,
-	reason TEXT DEFAULT '' NOT NULL,
-	actor TEXT NOT NULL,
-	since DOUBLE NOT NULL,
-	CONSTRAINT pk_holds PRIMARY KEY (id),
-	CONSTRAINT uq_holds_kind_name UNIQUE (kind, name)
+	password TEXT DEFAULT '' NOT NULL,
+	created DOUBLE NOT NULL,
+	CONSTRAINT pk_users PRIMARY KEY (id),
+	CONSTRAINT uq_users_name UNIQUE (name)
 );
-CREATE INDEX ix_holds_name ON holds (name);
-CREATE TABLE imports (
-	origin TEXT NOT NULL,
+CREATE TABLE access_tokens (
+	id INTEGER NOT NULL,
+	"key" TEXT NOT NULL,
+	user_id INTEGER NOT NULL,
+	name TEXT NOT NULL,
+	kind TEXT NOT NULL,
+	digest TEXT NOT NULL,
+	scopes TEXT DEFAULT '[]' NOT NULL,
+	rate DOUBLE DEFAULT '0' NOT NULL,
+	created DOUBLE NOT NULL,
+	expires DOUBLE,
+	CONSTRAINT pk_access_tokens PRIMARY KEY (id),
+	CONSTRAINT uq_access_tokens_key UNIQUE ("key"),
+	CONSTRAINT fk_access_tokens_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_access_tokens_user_id ON access_tokens (user_id);
+CREATE TABLE grants (
+	user_id INTEGER NOT NULL,
+	role TEXT NOT NULL,
 	kind TEXT NOT NULL,
 	name TEXT NOT NULL,
-	target TEXT NOT NULL,
-	fingerprint TEXT DEFAULT '' NOT NULL,
-	CONSTRAINT pk_imports PRIMARY KEY (origin, kind, name)
+	CONSTRAINT pk_grants PRIMARY KEY (user_id, role, kind, name),
+	CONSTRAINT fk_grants_user_id FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE
 )
  WITHOUT ROWID;

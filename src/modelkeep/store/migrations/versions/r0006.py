@@ -1,4 +1,4 @@
-"""Users, roles and access tokens."""
+"""Webhooks: who is told of which changes of the registry."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Add their tables."""
+    """Add their table."""
     run(op.get_bind(), Path(__file__).with_suffix(""))

@@ -1,4 +1,4 @@
-"""Webhooks: who is told of which changes of the registry."""
+"""Indexes behind the searches of versions: the newest of each stage, and the last changed first."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Add their table."""
+    """Add them."""
     run(op.get_bind(), Path(__file__).with_suffix(""))

@@ -1,16 +1,2 @@
-CREATE TABLE webhooks (
-	id BIGSERIAL NOT NULL,
-	name TEXT NOT NULL,
-	description TEXT DEFAULT '' NOT NULL,
-	url TEXT NOT NULL,
-	secret TEXT DEFAULT '' NOT NULL,
-	status TEXT DEFAULT 'ACTIVE' NOT NULL,
-	events TEXT NOT NULL,
-	created_ms BIGINT NOT NULL,
-	updated_ms BIGINT NOT NULL,
-	seen BIGINT NOT NULL,
-	attempts BIGINT DEFAULT '0' NOT NULL,
-	not_before DOUBLE PRECISION,
-	last_error TEXT DEFAULT '' NOT NULL,
-	CONSTRAINT pk_webhooks PRIMARY KEY (id)
-);
+CREATE INDEX ix_versions_stage ON versions (model, stage, version);
+CREATE INDEX ix_versions_updated ON versions (updated_ms);

@@ -1,4 +1,4 @@
-"""Indexes behind the searches of versions: the newest of each stage, and the last changed first."""
+"""Legal holds, and what was copied from elsewhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from alembic import op
 
 from modelkeep.store.migrations import run
 
-revision = "0011"
-down_revision = "0007"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add them."""
+    """Add their tables."""
     run(op.get_bind(), Path(__file__).with_suffix(""))

@@ -165,7 +165,15 @@ def _become(request: dict[str, Any]) -> None:
     sys.argv = ["modelkeep", *request["words"]]
     from modelkeep.cli.main import main
 
-    main()
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    threading._shutdown()  # type: ignore[attr-defined] - what ends an interpreter, without taking all modules apart
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _import() -> None:
@@ -183,6 +191,7 @@ _HEAVY = (
     *("uvicorn.protocols.http.httptools_impl", "uvloop", "rich.progress"),
     *("modelkeep.data.snapshots", "modelkeep.data.prepare", "modelkeep.train.fit", "modelkeep.registry.verify"),
     *("modelkeep.lifecycle.plan", "modelkeep.lifecycle.apply", "modelkeep.app.up", "modelkeep.cli.make"),
+    *("modelkeep.cli.users", "modelkeep.cli.events", "modelkeep.protocols.mlflow.tracking", "argon2", "obstore"),
 )
 
 

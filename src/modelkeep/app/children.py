@@ -27,11 +27,14 @@ Child = subprocess.Popen[bytes]
 
 
 def start(module: str, arguments: Sequence[str], log: Path | None = None, pass_fds: Sequence[int] = ()) -> Child:
-    """Start ``python -m module arguments``, its output appended to ``log`` or going where this process's does."""
+    """Start ``python -m module arguments``, its output appended to ``log`` or going to this process's errors.
+
+    Standard output is this process's own: scripts read it.
+    """
     command = [sys.executable, "-m", module, *arguments]
     env = {**os.environ, _PARENT: str(os.getpid())}
     if log is None:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, pass_fds=pass_fds)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, env=env, pass_fds=pass_fds)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env)

@@ -6,6 +6,9 @@ PY := .venv/bin/python
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 READY := .venv/.ready
 
+# commands start in half the time when the bytecode of the package is kept
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint docs bench lock clean
 .DEFAULT_GOAL := help
 

@@ -25,7 +25,7 @@ from modelkeep.store.blobs import open_blobs
 from modelkeep.store.database import Database
 
 WRITERS = 16
-KILLS = {"sqlite": int(os.environ.get("MODELKEEP_CHAOS_KILLS", "60")), "postgresql": 10}
+KILLS = {"sqlite": int(os.environ.get("MODELKEEP_CHAOS_KILLS", "40")), "postgresql": 10}
 """The variable takes more time than every run of the tests should: 200 kills were seen to lose nothing."""
 SEED = int(os.environ.get("MODELKEEP_CHAOS_SEED", "20261121"))
 

@@ -120,8 +120,9 @@ class Deliveries:
                 said = str(error)
 
     def _look(self) -> None:
+        busy = set(self._busy)  # before reading: one that ends meanwhile has got further than what is read
         with self._db.read() as conn:
-            found = [webhook for webhook in webhooks.due(conn, time.time()) if webhook.id not in self._busy]
+            found = [webhook for webhook in webhooks.due(conn, time.time()) if webhook.id not in busy]
         for webhook in found:
             self._busy.add(webhook.id)
             with contextlib.suppress(RuntimeError):  # the process is ending

@@ -6,7 +6,7 @@ PY := .venv/bin/python
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 READY := .venv/.ready
 
-# commands start in half the time when the bytecode of the package is kept
+# commands start faster when the bytecode of the package is kept
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint docs bench lock clean

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from runtime_cases import foreign
 
@@ -144,6 +144,11 @@ _entry = st.fixed_dictionaries(
 )
 
 
+@example([{"type": "tensor", "tensor-spec": 1}], [], None)
+@example([{"type": "tensor", "tensor-spec": {"shape": {"a": 1}}}], [], None)
+@example([{"type": "tensor", "tensor-spec": {"shape": [-1, True]}}], [], None)
+@example([{"type": "long"}], [{"tensor-spec": {"shape": 3}}], None)
+@example([{"type": "long", "name": "\ud800"}], [], None)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_entry, max_size=3) | _json, _json, _json)
 def test_any_signature_is_understood_or_refused(tmp_path: Path, inputs: Any, outputs: Any, info: Any) -> None:

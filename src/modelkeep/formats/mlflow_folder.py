@@ -71,7 +71,8 @@ def read(files: Mapping[str, bytes]) -> Said:
         outputs = json.loads(said.get("outputs") or "[]")
         if not all(isinstance(one, dict) for one in (*inputs, *outputs)):
             raise TypeError("a signature lists objects")
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        json.dumps([inputs, outputs], ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise Invalid(f"cannot be read: {type(error).__name__}: {str(error)[:200]}", path=FILE) from None
     if not inputs:
         return Said(flavors=flavors)
@@ -107,17 +108,24 @@ def _tensors(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Fe
     fields: list[Field] = []
     parts: list[Part] = []
     for place, one in enumerate(inputs):
-        spec = one.get("tensor-spec") or {}
-        name, dtype, shape = str(one.get("name") or ""), str(spec.get("dtype")), spec.get("shape") or []
+        path = f"signature.inputs[{place}]"
+        spec = one.get("tensor-spec")
+        if not isinstance(spec, Mapping):
+            raise Invalid(f"has the tensor-spec {spec!r}; expected an object with dtype and shape", path=path)
+        name, dtype, shape = str(one.get("name") or ""), str(spec.get("dtype")), _shape(spec)
         rest = tuple(shape[1:])
-        if shape[:1] != [-1] or not all(isinstance(length, int) and length > 0 for length in rest):
-            raise Invalid(
-                f"has shape {shape}; expected [-1, ...] with the rest fixed", path=f"signature.inputs[{place}]"
-            )
+        if shape[:1] != [-1] or not all(length > 0 for length in rest):
+            raise Invalid(f"has shape {spec.get('shape')}; expected [-1, ...] with the rest fixed", path=path)
         part = Part(name=name, dtype=dtype, shape=rest, columns=tuple(column_names(name or "x", rest)))
         parts.append(part)
         fields += [Field(name=column, type=type_of(dtype)) for column in part.columns]
     return tuple(fields), Feed(kind="tensors", parts=tuple(parts))
+
+
+def _shape(spec: Mapping[str, Any]) -> list[int]:
+    """The lengths of a tensor; empty when it has none that are whole numbers."""
+    shape = spec.get("shape")
+    return shape if isinstance(shape, list) and all(type(length) is int for length in shape) else []
 
 
 def _outputs(outputs: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:
@@ -127,7 +135,7 @@ def _outputs(outputs: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:
         spec = one.get("tensor-spec")
         name = str(one.get("name") or "prediction")
         if isinstance(spec, Mapping):
-            rest = tuple(length for length in (spec.get("shape") or [])[1:] if isinstance(length, int))
+            rest = tuple(_shape(spec)[1:])
             if all(length > 0 for length in rest):
                 fields.append(Field(name=name, type=type_of(str(spec.get("dtype"))), shape=rest))
         elif str(one.get("type")) in _TYPES:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 import uvicorn
+import uvloop
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from modelkeep.serve import http
 from modelkeep.serve.http import Handler, Head, LeanProtocol, Sink, protocol
@@ -28,29 +32,38 @@ class Echo:
         sink.write(200, body)
 
 
-async def nothing(scope: object, receive: object, send: object) -> None:
-    raise AssertionError("only hot requests are sent here")
+async def cold(_: Scope, receive: Receive, send: Send) -> None:
+    """Answers what is not hot likewise."""
+    body = (await receive())["body"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
 
 
-def told(story: Callable[[int], Awaitable[None]], monkeypatch: pytest.MonkeyPatch, keep_alive: int = 60) -> None:
+def told(
+    story: Callable[[int], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    keep_alive: int = 60,
+    state: ServerState | None = None,
+) -> None:
     monkeypatch.setattr(http, "SWEEP", 0.02)
     monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(http, "BODY_SECONDS", 0.2)
 
     async def run() -> None:
         made = protocol(Echo())
-        config = uvicorn.Config(nothing, http=made, lifespan="off", timeout_keep_alive=keep_alive)  # type: ignore[arg-type]
+        config = uvicorn.Config(cold, http=made, lifespan="off", timeout_keep_alive=keep_alive)
         config.load()
-        server = uvicorn.Server(config)
+        known = state or ServerState()
         loop = asyncio.get_running_loop()
-        listening = await loop.create_server(lambda: made(config, server.server_state, {}), "127.0.0.1", 0)
+        listening = await loop.create_server(lambda: made(config, known, {}), "127.0.0.1", 0)
         async with listening:
             await story(listening.sockets[0].getsockname()[1])
-            for connection in tuple(server.server_state.connections):
+            for connection in tuple(known.connections):
                 assert isinstance(connection, LeanProtocol)
                 connection.transport.abort()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # what uvicorn takes
+        runner.run(run())
 
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
@@ -128,3 +141,33 @@ def test_a_head_without_end_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> N
         writer.close()
 
     told(story, monkeypatch)
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT"], ids=["hot", "cold"])
+def test_an_idle_connection_is_not_closed_over_a_request_that_nobody_has_read_yet(
+    method: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that comes late finds the end of its patience and the next request together."""
+    request = HEAD.replace(b"POST", method) + b"0123456789"
+
+    state = ServerState()
+
+    async def story(port: int) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setblocking(False)
+            for turn in range(3):
+                client.send(request)
+                if turn:
+                    (connection,) = state.connections
+                    assert isinstance(connection, LeanProtocol)
+                    connection._idle_since -= 100
+                    connection._swept = connection._served
+                    (connection._sweep if turn == 1 else connection.timeout_keep_alive_handler)()
+                said = b""
+                while not said.endswith(b"0123456789"):
+                    some = await loop.sock_recv(client, 1000)
+                    assert some
+                    said += some
+
+    told(story, monkeypatch, state=state)

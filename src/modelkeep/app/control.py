@@ -29,6 +29,8 @@ from modelkeep.protocols.mlflow.tracking import Door
 from modelkeep.serve.http import Handler, Head, Sink, protocol
 
 _LOCAL = Protection()
+IDLE = 75
+"""Seconds a connection may be idle: training logs once an epoch, and need not connect each time."""
 
 
 class Hot:
@@ -144,8 +146,8 @@ def config(
         )
 
     app = Cold(application)
-    hot = protocol(Hot(door, guard))
-    return uvicorn.Config(app, http=hot, log_level="warning", lifespan="off", **protection.uvicorn(), **options)
+    options = {"timeout_keep_alive": IDLE, "log_level": "warning", "lifespan": "off", **options}
+    return uvicorn.Config(app, http=protocol(Hot(door, guard)), **protection.uvicorn(), **options)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:

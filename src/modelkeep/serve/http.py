@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from typing import Any
 
 import httptools
@@ -306,16 +307,26 @@ class LeanProtocol(HttpToolsProtocol):
                 self._since += SWEEP
             came = self._came if self._gathering is None else len(self._body)
             limit = HEAD_SECONDS if self._in_head else BODY_SECONDS + came / SLOWEST
-            if now - self._since > limit:
+            if now - self._since > limit and not self._unread():
                 self._turn_away(408, b"the request did not come whole within %d seconds" % limit)
                 return
         elif self._served == self._swept and self.cycle.response_complete:
-            if now - self._idle_since > self.timeout_keep_alive:
+            if now - self._idle_since > self.timeout_keep_alive and not self._unread():
                 self.transport.close()
                 return
         else:
             self._swept, self._idle_since = self._served, now
         self._sweeper = self.loop.call_later(SWEEP, self._sweep)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, but not over a request that lies there unread: timers run before sockets."""
+        if not self._unread():
+            super().timeout_keep_alive_handler()
+
+    def _unread(self) -> bool:
+        waiting = select.poll()
+        waiting.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(waiting.poll(0))
 
     def _turn_away(self, status: int, why: bytes) -> None:
         """Say why, unless an earlier request must be answered first, and close."""

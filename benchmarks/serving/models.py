@@ -21,7 +21,7 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from modelkeep.formats import package, signature
+from modelkeep.formats import inference, package
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def make(name: str) -> Case:
         given, whole = frame, pipeline
     pipeline.fit(given, y)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    found = signature.infer(table, list(frame.columns), "classification", [int(label) for label in np.unique(y)])
+    found = inference.infer(table, list(frame.columns), "classification", [int(label) for label in np.unique(y)])
     files = package.build(whole, found, table).files
     probability = pipeline.predict_proba(given)
     return Case(name, pipeline, files, frame.to_numpy().tolist(), probability, list(frame.columns))

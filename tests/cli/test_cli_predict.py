@@ -18,7 +18,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from modelkeep.app.wiring import open_keep
 from modelkeep.cli.main import cli
-from modelkeep.formats import package, signature
+from modelkeep.formats import inference, package
 from modelkeep.registry import models
 from modelkeep.store.blobs import put_tree
 
@@ -44,7 +44,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pa.Table:
     pipeline.fit(table.select(["distance", "carrier"]).to_pandas(), late)
     classes = [str(name) for name in pipeline.classes_]
     made = package.build(
-        pipeline, signature.infer(table, ["distance", "carrier"], "classification", classes), table.slice(0, 50)
+        pipeline, inference.infer(table, ["distance", "carrier"], "classification", classes), table.slice(0, 50)
     )
     keep = open_keep(tmp_path)
     digest = put_tree(keep.blobs, made.files)

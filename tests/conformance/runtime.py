@@ -71,7 +71,7 @@ class RuntimeSuite:
         ]
 
     def test_rows_do_not_depend_on_each_other(self, case: Case) -> None:
-        near = self.tolerance / 1000
+        near = self.tolerance / 10  # a matrix product may round one row and many differently
         model = self.load(case)
         batch = Layout(runtimes.signature(case.files)).pack(case.columns)
         whole = model.predict(batch)

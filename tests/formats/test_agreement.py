@@ -41,9 +41,9 @@ from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from modelkeep.formats.agreement import Agreement, compare
+from modelkeep.formats.frames import columns_of
+from modelkeep.formats.inference import infer
 from modelkeep.formats.onnx.export import export
-from modelkeep.formats.signature import infer
-from modelkeep.formats.sklearn_runtime import columns_of
 
 ROWS = 300
 

@@ -30,11 +30,12 @@ from sklearn.preprocessing import (
 )
 
 from modelkeep.formats.agreement import compare
+from modelkeep.formats.frames import columns_of
+from modelkeep.formats.inference import infer
 from modelkeep.formats.onnx.export import export
 from modelkeep.formats.onnx.graph import Unconvertible
 from modelkeep.formats.onnx_runtime import OnnxModel
-from modelkeep.formats.signature import infer
-from modelkeep.formats.sklearn_runtime import SklearnModel, columns_of
+from modelkeep.formats.sklearn_runtime import SklearnModel
 from modelkeep.formats.steps import DATE_PARTS, DateParts, HashBuckets, Strings
 
 

@@ -22,8 +22,8 @@ from sklearn.pipeline import Pipeline
 
 from modelkeep.core.errors import Damaged, Invalid, NotFound, Refused
 from modelkeep.formats import environment, manifest, plots, skops_io
+from modelkeep.formats.inference import infer
 from modelkeep.formats.package import Package, build, describe
-from modelkeep.formats.signature import infer
 
 EVALUATION: dict[str, Any] = {
     "task": "classification",

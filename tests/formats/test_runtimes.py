@@ -18,9 +18,10 @@ from sklearn.pipeline import Pipeline
 
 from modelkeep.core.errors import Refused
 from modelkeep.formats import runtimes
+from modelkeep.formats.frames import columns_of
+from modelkeep.formats.inference import infer
 from modelkeep.formats.package import Package, build
-from modelkeep.formats.signature import infer
-from modelkeep.formats.sklearn_runtime import SklearnModel, columns_of
+from modelkeep.formats.sklearn_runtime import SklearnModel
 from modelkeep.formats.skops_io import loads
 from modelkeep.formats.steps import UserFunction
 

@@ -12,7 +12,8 @@ import pytest
 from format_cases import INPUTS, table
 
 from modelkeep.core.errors import Invalid
-from modelkeep.formats.signature import Field, from_builtins, infer
+from modelkeep.formats.inference import infer
+from modelkeep.formats.signature import Field, from_builtins
 
 NAN = float("nan")
 CODED = pa.array(["b", "a", None]).dictionary_encode()

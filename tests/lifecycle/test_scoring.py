@@ -32,7 +32,7 @@ from modelkeep.core.digests import of_value
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
 from modelkeep.core.ports import Silent
 from modelkeep.engines.local import LocalEngine
-from modelkeep.formats import package, signature
+from modelkeep.formats import inference, package
 from modelkeep.lifecycle import locks, scoring_part
 from modelkeep.lifecycle.scoring import Scored, Scoring
 from modelkeep.registry import models
@@ -70,7 +70,7 @@ class Trained:
             ]
         )
         self.pipeline = Pipeline([("features", steps), ("model", LogisticRegression())]).fit(frame, late)
-        told = signature.infer(table, INPUTS, "classification", ["late", "punctual"])
+        told = inference.infer(table, INPUTS, "classification", ["late", "punctual"])
         self.files: Mapping[str, bytes] = package.build(
             self.pipeline, told, table.select(INPUTS).slice(0, 50)
         ).files

@@ -25,7 +25,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from modelkeep.formats import manifest, package, runtimes, signature
+from modelkeep.formats import inference, manifest, package, runtimes
 from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve.columns import Inputs, Loaded
@@ -53,7 +53,7 @@ class Made:
 def _made(pipeline: Pipeline, frame: pd.DataFrame, y: Any, task: Any, classes: Sequence[Any]) -> Made:
     pipeline.fit(frame, y)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    found = signature.infer(table, list(frame.columns), task, classes)
+    found = inference.infer(table, list(frame.columns), task, classes)
     files = package.build(pipeline, found, table).files
     probability = pipeline.predict_proba(frame) if task == "classification" else None
     return Made(files, frame, pipeline.predict(frame).tolist(), probability)

@@ -58,7 +58,7 @@ class Feeder:
 
     def frame(self, batch: Batch) -> pd.DataFrame:
         """The batch as a DataFrame."""
-        from modelkeep.formats.sklearn_runtime import frame_of
+        from modelkeep.formats.frames import frame_of
 
         made = frame_of(batch)
         return made.astype(self.feed.casts) if self.feed.casts else made

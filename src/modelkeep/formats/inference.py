@@ -1,4 +1,4 @@
-"""The fields of a signature from the rows a model was trained on."""
+"""The signature of a model from the rows it was trained on. Needs Arrow, which reading a signature does not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modelkeep.core.errors import Invalid, Problem
-from modelkeep.formats.signature import Field, Type
+from modelkeep.formats.signature import Field, Label, Signature, Task, Type, outputs_of
 
 MAX_CATEGORIES = 50
 """Most distinct values of a column that are kept as its categories."""
+
+
+def infer(
+    table: pa.Table,
+    inputs: Sequence[str],
+    task: Task,
+    classes: Sequence[Label] | None = (),
+    *,
+    strict: Sequence[str] = (),
+) -> Signature:
+    """The signature of a model trained on these rows.
+
+    Args:
+        table: The training rows.
+        inputs: The model's inputs, in order.
+        task: What it predicts.
+        classes: Sorted labels.
+        strict: Inputs whose unseen categories must be refused.
+
+    Raises:
+        Invalid: A column is of a type no model takes; lists all of them.
+    """
+    fields = infer_fields(table, inputs, strict)
+    labels = tuple(classes or ())
+    return Signature(inputs=fields, outputs=outputs_of(task, labels), task=task, classes=labels)
 
 
 def infer_fields(table: pa.Table, inputs: Sequence[str], strict: Sequence[str] = ()) -> tuple[Field, ...]:

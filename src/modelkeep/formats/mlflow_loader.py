@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from modelkeep.core.errors import Invalid
 from modelkeep.formats import runtimes
+from modelkeep.formats.frames import columns_of
 from modelkeep.formats.manifest import Folder
-from modelkeep.formats.sklearn_runtime import columns_of
 from modelkeep.formats.validate import Checker
 
 TRUST = "MODELKEEP_TRUST"

@@ -13,12 +13,12 @@ from modelkeep.formats import card as cards
 from modelkeep.formats import environment, mlflow_files, plots, skops_io
 from modelkeep.formats import manifest as manifests
 from modelkeep.formats.agreement import compare
+from modelkeep.formats.frames import columns_of
 from modelkeep.formats.manifest import FORMAT, MANIFEST, ONNX, SIGNATURE, SKOPS, Manifest, RuntimeName, entry
 from modelkeep.formats.onnx.export import export
 from modelkeep.formats.onnx.graph import Exported, Unconvertible
 from modelkeep.formats.runtimes import signature as read_signature
 from modelkeep.formats.signature import Signature, outputs_of
-from modelkeep.formats.sklearn_runtime import columns_of
 
 CARD = "README.md"
 EVALUATION = "evaluation.json"

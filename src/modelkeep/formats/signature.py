@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from modelkeep.core.errors import Invalid
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Type = Literal["int64", "float64", "bool", "string", "timestamp"]
 Task = Literal["classification", "regression", "anomaly"]
@@ -86,33 +83,6 @@ def from_builtins(data: Any) -> Signature:
         return msgspec.convert(data, Signature)
     except msgspec.ValidationError as error:
         raise Invalid(f"not a signature: {error}", path="signature.json") from error
-
-
-def infer(
-    table: pa.Table,
-    inputs: Sequence[str],
-    task: Task,
-    classes: Sequence[Label] | None = (),
-    *,
-    strict: Sequence[str] = (),
-) -> Signature:
-    """The signature of a model trained on these rows. Needs Arrow, which reading a signature does not.
-
-    Args:
-        table: The training rows.
-        inputs: The model's inputs, in order.
-        task: What it predicts.
-        classes: Sorted labels.
-        strict: Inputs whose unseen categories must be refused.
-
-    Raises:
-        Invalid: A column is of a type no model takes; lists all of them.
-    """
-    from modelkeep.formats.inference import infer_fields
-
-    fields = infer_fields(table, inputs, strict)
-    labels = tuple(classes or ())
-    return Signature(inputs=fields, outputs=outputs_of(task, labels), task=task, classes=labels)
 
 
 def outputs_of(task: Task, classes: Sequence[Label], *, probability: bool = True) -> tuple[Field, ...]:

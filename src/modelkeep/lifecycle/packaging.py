@@ -12,8 +12,9 @@ import pyarrow as pa
 from modelkeep.core.ports import BlobStore
 from modelkeep.data import columns
 from modelkeep.formats import package, runtimes
+from modelkeep.formats.inference import infer
 from modelkeep.formats.package import Package
-from modelkeep.formats.signature import Signature, infer
+from modelkeep.formats.signature import Signature
 from modelkeep.lifecycle.judging import Judged, columns_of
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.making import Making

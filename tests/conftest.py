@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +17,9 @@ import objectstore
 from forks import Forks
 from modelkeep.store.database import Database
 from small import Project
+
+if sys.modules["__main__"].__spec__ is None:  # a worker's: PySpark takes it for a doctest and ends the process
+    sys.modules["__main__"].__spec__ = ModuleSpec("__main__", None)
 
 
 @pytest.fixture(scope="session")

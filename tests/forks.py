@@ -187,9 +187,15 @@ def _import() -> None:
 
 _HEAVY = (
     *("alembic", "duckdb", "obstore", "onnx", "optuna", "pandas", "plotly.graph_objects", "pyarrow.parquet"),
-    *("scipy.stats", "skl2onnx", "skops.io", "sklearn.linear_model", "sklearn.pipeline", "starlette.applications"),
+    *("scipy.stats", "skl2onnx", "sklearn.linear_model", "sklearn.pipeline", "starlette.applications"),
     *("uvicorn.protocols.http.httptools_impl", "uvloop", "rich.progress"),
-    *("modelkeep.data.snapshots", "modelkeep.data.prepare", "modelkeep.train.fit", "modelkeep.registry.verify"),
+    *(
+        "modelkeep.formats.skops_io",
+        "modelkeep.data.snapshots",
+        "modelkeep.data.prepare",
+        "modelkeep.train.fit",
+        "modelkeep.registry.verify",
+    ),
     *("modelkeep.lifecycle.plan", "modelkeep.lifecycle.apply", "modelkeep.app.up", "modelkeep.cli.make"),
     *("modelkeep.cli.users", "modelkeep.cli.events", "modelkeep.protocols.mlflow.tracking", "argon2", "obstore"),
 )

@@ -11,16 +11,28 @@ import contextlib
 import importlib
 import io
 import json
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import skops.io
 
 from modelkeep.core.errors import Damaged, Refused
 from modelkeep.formats.steps import UserFunction
+
+# skops asks scikit-learn for all its estimators, which imports every package of scikit-learn: also those that hold
+# no estimator and bring PyTorch and Dask where these are installed, at a cost of two seconds and 250 MB
+_BRINGS = [f"sklearn.externals.array_api_compat.{name}" for name in ("torch", "dask", "cupy")]
+_hidden = [name for name in _BRINGS if name not in sys.modules]
+for _name in _hidden:
+    sys.modules[_name] = None  # type: ignore[assignment] # there is no such module
+try:
+    import skops.io
+finally:
+    for _name in _hidden:
+        del sys.modules[_name]
 
 _CLASSES_OF = ("sklearn.", "scipy.sparse.", "modelkeep.formats.steps.")
 _NAMES = frozenset({"sklearn.utils.validation.check_array", "functools.partial", "numpy.dtype"})

@@ -18,6 +18,12 @@ from forks import Forks
 from modelkeep.store.database import Database
 from small import Project
 
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(
+        name, "1"
+    )  # every worker has a core; threads that wait for each other cost the others theirs
+for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(name, "true")
 if sys.modules["__main__"].__spec__ is None:  # a worker's: PySpark takes it for a doctest and ends the process
     sys.modules["__main__"].__spec__ = ModuleSpec("__main__", None)
 

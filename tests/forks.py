@@ -3,23 +3,34 @@
 What runs in the fork is the command line's own ``main`` in a process of its own, with its own session, environment
 and exit code; killing it kills exactly one command. Run as a program this file is that process: it reads one JSON
 request a line and answers with process ids and, as they end, exit codes.
+
+Scripts use it too: ``Forks.commands`` is a folder for the front of PATH, whose ``modelkeep``, ``python`` and
+``mlflow`` ask that process, over a socket, to be them: with their words, folder, environment, input and output.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import json
 import os
+import re
+import runpy
 import selectors
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -61,10 +72,24 @@ class Forks:
         self._count = 0
         self._all: dict[int, Forked] = {}
         self._asked: deque[Forked] = deque()
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
+        self.commands = Path(
+            tempfile.mkdtemp(prefix="modelkeep-")
+        )  # short: a socket's path has but 108 characters
+        for name in ("modelkeep", "python", "mlflow"):
+            (self.commands / name).write_text(
+                _COMMAND.format(python=sys.executable, folder=self.commands, name=name)
+            )
+            (self.commands / name).chmod(0o755)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(self.commands / "socket"))
+            listening.listen()
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(listening.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                pass_fds=[listening.fileno()],
+            )
         threading.Thread(target=self._listen, daemon=True).start()
 
     def run(self, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> Forked:
@@ -92,7 +117,8 @@ class Forks:
         """End everything that still runs."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(60)
+        shutil.rmtree(self.commands)
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -125,55 +151,176 @@ def alive(pid: int) -> bool:
         return False
 
 
-def _serve() -> dict[str, Any] | None:
-    """Fork for every request. Returns the request in the child, None in the parent when there are no more."""
-    running: dict[int, int] = {}
-    watch = selectors.DefaultSelector()
-    watch.register(sys.stdin, selectors.EVENT_READ)
-    while True:
-        for key, _ in watch.select():
-            if key.fileobj is sys.stdin:
-                line = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]
-                if not line:
-                    for pid in running.values():
-                        os.kill(pid, signal.SIGKILL)
-                    return None
-                pid = os.fork()
-                if pid == 0:
-                    return dict(json.loads(line))
-                handle = os.pidfd_open(pid)
-                running[handle] = pid
-                watch.register(handle, selectors.EVENT_READ)
-                print(json.dumps({"pid": pid}), flush=True)
-                continue
-            handle = int(key.fd)
-            pid = running.pop(handle)
-            watch.unregister(handle)
-            os.close(handle)
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+_COMMAND = """#!{python} -IS
+import os, signal, socket, sys
+line = socket.socket(socket.AF_UNIX)
+line.connect("{folder}/socket")
+words = [b"{name}", *map(os.fsencode, sys.argv[1:])]
+pairs = [name + b"=" + value for name, value in os.environb.items()]
+said = b"\\0".join([os.getcwdb(), b"%d" % len(words), *words, *pairs])
+socket.send_fds(line, [len(said).to_bytes(4, "big")], [0, 1, 2])
+line.sendall(said)
+pid = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+code = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big", signed=True)
+if code < 0:
+    if code != -signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
+
+
+@dataclass
+class Request:
+    """What to become."""
+
+    words: list[str]
+    cwd: str
+    env: dict[str, str]
+    files: list[int]
+
+
+class _Server:
+    """Forks for every request."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._running: dict[int, tuple[int, socket.socket | None]] = {}  # by handle of the process
+        self._watch = selectors.DefaultSelector()
+        self._watch.register(sys.stdin, selectors.EVENT_READ, self._line)
+        self._listening = listening
+        self._watch.register(self._listening, selectors.EVENT_READ, self._asked)
+        self._over = False
+
+    def serve(self) -> Request | None:
+        """The request in the child, None in the parent when there are no more."""
+        while not self._over:
+            for key, _ in self._watch.select():
+                request: Request | None = key.data(key.fileobj)
+                if request is not None:
+                    return request
+        for pid, _ in self._running.values():
+            os.kill(pid, signal.SIGKILL)
+        return None
+
+    def _line(self, _: Any) -> Request | None:
+        """A request of a test, which waits for files to be written."""
+        line = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]
+        if not line:
+            self._over = True
+            return None
+        pid = self._forked(None)
+        if pid:
+            print(json.dumps({"pid": pid}), flush=True)
+            return None
+        said = json.loads(line)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        files = [os.open(os.devnull, os.O_RDONLY), *(os.open(said[name], flags, 0o644) for name in ("out", "err"))]
+        return Request(["modelkeep", *said["words"]], said["cwd"], {**os.environ, **said["env"]}, files)
+
+    def _asked(self, _: Any) -> Request | None:
+        """A request of a script, which waits for the process to end."""
+        line = self._listening.accept()[0]
+        head, files, _, _ = socket.recv_fds(line, 4, 3)
+        size = int.from_bytes(head, "big")
+        cwd, count, *rest = line.recv(size, socket.MSG_WAITALL).split(b"\0")
+        words = [os.fsdecode(word) for word in rest[: int(count)]]
+        env = dict(os.fsdecode(pair).split("=", 1) for pair in rest[int(count) :])
+        request = Request(words, os.fsdecode(cwd), env, files)
+        _import_for(request)
+        pid = self._forked(line)
+        if not pid:
+            return request
+        for file in files:
+            os.close(file)
+        line.sendall(pid.to_bytes(4, "big"))
+        return None
+
+    def _forked(self, line: socket.socket | None) -> int:
+        pid = os.fork()
+        if pid:
+            handle = os.pidfd_open(pid)
+            self._running[handle] = (pid, line)
+            self._watch.register(handle, selectors.EVENT_READ, self._ended)
+            if line is not None:
+                self._watch.register(line, selectors.EVENT_READ, lambda _: os.kill(pid, signal.SIGKILL))
+        return pid
+
+    def _ended(self, handle: Any) -> None:
+        pid, line = self._running.pop(handle)
+        self._watch.unregister(handle)
+        os.close(handle)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if line is None:
             print(json.dumps({"pid": pid, "code": code}), flush=True)
+            return
+        self._watch.unregister(line)
+        with contextlib.suppress(OSError), line:
+            line.sendall(code.to_bytes(4, "big", signed=True))
 
 
-def _become(request: dict[str, Any]) -> None:
+def _become(request: Request) -> None:
     """Be the command."""
     os.setsid()
-    for number, path, mode in ((0, os.devnull, os.O_RDONLY), (1, request["out"], 0), (2, request["err"], 0)):
-        flags = mode if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        os.dup2(os.open(path, flags, 0o644), number)
-    os.chdir(request["cwd"])
-    os.environ.update(request["env"])
-    sys.argv = ["modelkeep", *request["words"]]
-    from modelkeep.cli.main import main
-
-    code = 0
+    for number, file in enumerate(request.files):
+        os.dup2(file, number)
+    os.chdir(request.cwd)
+    os.environ.clear()
+    os.environ.update(request.env)
+    program, *words = sys.argv = request.words
+    code: Any = 0
     try:
-        main()
+        if program == "modelkeep":
+            from modelkeep.cli.main import main
+
+            main()
+        elif program == "mlflow":
+            from mlflow.cli import cli
+
+            cli()
+        else:
+            _python(words)
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
     threading._shutdown()  # type: ignore[attr-defined] - what ends an interpreter, without taking all modules apart
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(ValueError, BrokenPipeError):  # the program closed it, or whoever read it went
+            stream.flush()
+    os._exit(code or 0)
+
+
+def _python(words: list[str]) -> None:
+    """Run a text, a module or a file, as the interpreter would."""
+    first, *rest = words
+    if first == "-m":
+        sys.argv, sys.path[0] = rest, str(Path.cwd())
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
+    else:
+        sys.argv, sys.path[0] = words, str(Path(first).resolve().parent)
+        runpy.run_path(first, run_name="__main__")
+
+
+def _import_for(request: Request) -> None:
+    """Import what a script begins with, so that the next one finds it here."""
+    program, *words = request.words
+    text = "import mlflow.cli" if program == "mlflow" else ""
+    if program == "python":
+        file = Path(request.cwd, words[0])
+        text = words[1] if words[0] == "-c" else file.read_text() if file.is_file() else ""
+    for name in re.findall(r"^(?:import|from) (mlflow\.cli|mlflow|torch)\b", text, re.M):
+        importlib.import_module(name)
 
 
 def _import() -> None:
@@ -204,7 +351,7 @@ _HEAVY = (
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _import()
-    found = _serve()
+    found = _Server(socket.socket(fileno=int(sys.argv[1]))).serve()
     if found is not None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _become(found)

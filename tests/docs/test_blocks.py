@@ -17,14 +17,13 @@ declaration that has been applied. The READMEs of the examples run in ``tests/ex
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,7 +31,9 @@ from pathlib import Path
 
 import pytest
 
+from forks import Forks
 from modelkeep.spec.loading import load_text
+from small import until
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -54,6 +55,9 @@ BLOCK = re.compile(
     r"^(?:<!--\s*(?P<mark>.*?)\s*-->\n)?```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S
 )
 OUTPUT = {"text", "svg", ""}
+VENV = Path(sys.executable).parent
+COLD = {ROOT / "README.md"}
+"""Pages whose commands are started as users start them; those of the others are forked, which is much quicker."""
 BASE = {"model": "model: m\n", "data": "data: {source: rows.csv, target: y, key: id}\n"}
 
 
@@ -90,26 +94,27 @@ class Reader:
     """Somebody who does what the page says, in a folder of their own."""
 
     folder: Path
-    ports: dict[str, int] = field(default_factory=dict)
+    commands: Path
+    ports: dict[str, str] = field(default_factory=dict)
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def environment(self) -> dict[str, str]:
         # other tests of this process may have used an mlflow client, which keeps its addresses in the environment
         others = ("MODELKEEP_", "MLFLOW_")
         own = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-        return own | {"PATH": f"{Path(sys.executable).parent}:{own['PATH']}", "COLUMNS": "120"}
+        return own | {"PATH": f"{self.commands}:{VENV}:{own['PATH']}", "COLUMNS": "120"}
 
     def run(self, block: Block) -> None:
         command = ["bash", "-euo", "pipefail", "-c", self.ported(block.text)]
         if block.language == "python":
-            command = [sys.executable, "-c", block.text]
+            command = [str(self.commands / "python"), "-c", block.text]
         done = subprocess.run(
             command,
             cwd=self.folder,
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=170,
             check=False,
         )
         said = f"{block} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -119,25 +124,23 @@ class Reader:
     def start(self, block: Block) -> None:
         """Run `modelkeep up` on ports that are free here, and wait until it answers."""
         assert block.text.strip() == "modelkeep up", f"{block}: only `modelkeep up` runs in the background"
-        self.ports = dict(zip(("5000", "8080", "8081"), free_ports(3), strict=True))
-        options = zip(("--port", "--serve-port", "--grpc-port"), map(str, self.ports.values()), strict=True)
-        command = ["modelkeep", "up", *(word for pair in options for word in pair)]
-        with (self.folder / "up.txt").open("wb") as log:
-            child = subprocess.Popen(command, cwd=self.folder, env=self.environment(), stdout=log, stderr=log)
+        options = ("--port", "--serve-port", "--grpc-port")
+        command = ["modelkeep", "up", "--json", *(word for option in options for word in (option, "0"))]
+        said, log = self.folder / "up.json", self.folder / "up.txt"
+        with said.open("wb") as out, log.open("wb") as err:
+            child = subprocess.Popen(command, cwd=self.folder, env=self.environment(), stdout=out, stderr=err)
         self.running.append(child)
-        for port, path in (("5000", "/health"), ("8080", "/v2/health/ready")):
-            self.wait(child, f"http://localhost:{self.ports[port]}{path}")
 
-    def wait(self, child: subprocess.Popen[bytes], address: str) -> None:
-        end = time.monotonic() + 40
-        while True:
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                return
-            except OSError:
-                log = (self.folder / "up.txt").read_text(errors="replace")
-                assert child.poll() is None and time.monotonic() < end, f"{address} does not answer\n{log[-3000:]}"
-                time.sleep(0.1)
+        def told() -> dict[str, str]:
+            assert child.poll() is None, log.read_text(errors="replace")
+            line, end, _ = said.read_text().partition("\n")
+            return dict(json.loads(line)) if end else {}
+
+        addresses = until(told, limit=120)
+        names = {"5000": "control", "8080": "serving", "8081": "grpc"}
+        self.ports = {port: addresses[name].rpartition(":")[2] for port, name in names.items()}
+        for port, path in (("5000", "/health"), ("8080", "/v2/health/ready")):
+            until(lambda port=port, path=path: answers(f"http://localhost:{self.ports[port]}{path}"), limit=120)
 
     def ported(self, text: str) -> str:
         for told, used in self.ports.items():
@@ -149,36 +152,36 @@ class Reader:
             child.send_signal(signal.SIGTERM)
         for child in self.running:
             try:
-                child.wait(20)
+                child.wait(60)
             except subprocess.TimeoutExpired:
                 child.kill()
                 raise
 
 
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in held]
-    for one in held:
-        one.close()
-    return ports
+def answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=30).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    found = Reader(tmp_path)
+def reader(tmp_path: Path, forks: Forks) -> Iterator[Reader]:
+    found = Reader(tmp_path, forks.commands)
     yield found
     found.leave()
 
 
 @pytest.fixture(scope="session")
-def applied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def applied(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     """Where a how-to guide begins."""
     folder = tmp_path_factory.mktemp("applied")
     source = (EXAMPLES / "regression" / "modelkeep.yaml").read_text().replace("data/diabetes.csv", "diabetes.csv")
     (folder / "modelkeep.yaml").write_text(re.sub(r"  tune:\n(    .*\n)+", "", source))
     script = EXAMPLES / "regression" / "prepare.py"
-    reader = Reader(folder)
-    for command in ([sys.executable, str(script), "--folder", str(folder)], ["modelkeep", "apply"]):
+    reader = Reader(folder, forks.commands)
+    for command in (["python", str(script), "--folder", str(folder)], ["modelkeep", "apply"]):
         subprocess.run(command, cwd=folder, env=reader.environment(), check=True, capture_output=True)
     return folder
 
@@ -214,6 +217,8 @@ def test_a_declaration_loads(block: Block) -> None:
 def test_a_page_does_what_it_says(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
     if page.parent.name == "how-to":
         shutil.copytree(request.getfixturevalue("applied"), reader.folder, dirs_exist_ok=True)
+    if page in COLD:
+        reader.commands = VENV
     (reader.folder / "examples").symlink_to(EXAMPLES)
     for block in blocks(page):
         if block.kind == "run" and block.detail == "background":

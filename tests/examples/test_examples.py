@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from forks import Forks
 from modelkeep.spec.loading import load
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -25,9 +26,9 @@ Prepare = Callable[[str], ModuleType]
 README_BLOCK = re.compile(r"^<!-- run(?P<fails>: fails)? -->\n```bash\n(?P<text>.*?)^```$", re.M | re.S)
 
 
-def own_environment() -> dict[str, str]:
+def own_environment(commands: Path) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("MODELKEEP_")}
-    return own | {"PATH": f"{Path(sys.executable).parent}:{own['PATH']}"}
+    return own | {"PATH": f"{commands}:{Path(sys.executable).parent}:{own['PATH']}"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class Folder:
     """A user's copy of an example."""
 
     path: Path
+    commands: Path
 
     def run(self, *words: str, code: int = 0) -> Any:
         """Run a command and give back what it printed as JSON."""
         command = ["modelkeep", *words, "--json"]
         done = subprocess.run(
-            command, cwd=self.path, env=own_environment(), capture_output=True, text=True, check=False
+            command, cwd=self.path, env=own_environment(self.commands), capture_output=True, text=True, check=False
         )
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         return json.loads(done.stdout)
@@ -51,7 +53,7 @@ class Folder:
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", found["text"]],
                 cwd=self.path,
-                env=own_environment(),
+                env=own_environment(self.commands),
                 capture_output=True,
                 text=True,
                 check=False,
@@ -64,11 +66,11 @@ class Folder:
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Callable[[str], Folder]:
+def copied(tmp_path: Path, forks: Forks) -> Callable[[str], Folder]:
     def copy(example: str) -> Folder:
         for path in (EXAMPLES / example).glob("*.*"):
             shutil.copy(path, tmp_path)
-        return Folder(tmp_path)
+        return Folder(tmp_path, forks.commands)
 
     return copy
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelkeep.core.errors import Invalid
-from modelkeep.data.clean import clean, duplicates
+from modelkeep.data.clean import clean
+from modelkeep.data.cleaning import duplicates
 from modelkeep.spec import steps
 
 NAN = float("nan")

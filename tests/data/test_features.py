@@ -66,7 +66,7 @@ def features_of(made: list, columns: list[str], data: pa.Table | None = None, cu
     data = table() if data is None else data
     edges = [0, *(cuts or []), data.num_rows]
     parts = [data.slice(a, b - a) for a, b in itertools.pairwise(edges)]
-    return fit(made, data, columns, parts=lambda: parts)
+    return fit(made, data, columns, pieces=[part.select for part in parts])
 
 
 def dense(x) -> np.ndarray:

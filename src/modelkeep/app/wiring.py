@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from modelkeep.app.settings import Settings, settings
 from modelkeep.core import clock
 from modelkeep.core.errors import Unavailable
+from modelkeep.core.ports import Engine
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.store.blobs import open_blobs
 from modelkeep.store.database import Database
@@ -44,4 +46,11 @@ def connect(where: Settings, base: Path) -> Keep:
         db=Database.open(where.database),
         blobs=open_blobs(where.blobs),
         clock=clock.from_environment(),
+        engines=_engine,
     )
+
+
+def _engine(address: str) -> AbstractContextManager[Engine]:
+    from modelkeep.engines.local import LocalEngine  # engines are imported when there is work for one
+
+    return LocalEngine()

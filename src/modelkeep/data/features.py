@@ -7,7 +7,8 @@ depth of the chains, so a table larger than memory needs only its parts.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
 from modelkeep.core.errors import Invalid
+from modelkeep.core.here import Here
+from modelkeep.core.ports import Engine
 from modelkeep.data.columns import Kind, kinds, resolve
 from modelkeep.data.encoders import FITTERS, TfidfFitter
 from modelkeep.data.fitters import Fitter, State
 from modelkeep.data.frames import plain, to_frame
+from modelkeep.data.streams import Read
 from modelkeep.formats.steps import DATE_PARTS, Numbers, Strings
 from modelkeep.spec.steps import DateParts, FeatureStep, Function, Tfidf
 
 PART_ROWS = 100_000
-"""Rows worked on at once when the table is in memory."""
+"""Rows worked on at once."""
 
 _BLOCK = {"numeric": "numeric", "boolean": "numeric", "categorical": "string", "text": "string", "time": "time"}
 _ADVICE = {
@@ -126,7 +130,8 @@ def fit(
     inputs: Sequence[str],
     *,
     base: Path = Path(),
-    parts: Callable[[], Iterable[pa.Table]] | None = None,
+    pieces: Sequence[Read] | None = None,
+    engine: Engine | None = None,
 ) -> FittedFeatures:
     """Fit every step on the rows.
 
@@ -135,8 +140,8 @@ def fit(
         table: Training rows; at least the columns ``inputs``.
         inputs: The model's input columns.
         base: The declaration's folder, for the user's functions.
-        parts: Gives the rows anew each time it is called, when they are more than ``table``; ``table`` then is a
-            sample of them.
+        pieces: Read the rows, when they are more than ``table``; ``table`` then is the start of them.
+        engine: Where pieces are worked on; here unless given.
 
     Raises:
         Invalid: A step does not fit its columns, a column needs a step, or a statistic does not exist.
@@ -144,13 +149,15 @@ def fit(
     """
     chosen = table.select(list(inputs))
     branches = plan(steps, chosen, base)
-    again = parts or (lambda: _slices(chosen))
+    again = _slices(chosen) if pieces is None else pieces
+    where = engine or Here()
     for depth in range(max((len(branch.fitters) for branch in branches), default=0)):
+        deep = [branch for branch in branches if depth < len(branch.fitters)]
         merged: list[State] | None = None
-        for part in again():
-            states = [partial(branch, part, depth) for branch in branches]
-            merged = states if merged is None else merge(branches, merged, states, depth)
-        branches = [_grown(branch, depth, state) for branch, state in zip(branches, merged or (), strict=True)]
+        for states in where.map(functools.partial(_partials, where.put(deep), depth), again):
+            merged = states if merged is None else merge(deep, merged, states, depth)
+        grown = iter([_grown(branch, depth, state) for branch, state in zip(deep, merged or (), strict=True)])
+        branches = [next(grown) if depth < len(branch.fitters) else branch for branch in branches]
     return FittedFeatures(tuple(inputs), tuple(branches), chosen.slice(0, 100))
 
 
@@ -201,6 +208,17 @@ def merge(branches: Sequence[Branch], a: Sequence[State], b: Sequence[State], de
         branch.fitters[depth].merge(left, right) if depth < len(branch.fitters) else None
         for branch, left, right in zip(branches, a, b, strict=True)
     ]
+
+
+def _partials(branches: Callable[[], list[Branch]], depth: int, read: Read) -> list[State]:
+    """The statistics of a piece, branch by branch; only their columns are read."""
+    mine = branches()
+    part = read(list(dict.fromkeys(name for branch in mine for name in branch.columns)))
+    found = (
+        [partial(branch, part.slice(start, PART_ROWS), depth) for branch in mine]
+        for start in range(0, max(part.num_rows, 1), PART_ROWS)
+    )
+    return functools.reduce(lambda a, b: merge(mine, a, b, depth), found)
 
 
 class _Frozen:
@@ -311,9 +329,8 @@ def _tag(step: FeatureStep) -> str:
     return str(step.__struct_config__.tag)
 
 
-def _slices(table: pa.Table) -> Iterable[pa.Table]:
-    for start in range(0, max(table.num_rows, 1), PART_ROWS):
-        yield table.slice(start, PART_ROWS)
+def _slices(table: pa.Table) -> list[Read]:
+    return [table.select]
 
 
 def _learnt(transformer: Any) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,61 +12,82 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modelkeep.core.errors import Invalid
-from modelkeep.data.columns import unknown_column
 from modelkeep.data.statistics import Moments, Values
 from modelkeep.spec.steps import FillMissing
 
 Mask = npt.NDArray[np.bool_]
+State = Any
 
 
 def fill(
-    step: FillMissing, table: pa.Table, columns: Sequence[str], time: str, path: str
+    table: pa.Table, values: Mapping[str, Any], rows: Mapping[str, pa.Array] | None, path: str
 ) -> tuple[pa.Table, Mask]:
     """The table with missing values (null or NaN) filled, and the rows that were.
 
-    A mean or median over whole numbers makes the column one of floats.
+    Args:
+        values: By column what to fill with; all pieces are brought to the type this makes.
+        rows: By column a value for each missing one instead, in order of the rows; null where there is none.
 
     Raises:
-        Invalid: A strategy that does not fit the column, or a column without any value.
+        Invalid: A value that does not fit its column.
     """
     touched = np.zeros(table.num_rows, dtype=bool)
-    order = _order(table, time, path) if step.strategy == "forward" else None
-    for name in columns:
+    for name, value in values.items():
         column = table.column(name)
         gone = np.asarray(column.is_null(nan_is_null=True).to_numpy())
-        if not gone.any():
-            continue
-        if pa.types.is_floating(column.type):
+        if gone.any() and pa.types.is_floating(column.type):
             column = pc.if_else(pa.array(gone), pa.scalar(None, column.type), column)
-        if order is not None:
-            back = np.empty(len(order), dtype=np.int64)
-            back[order] = np.arange(len(order))
-            made = pc.fill_null_forward(column.take(pa.array(order))).take(pa.array(back))
-            gone &= ~made.is_null().to_numpy()
+        if rows is not None:
+            made = pc.replace_with_mask(column.combine_chunks(), pa.array(gone), rows[name].cast(column.type))
+            gone &= ~np.asarray(made.is_null().to_numpy(zero_copy_only=False))
         else:
-            value = step.value if step.strategy == "constant" else _statistic(step, column, name, path)
             made = _filled(column, value, name, path)
         touched |= gone
         table = table.set_column(table.schema.get_field_index(name), name, made)
     return table, touched
 
 
-def _statistic(step: FillMissing, column: pa.ChunkedArray, name: str, path: str) -> Any:
-    found = column.drop_null()
-    if not len(found):
-        raise Invalid(f"{name!r} has no value at all, so it has no {step.strategy}", path=path, hint="exclude it")
-    if step.strategy == "mode":
+def partial(column: pa.ChunkedArray, strategy: str) -> tuple[int, State]:
+    """How many values are missing, and what the strategy needs of the others; None when they have no such."""
+    gone = int(pc.sum(column.is_null(nan_is_null=True)).as_py() or 0)
+    if strategy == "constant":
+        return gone, None
+    if pa.types.is_floating(column.type) and gone:
+        column = pc.if_else(column.is_null(nan_is_null=True), pa.scalar(None, column.type), column)
+    found = column.drop_null() if gone else column
+    if strategy == "mode":
         counts = pc.value_counts(found)
-        most = counts.filter(pc.equal(counts.field("counts"), pc.max(counts.field("counts")))).field("values")
-        return min(most.to_pylist())
+        return gone, Counter(
+            dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
+        )
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise Invalid(f"{name!r} holds no numbers, so it has no {step.strategy}", path=path, hint="use mode")
+        return gone, None
     values = found.cast(pa.float64()).to_numpy()
-    return (
-        float(Moments.of(values.reshape(-1, 1)).mean[0])
-        if step.strategy == "mean"
-        else Values.of(values).quantile(0.5)
-    )
+    return gone, Moments.of(values.reshape(-1, 1)) if strategy == "mean" else Values.of(values)
+
+
+def merge(a: tuple[int, State], b: tuple[int, State]) -> tuple[int, State]:
+    """Of both pieces."""
+    left, right = a[1], b[1]
+    if left is None or right is None:
+        return a[0] + b[0], left or right
+    return a[0] + b[0], left + right if isinstance(left, Counter) else left.merge(right)
+
+
+def statistic(step: FillMissing, state: State, name: str, path: str) -> Any:
+    """What missing values of a column are filled with. Raises ``Invalid`` where there is no such value."""
+    if state is None:
+        raise Invalid(f"{name!r} holds no numbers, so it has no {step.strategy}", path=path, hint="use mode")
+    if isinstance(state, Counter):
+        empty = not state
+    else:
+        empty = not (state.count[0] if isinstance(state, Moments) else state.total)
+    if empty:
+        raise Invalid(f"{name!r} has no value at all, so it has no {step.strategy}", path=path, hint="exclude it")
+    if isinstance(state, Counter):
+        most = max(state.values())
+        return min(value for value, count in state.items() if count == most)
+    return float(state.mean[0]) if isinstance(state, Moments) else state.quantile(0.5)
 
 
 def _filled(column: pa.ChunkedArray, value: Any, name: str, path: str) -> pa.ChunkedArray:
@@ -77,15 +99,3 @@ def _filled(column: pa.ChunkedArray, value: Any, name: str, path: str) -> pa.Chu
         raise Invalid(
             f"{value!r} cannot fill {name!r}, which is of type {column.type}", path=f"{path}.value"
         ) from error
-
-
-def _order(table: pa.Table, time: str, path: str) -> npt.NDArray[np.int64]:
-    if not time:
-        raise Invalid("filling forward needs the order of time; name the column under data.time", path=path)
-    if time not in table.column_names:
-        raise unknown_column(time, table.column_names, "data.time")
-    rows = pa.table({"time": table.column(time), "row": np.arange(table.num_rows)})
-    order: npt.NDArray[np.int64] = pc.sort_indices(
-        rows, sort_keys=[("time", "ascending"), ("row", "ascending")]
-    ).to_numpy()
-    return order

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 
 import duckdb
@@ -22,14 +24,29 @@ def ask(query: str, **tables: pa.Table) -> pa.Table:
     Raises:
         duckdb.Error: The query does not fit the tables.
     """
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "python_enable_replacements": "false",
-        "autoload_known_extensions": "false",
-    }
-    with duckdb.connect(config=config) as db:
+    db = _database()
+    try:
         for name, table in tables.items():
-            db.register(name, _without_zones(table))
+            db.register(name, without_zones(table))
         return db.sql(query).to_arrow_table()
+    finally:
+        for name in tables:
+            db.unregister(name)
+
+
+def _database() -> duckdb.DuckDBPyConnection:
+    """This thread's own, opened once: it keeps nothing. After a fork a new one, as its threads are gone."""
+    if getattr(_mine, "process", None) != os.getpid():
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "python_enable_replacements": "false",
+            "autoload_known_extensions": "false",
+        }
+        _mine.process, _mine.db = os.getpid(), duckdb.connect(config=config)
+    db: duckdb.DuckDBPyConnection = _mine.db
+    return db
+
+
+_mine = threading.local()
 
 
 def row_hashes(table: pa.Table, columns: Sequence[str], salt: str) -> UInts:
@@ -58,7 +75,8 @@ def _text(name: str, kind: pa.DataType) -> str:
     return f"{column}::VARCHAR"
 
 
-def _without_zones(table: pa.Table) -> pa.Table:
+def without_zones(table: pa.Table) -> pa.Table:
+    """Times with a zone as the same times in UTC, without one."""
     fields = [
         pa.field(f.name, pa.timestamp(f.type.unit)) if pa.types.is_timestamp(f.type) and f.type.tz else f
         for f in table.schema

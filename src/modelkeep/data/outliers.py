@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,29 +14,30 @@ from modelkeep.spec.steps import ClipOutliers, DropOutliers
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Bounds = Mapping[str, tuple[float, float]]
+"""By column the smallest and largest value that is no outlier."""
 
 _DEFAULT = {"zscore": 3.0, "iqr": 1.5, "quantile": 0.01, "isolation_forest": 0.01}
 
 
-def far_out(step: DropOutliers | ClipOutliers, table: pa.Table, columns: Sequence[str]) -> Mask:
+def far_out(bounds: Bounds, table: pa.Table) -> Mask:
     """Rows with an outlier in any column; a missing value is none. Shape (rows,)."""
-    values = {name: _values(table.column(name)) for name in columns}
-    if step.method == "isolation_forest":
-        return _isolated(np.column_stack(list(values.values())), _limit(step))
     touched = np.zeros(table.num_rows, dtype=bool)
-    for column in values.values():
-        low, high = bounds(step, column)
-        touched |= (column < low) | (column > high)
+    for name, (low, high) in bounds.items():
+        values = numbers(table.column(name))
+        touched |= (values < low) | (values > high)
     return touched
 
 
-def clip(step: ClipOutliers, table: pa.Table, columns: Sequence[str]) -> tuple[pa.Table, Mask]:
+def clip(bounds: Bounds, table: pa.Table) -> tuple[pa.Table, Mask]:
     """The table with outliers moved to the nearest bound, and the rows that were. Whole numbers stay whole."""
     touched = np.zeros(table.num_rows, dtype=bool)
-    for name in columns:
+    held = set(table.column_names)
+    for name, (low, high) in bounds.items():
+        if name not in held:
+            continue
         column = table.column(name)
-        values = _values(column)
-        low, high = bounds(step, values)
+        values = numbers(column)
         if pa.types.is_integer(column.type):
             low, high = np.ceil(low), np.floor(high)
         out = (values < low) | (values > high)
@@ -46,39 +48,46 @@ def clip(step: ClipOutliers, table: pa.Table, columns: Sequence[str]) -> tuple[p
     return table, touched
 
 
-def bounds(step: DropOutliers | ClipOutliers, values: Floats) -> tuple[float, float]:
-    """The smallest and largest value that is no outlier; infinities are left out of the statistics."""
-    limit = _limit(step)
+def partial(column: pa.ChunkedArray, method: str) -> Moments | Values:
+    """What the bounds of a column rest on; infinities are left out."""
+    values = numbers(column)
     finite = np.where(np.isfinite(values), values, np.nan)
-    if step.method == "zscore":
-        found = Moments.of(finite.reshape(-1, 1))
-        away = limit * float(np.sqrt(found.variance[0]))
-        return float(found.mean[0]) - away, float(found.mean[0]) + away
-    counted = Values.of(finite)
-    if not counted.total:
+    return Moments.of(finite.reshape(-1, 1)) if method == "zscore" else Values.of(finite)
+
+
+def bounds(step: DropOutliers | ClipOutliers, state: Any) -> tuple[float, float]:
+    """The smallest and largest value that is no outlier."""
+    away = limit(step)
+    if isinstance(state, Moments):
+        width = away * float(np.sqrt(state.variance[0]))
+        return float(state.mean[0]) - width, float(state.mean[0]) + width
+    if not state.total:
         return -np.inf, np.inf
     if step.method == "iqr":
-        first, third = counted.quantile(0.25), counted.quantile(0.75)
-        return first - limit * (third - first), third + limit * (third - first)
-    return counted.quantile(limit), counted.quantile(1 - limit)
+        first, third = state.quantile(0.25), state.quantile(0.75)
+        return first - away * (third - first), third + away * (third - first)
+    return state.quantile(away), state.quantile(1 - away)
 
 
-def _limit(step: DropOutliers | ClipOutliers) -> float:
+def limit(step: DropOutliers | ClipOutliers) -> float:
+    """How far out is too far, or the share of rows."""
     return _DEFAULT[step.method] if step.limit is None else step.limit
 
 
-def _values(column: pa.ChunkedArray) -> Floats:
+def numbers(column: pa.ChunkedArray) -> Floats:
+    """The column as float64, missing as NaN."""
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
-def _isolated(block: Floats, share: float) -> Mask:
-    """The share of rows that random splits isolate soonest: Liu, Ting and Zhou (2008), "Isolation Forest"."""
+def block(table: pa.Table, columns: tuple[str, ...], centers: Floats | None = None) -> Floats:
+    """Columns side by side, what is not finite as NaN or as its column's center; shape (rows, columns)."""
+    found = np.column_stack([numbers(table.column(name)) for name in columns])
+    finite = np.where(np.isfinite(found), found, np.nan)
+    return finite if centers is None else np.where(np.isnan(finite), centers, finite)
+
+
+def forest(rows: Floats) -> Any:
+    """Random splits that isolate outliers soon: Liu, Ting and Zhou (2008), "Isolation Forest"."""
     from sklearn.ensemble import IsolationForest
 
-    finite = np.where(np.isfinite(block), block, np.nan)
-    center = np.nanmedian(finite, axis=0) if len(finite) else np.zeros(block.shape[1])
-    filled = np.where(np.isnan(finite), np.nan_to_num(center), finite)
-    scores = IsolationForest(random_state=0).fit(filled).score_samples(filled)
-    made = np.zeros(len(block), dtype=bool)
-    made[np.argsort(scores, kind="stable")[: round(len(block) * share)]] = True
-    return made
+    return IsolationForest(random_state=0).fit(rows)

@@ -6,6 +6,7 @@ import base64
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -19,9 +20,10 @@ from modelkeep.stats import profile
 from modelkeep.stats.profile import Profile
 
 GROUP_ROWS = 131_072
-"""Rows of a Parquet row group: what is decoded at once."""
+"""Rows of a Parquet row group at most: what is decoded at once."""
 
 _IN_MEMORY = 8 << 20
+_WHOLE = 64 << 20  # bytes of a part up to which all of it is fetched at once
 
 Pieces = Iterable[Sequence[pa.Table]]
 """The rows of a part in order; each item is one piece, cut into a table per bucket (one without partitioning)."""
@@ -103,25 +105,36 @@ def draft(name: str, pieces: Callable[[], Pieces]) -> Draft:
 
 
 def read(
-    blobs: BlobStore, part: Part, columns: Sequence[str] | None = None, bucket: int | None = None
+    blobs: BlobStore, part: Part, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None
 ) -> pa.Table:
     """The rows of a part.
 
     Args:
         columns: Only these; None for all.
-        bucket: Only the row groups of this bucket.
+        groups: Only these row groups; None for all.
 
     Raises:
         Damaged: The stored bytes are not what was kept.
     """
     present = set(part.columns.names)
     chosen = None if columns is None else [name for name in columns if name in present]
+    with opened(blobs, part, whole=columns is None and groups is None) as parquet:
+        return parquet.read(chosen) if groups is None else parquet.read_row_groups(groups, chosen)
+
+
+@contextmanager
+def opened(blobs: BlobStore, part: Part, *, whole: bool = False) -> Iterator[pq.ParquetFile]:
+    """A part's Parquet file; ``whole`` when all of it will be read. Raises ``Damaged``."""
     with blobs.open(part.digest) as stream:
-        source = pa.BufferReader(stream.read()) if columns is None and bucket is None else stream
+        source = pa.BufferReader(stream.read()) if whole and part.bytes <= _WHOLE else stream
         with pq.ParquetFile(source) as parquet:
-            if bucket is None or not part.buckets:
-                return parquet.read(chosen)
-            return parquet.read_row_groups([i for i, held in enumerate(part.buckets) if held == bucket], chosen)
+            yield parquet
+
+
+def group_rows(schema: pa.Schema) -> int:
+    """Rows of a row group: fewer in wide tables, so that a group of any table fits in some 64 MB."""
+    wide = sum(8 if pa.types.is_primitive(field.type) else 24 for field in schema)
+    return max(1024, min(GROUP_ROWS, (64 << 20) // max(wide, 1)))
 
 
 def _write(pieces: Pieces, schema: pa.Schema | None) -> Draft:
@@ -144,9 +157,10 @@ def _write(pieces: Pieces, schema: pa.Schema | None) -> Draft:
                         profiled = profile.merge(profiled, pending.result())
                     pending = beside.submit(profile.partial, table)
                     # One chunk per column: page breaks must depend on the rows alone.
-                    writer.write_table(conform(table, schema).combine_chunks(), row_group_size=GROUP_ROWS)
+                    size = group_rows(schema)
+                    writer.write_table(conform(table, schema).combine_chunks(), row_group_size=size)
                     rows += table.num_rows
-                    buckets += [bucket] * (-(-table.num_rows // GROUP_ROWS) if len(piece) > 1 else 0)
+                    buckets += [bucket] * (-(-table.num_rows // size) if len(piece) > 1 else 0)
             assert writer is not None and schema is not None, "sources give at least one row"
             writer.close()
             if pending is not None:

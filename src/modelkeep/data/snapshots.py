@@ -208,7 +208,10 @@ class Snapshots:
         wanted = (
             snapshot.schema if columns is None else pa.schema([snapshot.schema.field(name) for name in columns])
         )
-        found = (parts_of.read(self._blobs, part, columns, number) for part in snapshot.parts)
+        found = (
+            parts_of.read(self._blobs, part, columns, [i for i, held in enumerate(part.buckets) if held == number])
+            for part in snapshot.parts
+        )
         return pa.concat_tables([conform(table, wanted) for table in found])
 
     def diff(self, before: Snapshot, after: Snapshot, keys: Sequence[str] = ()) -> SnapshotDiff:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modelkeep.core.errors import Invalid
-from modelkeep.data.clean import duplicates
+from modelkeep.data.cleaning import duplicates
 from modelkeep.data.columns import Kind, kinds
 from modelkeep.data.sources import open_source
 from modelkeep.spec.declaration import Data

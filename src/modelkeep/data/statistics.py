@@ -117,7 +117,7 @@ class Values:
         """By linear interpolation, as NumPy's default (Hyndman and Fan type 7)."""
         position = (self.total - 1) * q
         low = int(np.floor(position))
-        first, second = self._at(low), self._at(min(low + 1, self.total - 1))
+        first, second = self.value(low), self.value(min(low + 1, self.total - 1))
         return first + (second - first) * (position - low)
 
     def inverted_cdf(self, q: float) -> float:
@@ -126,14 +126,15 @@ class Values:
         low = int(np.floor(position))
         last = self.total - 1
         if position == low and 0 < low <= last:
-            return (self._at(low - 1) + self._at(low)) / 2
-        return self._at(min(low, last))
+            return (self.value(low - 1) + self.value(low)) / 2
+        return self.value(min(low, last))
 
     def mode(self) -> float:
         """The most frequent value; the smallest of several."""
         return float(self.values[int(np.argmax(self.counts))])
 
-    def _at(self, rank: int) -> float:
+    def value(self, rank: int) -> float:
+        """The value of this rank, from 0 for the smallest."""
         return float(self.values[int(np.searchsorted(np.cumsum(self.counts), rank, side="right"))])
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelkeep.core.clock import Clock
-from modelkeep.core.ports import BlobStore
+from modelkeep.core.here import Here
+from modelkeep.core.ports import BlobStore, Engine
 from modelkeep.store.database import Database
 
 
@@ -20,6 +23,7 @@ class Keep:
         db: The database.
         blobs: Where bytes are kept.
         clock: What time it is.
+        engines: Opens an engine by its address; None works in this process.
     """
 
     home: Path
@@ -27,6 +31,11 @@ class Keep:
     db: Database
     blobs: BlobStore
     clock: Clock
+    engines: Callable[[str], AbstractContextManager[Engine]] | None = None
+
+    def engine(self, address: str) -> AbstractContextManager[Engine]:
+        """Open an engine. Raises ``Invalid``, ``MissingExtra``, ``Unavailable``."""
+        return nullcontext(Here()) if self.engines is None else self.engines(address)
 
     def close(self) -> None:
         """Let go of the database."""

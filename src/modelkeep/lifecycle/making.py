@@ -17,16 +17,20 @@ import pyarrow as pa
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import ModelkeepError
-from modelkeep.data.prepare import prepare
+from modelkeep.core import memory
+from modelkeep.core.errors import ModelkeepError, Refused
+from modelkeep.data import pieces
+from modelkeep.data import prepare as data_of
+from modelkeep.data.prepare import prepare, prepare_parts
 from modelkeep.data.snapshots import Snapshot, Snapshots
+from modelkeep.data.streams import Lazy
 from modelkeep.formats import skops_io
 from modelkeep.formats.signature import Task
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.progress import Teller
 from modelkeep.lifecycle.runlog import RegistryLog
 from modelkeep.lifecycle.stages import Keys
-from modelkeep.lifecycle.tables import keep_table, open_table
+from modelkeep.lifecycle.tables import BlobParts, TablePart, keep_parts, open_table, parts_of, sampled
 from modelkeep.registry import runs
 from modelkeep.spec.declaration import Declaration
 from modelkeep.store import stages as cache
@@ -34,14 +38,17 @@ from modelkeep.train.fit import Fitted, fit
 
 S = TypeVar("S", bound=Struct)
 
+SAMPLE_ROWS = 1_000_000
+"""Rows of a sample of more than fit into memory."""
+
 
 class Prepared(Struct, frozen=True, kw_only=True):
     """What the prepare stage remembers.
 
     Attributes:
-        train: Digest of the training rows.
-        test: Digest of the frozen rows for evaluation.
-        quarantine: Digest of the rows set aside with the reason; empty when none were.
+        train: Digest of the training rows, or of the listing of their parts.
+        test: The same of the frozen rows for evaluation.
+        quarantine: The same of the rows set aside with the reason; empty when none were.
         quarantined: How many.
         inputs: Input columns, in order.
         transformer: Digest of the fitted feature steps.
@@ -123,13 +130,41 @@ class Making:
 
     @property
     def train_table(self) -> pa.Table:
-        """The training rows."""
+        """The training rows. Raises ``Refused`` when they do not fit into memory."""
         return self._table("train", self.prepared.train)
 
     @property
     def test_table(self) -> pa.Table:
-        """The frozen rows for evaluation: the same for every version made from this preparation."""
-        return self._table("test", self.prepared.test)
+        """The frozen rows for evaluation, or an even sample of more than fit into memory: the same for every
+        version made from this preparation."""
+        if "test" not in self._tables:
+            self._tables["test"] = sampled(self.keep.blobs, self.test_parts, self._sample_rows(self.test_parts))
+        return self._tables["test"]
+
+    @property
+    def watched_table(self) -> pa.Table:
+        """The training rows, or an even sample of more than fit into memory."""
+        if "train" in self._tables:
+            return self._tables["train"]
+        return sampled(self.keep.blobs, self.train_parts, self._sample_rows(self.train_parts))
+
+    @cached_property
+    def train_parts(self) -> list[TablePart]:
+        """The training rows in parts."""
+        return parts_of(self.keep.blobs, self.prepared.train)
+
+    @cached_property
+    def test_parts(self) -> list[TablePart]:
+        """The frozen rows in parts."""
+        return parts_of(self.keep.blobs, self.prepared.test)
+
+    @staticmethod
+    def _sample_rows(parts: list[TablePart]) -> int:
+        """All rows when they fit into a quarter of the budget; else at most a million, and as many as fit."""
+        each = sum(part.bytes for part in parts) / max(sum(part.rows for part in parts), 1)
+        room = int(memory.budget() / 4 / max(each, 1.0))
+        rows = sum(part.rows for part in parts)
+        return rows if rows <= room else max(min(room, SAMPLE_ROWS), 1000)
 
     @property
     def pipeline(self) -> Any:
@@ -158,24 +193,46 @@ class Making:
         return result
 
     def _prepare(self) -> Prepared:
-        snapshots = Snapshots(self.keep.db, self.keep.blobs)
-        checks = snapshots.checks(self.snapshot, self.declaration.data)
-        table = snapshots.scan(self.snapshot)
-        done = prepare(
-            self.declaration, table, checks, self.teller.progress, base=self.keep.base, now=self.keep.clock.now()
-        )
+        keep, snapshot = self.keep, self.snapshot
+        snapshots = Snapshots(keep.db, keep.blobs)
+        checks = snapshots.checks(snapshot, self.declaration.data)
+        each = pieces.row_bytes(keep.blobs, snapshot)
+        keeper = BlobParts(keep.blobs)
+        progress, now = self.teller.progress, keep.clock.now()
+        if self.declaration.engine == "local" and pieces.fits(snapshot, each):
+            table = snapshots.scan(snapshot)
+            done = prepare(self.declaration, table, checks, progress, base=keep.base, now=now)
+            self._tables = {"train": done.train, "test": done.test}
+            kept = ([keeper.keep(done.train)], [keeper.keep(done.test)])
+            aside = [keeper.keep(done.quarantine)] if done.quarantine.num_rows else []
+            rows = (done.train.num_rows, done.test.num_rows, done.quarantine.num_rows)
+            return self._prepared(done, kept, aside, rows)
+        with keep.engine(self.declaration.engine) as engine:
+            cut = pieces.cut(keep.blobs, snapshot, each, getattr(engine, "workers", 1))
+            stream = Lazy.of(cut, engine)
+            made = prepare_parts(
+                self.declaration, stream, snapshot.rows, keeper, checks, progress, base=keep.base, now=now
+            )
+        return self._prepared(made, (made.train, made.test), made.quarantine, made.rows)
+
+    def _prepared(
+        self,
+        done: data_of.Prepared | data_of.Parts,
+        kept: tuple[list[TablePart], list[TablePart]],
+        aside: list[TablePart],
+        rows: tuple[int, int, int],
+    ) -> Prepared:
         blobs = self.keep.blobs
-        self._tables = {"train": done.train, "test": done.test}
         self._transformer = done.features.to_sklearn()
         return Prepared(
-            train=keep_table(blobs, done.train),
-            test=keep_table(blobs, done.test),
-            quarantine=keep_table(blobs, done.quarantine) if done.quarantine.num_rows else "",
-            quarantined=done.quarantine.num_rows,
+            train=keep_parts(blobs, kept[0]),
+            test=keep_parts(blobs, kept[1]),
+            quarantine=keep_parts(blobs, aside) if aside else "",
+            quarantined=rows[2],
             inputs=tuple(done.inputs),
             transformer=blobs.put(skops_io.dumps(self._transformer)),
             reports=tuple(msgspec.to_builtins(report) for report in done.reports),
-            rows=(done.train.num_rows, done.test.num_rows),
+            rows=rows[:2],
         )
 
     def _train(self, prepared: Prepared) -> Trained:
@@ -225,6 +282,15 @@ class Making:
 
     def _table(self, name: str, digest: str) -> pa.Table:
         if name not in self._tables:
+            size = sum(part.bytes for part in self.train_parts)
+            if size * pieces.COPIES > memory.budget() and len(self.train_parts) > 1:
+                raise Refused(
+                    f"{self.declaration.train.algorithm} needs all {self.prepared.rows[0]:,} training rows in "
+                    f"memory: {memory.shown(size)}, {pieces.COPIES} times over; the budget is "
+                    f"{memory.shown(memory.budget())}",
+                    hint="train.algorithm: linear learns part by part; or raise MODELKEEP_MEMORY, or keep fewer "
+                    "rows with a filter under data.clean",
+                )
             self._tables[name] = open_table(self.keep.blobs, digest)
         return self._tables[name]
 

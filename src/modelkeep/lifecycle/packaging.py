@@ -73,7 +73,7 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
         Refused: The model holds code that is not trusted.
     """
     trained, prepared = making.trained, making.prepared
-    table = making.train_table
+    table = making.watched_table
     said = infer(
         table,
         prepared.inputs,

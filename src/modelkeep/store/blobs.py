@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +30,11 @@ def open_blobs(url: str) -> Blobs:
         Unavailable: The folder cannot be made.
     """
     return Blobs(open_bytes(url))
+
+
+@lru_cache(maxsize=8)
+def _opened(url: str) -> Blobs:
+    return open_blobs(url)
 
 
 class Blobs:
@@ -115,6 +120,10 @@ class Blobs:
             whole.update(self._chunk(name))
         if whole.hexdigest() != digest:
             raise Damaged(f"the chunks of {digest} do not add up to it", hint="put the same bytes again")
+
+    def __reduce__(self) -> Any:
+        # Workers on other machines open the place anew, each once; its credentials come from their environment.
+        return _opened, (self._store.url,)
 
     @property
     def below(self) -> ByteStore:

@@ -57,6 +57,11 @@ class Batch(Protocol):
 class ByteStore(Protocol):
     """Promises: an object is under its name whole or not at all; writing equal bytes again is harmless."""
 
+    @property
+    def url(self) -> str:
+        """What ``open_bytes`` opens it by."""
+        ...
+
     def batch(self) -> Batch:
         """Begin adding objects."""
         ...
@@ -102,6 +107,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.url = str(root.absolute())
         self._drafts = root / "drafts"
         self._condemned = root / "condemned"
         self._pool = ThreadPoolExecutor(_FSYNCS, thread_name_prefix="modelkeep-fsync")
@@ -254,7 +260,7 @@ class Bucket:
     """An object store. Its own put is atomic and durable."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         try:
             self._store: Any = from_url(url)
         except (BaseError, ValueError) as error:
@@ -321,11 +327,11 @@ class Bucket:
         try:
             yield
         except (NotFoundError, FileNotFoundError) as error:
-            raise NotFound(f"not in {self._url}: {error}") from error
+            raise NotFound(f"not in {self.url}: {error}") from error
         except PermissionDeniedError as error:
-            raise Unavailable(f"{self._url} refused: {error}", hint="check the credentials") from error
+            raise Unavailable(f"{self.url} refused: {error}", hint="check the credentials") from error
         except (BaseError, OSError) as error:
-            raise Unavailable(f"{self._url} cannot be reached: {error}", hint="try again") from error
+            raise Unavailable(f"{self.url} cannot be reached: {error}", hint="try again") from error
 
 
 class BucketBatch:

@@ -1,0 +1,68 @@
+"""A table that does not fit into the budget is prepared piece by piece, on the engine, to the same end."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from modelkeep.core.errors import Refused
+from modelkeep.core.here import Here
+from modelkeep.data import pieces
+from modelkeep.lifecycle.tables import open_table, parts_of
+from modelkeep.registry import models
+from modelkeep.store import stages
+from small import Project
+
+
+@pytest.fixture
+def table(project: Project) -> Project:
+    for number in range(3):
+        project.write(f"part{number}", 7000, first=7000 * number)
+    project.said["gates"] = []
+    project.declare()
+    return project
+
+
+def prepared(project: Project) -> dict:
+    with project.opened() as keep, keep.db.read() as conn:
+        found = stages.latest(conn, "late", "prepare")
+    assert found is not None
+    return found[1]
+
+
+def test_pieces_end_where_one_table_does(table: Project, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = table.apply()
+    first = prepared(table)
+    other = Project(tmp_path / "other", table.said)
+    for path in sorted((table.folder / "data").iterdir()):
+        target = other.folder / "data" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    other.declare()
+    size = 21_000 * 37
+    monkeypatch.setenv("MODELKEEP_MEMORY", str(int(size * 3 * 0.85)))
+    monkeypatch.setattr(pieces, "LEAST", 100_000)
+    again = other.apply()
+    second = prepared(other)
+    assert again.metrics == pytest.approx(whole.metrics, abs=1e-9)
+    assert second["rows"] == first["rows"]
+    with table.opened() as keep, other.opened() as others:
+        parts = parts_of(others.blobs, second["train"])
+        assert len(parts) > 1
+        assert sum(part.rows for part in parts) == second["rows"][0]
+        for side in ("train", "test"):
+            assert open_table(others.blobs, second[side]).equals(open_table(keep.blobs, first[side]))
+
+
+def test_what_needs_all_rows_says_how_much_they_are(table: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELKEEP_MEMORY", "1MB")
+    monkeypatch.setattr("modelkeep.app.wiring._engine", lambda address: contextlib.nullcontext(Here()))
+    monkeypatch.setattr(pieces, "LEAST", 100_000)
+    with pytest.raises(
+        Refused, match=r"logistic_regression needs all 14,\d+ training rows in memory: 0\.5 MB, 3 times over"
+    ) as told:
+        table.apply()
+    assert "MODELKEEP_MEMORY" in told.value.hint
+    with table.opened() as keep, keep.db.read() as conn:
+        assert models.models(conn) == []

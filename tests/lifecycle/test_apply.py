@@ -10,8 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from forks import Forks
-from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
-from modelkeep.lifecycle import apply as applying
+from modelkeep.core.errors import Conflict, Invalid, NotFound
 from modelkeep.lifecycle import ask, locks, plan, rollout, stages
 from modelkeep.lifecycle.reproduce import changed_packages, reproduce
 from modelkeep.registry import endpoints, models, runs, snapshots
@@ -316,15 +315,6 @@ def test_an_endpoint_of_another_model_is_not_taken(project: Project) -> None:
     with project.opened() as keep, keep.db.read() as conn:
         served = endpoints.get(conn, "late")
         assert served is not None and served.model == "late"
-
-
-def test_an_engine_that_is_not_built_is_refused_by_name(project: Project) -> None:
-    project.write()
-    project.declare(lambda said: said.update(engine="ray://cluster:10001"))
-    with project.opened() as keep:
-        for verb in (plan.plan, applying.apply):
-            with pytest.raises(Refused, match="engine: 'ray://cluster:10001' is not built yet"):
-                verb(keep, project.declaration())
 
 
 def test_reproducing_tells_how_the_environment_differs() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 
 from modelkeep.core.errors import Refused
@@ -57,7 +55,7 @@ def test_pieces_end_where_one_table_does(table: Project, tmp_path, monkeypatch: 
 
 def test_what_needs_all_rows_says_how_much_they_are(table: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELKEEP_MEMORY", "1MB")
-    monkeypatch.setattr("modelkeep.app.wiring._engine", lambda address: contextlib.nullcontext(Here()))
+    monkeypatch.setattr("modelkeep.app.wiring._engine", lambda *_: Here())
     monkeypatch.setattr(pieces, "LEAST", 100_000)
     with pytest.raises(
         Refused, match=r"logistic_regression needs all 14,\d+ training rows in memory: 0\.5 MB, 3 times over"

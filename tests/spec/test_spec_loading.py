@@ -271,6 +271,12 @@ deploy: {rollout: [canary 50% 1m, shadow 10m]}
         ({"update": "{when: [drft]}"}, "update.when[0]", "'drift'"),
         ({"update": "{when: [cron 0 25 * * *]}"}, "update.when[0]", "hour"),
         ({"engine": "rai://"}, "engine", "'ray://'"),
+        ({"engine": "dask"}, "engine", "lacks an address"),
+        ({"engine": "ray://cluster:99999"}, "engine", "ray://host:port"),
+        ({"engine": "local://0"}, "engine", "at least 1"),
+        ({"resources": "{cpu: 1.5}"}, "resources.cpu", "whole number"),
+        ({"resources": "{memory: much}"}, "resources.memory", "'4GB'"),
+        ({"resources": "{gpu: -1}"}, "resources.gpu", "at least 0"),
     ],
 )
 def test_each_fault_is_named_with_its_place(sections: dict[str, str], path: str, says: str) -> None:

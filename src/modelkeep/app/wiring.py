@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from modelkeep.app.settings import Settings, settings
 from modelkeep.core import clock
 from modelkeep.core.errors import Unavailable
 from modelkeep.core.ports import Engine
-from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.keep import Engines, Keep
+from modelkeep.spec.declaration import Resources
 from modelkeep.store.blobs import open_blobs
 from modelkeep.store.database import Database
 
@@ -46,11 +46,11 @@ def connect(where: Settings, base: Path) -> Keep:
         db=Database.open(where.database),
         blobs=open_blobs(where.blobs),
         clock=clock.from_environment(),
-        engines=_engine,
+        engines=Engines(_engine),
     )
 
 
-def _engine(address: str) -> AbstractContextManager[Engine]:
-    from modelkeep.engines.local import LocalEngine  # engines are imported when there is work for one
+def _engine(address: str, code: Path | None, resources: Resources) -> Engine:
+    from modelkeep.engines.opening import open_engine  # most commands need none
 
-    return LocalEngine()
+    return open_engine(address, code=code, resources=resources)

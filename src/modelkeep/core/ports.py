@@ -1,4 +1,4 @@
-"""The ports: what Modelkeep needs from the outside, in two to four methods each.
+"""The ports: what Modelkeep needs from the outside, in two to five methods each.
 
 Each has a conformance suite in ``tests/conformance`` that every implementation passes.
 """
@@ -41,22 +41,43 @@ class BlobStore(Protocol):
 
 
 class Engine(Protocol):
-    """Where partitions are worked on.
+    """Where partitions are worked on. ``engines.opening.open_engine(address)`` gives one.
 
-    Promises: results come back in the order of ``parts``; an error carries the remote traceback;
-    a lost worker's parts are worked on again, so ``fn`` must be safe to repeat.
+    Promises: results come back in the order of ``parts``; an error carries the remote traceback; a lost worker's
+    parts are worked on again a few times, and a part that takes far longer than the others may be begun twice, so
+    ``fn`` must be safe to repeat; no more parts are drawn, and no more results held, than keep the workers busy;
+    closing the iterator of results (or Ctrl-C) cancels what is under way.
     """
 
-    def map(self, fn: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
-        """Apply ``fn`` to every part, in parallel."""
+    def map(
+        self,
+        fn: Callable[[T], R],
+        parts: Iterable[T],
+        *,
+        progress: Progress | None = None,
+        name: str = "parts",
+    ) -> Iterator[R]:
+        """Apply ``fn`` to every part, in parallel; ``progress`` hears of each that is finished, under ``name``.
+
+        Raises ``Invalid`` when the work cannot be sent, ``Unavailable`` when a part kills every worker it is given
+        to, and whatever ``fn`` raised.
+        """
         ...
 
     def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """Merge results pairwise as a tree. ``fn`` is associative and commutative."""
+        """Merge results pairwise as a tree, the same on every engine. ``fn`` is associative and commutative."""
         ...
 
     def put(self, obj: T) -> Callable[[], T]:
         """Share a large object with the workers once; the returned handle fetches it there."""
+        ...
+
+    def slots(self) -> int:
+        """How many parts are worked on at once, now; never 0."""
+        ...
+
+    def close(self) -> None:
+        """End what is under way and let go of what was shared; the engine's workers, if it started them, end."""
         ...
 
 

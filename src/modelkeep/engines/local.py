@@ -14,26 +14,22 @@ import signal
 import sys
 import tempfile
 import threading
-import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache, partial
+from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from modelkeep.core.errors import Invalid, Unavailable
+from modelkeep.core.errors import Invalid
+from modelkeep.core.here import Here, tree
+from modelkeep.core.ports import Progress
+from modelkeep.engines import flow, tasks
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-ATTEMPTS = 3
-"""How often a part is begun before its worker's death is blamed on it."""
-AHEAD = 2
-"""Parts handed out per worker before a result is taken, so that a stream of parts is never held whole."""
 
 
 class LocalEngine:
@@ -43,6 +39,8 @@ class LocalEngine:
         workers: How many processes; None takes one per core this process may use. With one worker everything runs
             in this process, and functions need not be importable.
     """
+
+    ahead = flow.AHEAD
 
     def __init__(self, workers: int | None = None) -> None:
         cores = _cores()
@@ -55,17 +53,24 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
 
-    def map(self, fn: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
+    def map(
+        self,
+        fn: Callable[[T], R],
+        parts: Iterable[T],
+        *,
+        progress: Progress | None = None,
+        name: str = "parts",
+    ) -> Iterator[R]:
         """Apply ``fn`` to every part, in parallel; results come in the order of ``parts``.
 
         Raises:
             Invalid: ``fn`` or a part cannot be sent to another process.
-            Unavailable: A part killed its worker ``ATTEMPTS`` times.
+            Unavailable: A part killed its worker ``flow.ATTEMPTS`` times.
             Exception: Whatever ``fn`` raised, with the worker's traceback as its cause.
         """
         if self.workers == 1:
-            return map(fn, parts)
-        return self._map(fn, parts)
+            return Here().map(fn, parts, progress=progress, name=name)
+        return flow.stream(self, fn, parts, progress, name)
 
     def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
         """Merge results pairwise as a tree, the same tree on every engine of any size.
@@ -77,16 +82,7 @@ class LocalEngine:
         Raises:
             Invalid: There are none.
         """
-        level = list(results)
-        if not level:
-            raise Invalid("there is nothing to reduce")
-        while len(level) > 1:
-            pairs = list(zip(level[::2], level[1::2], strict=False))
-            odd = level[-1:] if len(level) % 2 else []
-            # A single pair gains nothing from a trip to another process.
-            merged = self.map(partial(_merge, fn), pairs) if len(pairs) > 1 else [_merge(fn, pairs[0])]
-            level = [*merged, *odd]
-        return level[0]
+        return tree(self.map, fn, results)
 
     def put(self, obj: T) -> Callable[[], T]:
         """Share a large object once; the handle, called in any worker, gives it.
@@ -102,12 +98,17 @@ class LocalEngine:
         return _Shared(_write(obj, path))
 
     def close(self) -> None:
-        """End the workers and forget what was shared."""
+        """End the workers, whatever they are doing, and forget what was shared."""
         with self._lock:
             pool, self._pool = self._pool, None
             folder, self._folder = self._folder, None
         if pool is not None:
-            pool.shutdown(cancel_futures=True)
+            workers = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.join()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -119,52 +120,38 @@ class LocalEngine:
     ) -> None:
         self.close()
 
-    def _map(self, fn: Callable[[T], R], parts: Iterable[T]) -> Iterator[R]:
-        source = iter(parts)
-        waiting: deque[_Task] = deque()
-        try:
-            while True:
-                for part in itertools.islice(source, self.workers * AHEAD - len(waiting)):
-                    waiting.append(_Task(_packed(fn, part)))
-                    self._submit(waiting[-1])
-                if not waiting:
-                    return
-                answer = self._answer(waiting)
-                waiting.popleft()
-                yield _opened(answer)
-        finally:
-            for task in waiting:
-                if task.future is not None:
-                    task.future.cancel()
+    def slots(self) -> int:
+        """How many parts are worked on at once."""
+        return self.workers
 
-    def _answer(self, waiting: deque[_Task]) -> _Answer:
-        """What the first task's worker said; when a worker died, what it held is begun again."""
-        first = waiting[0]
+    def pack(self, fn: Callable[[Any], Any], part: Any) -> tasks.Packet:
+        """Make a part ready to be sent."""
+        return tasks.pack(fn, part)
+
+    def submit(self, packet: tasks.Packet) -> flow.Running:
+        """Hand a part to a process."""
+        answer: Future[tasks.Answer] = Future()
         while True:
+            pool = self._workers()
             try:
-                return self._submit(first).result()
+                future = pool.submit(tasks.work, packet.content)
+                break
             except BrokenProcessPool:
-                self._bury()
-            lost = [task for task in waiting if task.lost]
-            for task in lost:
-                task.attempts += 1
-                task.future = None
-            if first.attempts >= ATTEMPTS:
-                raise Unavailable(
-                    f"a worker died {ATTEMPTS} times on the same part",
-                    hint="it may be out of memory: use more and smaller parts, or fewer workers",
-                )
-            # After one death all go again together; after that only the first, alone, to find the culprit.
-            for task in lost if first.attempts == 1 else []:
-                self._submit(task)
+                self._bury(pool)
 
-    def _submit(self, task: _Task) -> Future[_Answer]:
-        while task.future is None:
-            try:
-                task.future = self._workers().submit(_work, task.packed)
-            except BrokenProcessPool:
-                self._bury()
-        return task.future
+        def ended(done: Future[tasks.Answer]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if isinstance(error, BrokenProcessPool):
+                self._bury(pool)
+            if done.cancelled() or isinstance(error, BrokenProcessPool):
+                answer.set_exception(flow.Lost())
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(done.result())
+
+        future.add_done_callback(ended)
+        return flow.Running(answer, future.cancel)
 
     def _workers(self) -> ProcessPoolExecutor:
         with self._lock:
@@ -179,53 +166,11 @@ class LocalEngine:
                 )
             return self._pool
 
-    def _bury(self) -> None:
+    def _bury(self, pool: ProcessPoolExecutor) -> None:
+        """Forget a pool that lost a worker: all its work is lost with it."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-_Answer = tuple[bool, bytes]
-"""Whether it worked, and the pickled result or ``_Failure``."""
-
-
-class _Task:
-    """A part on its way to a worker."""
-
-    def __init__(self, packed: bytes) -> None:
-        self.packed = packed
-        self.attempts = 0
-        self.future: Future[_Answer] | None = None
-
-    @property
-    def lost(self) -> bool:
-        """Whether it was handed to a worker that will not answer."""
-        future = self.future
-        return future is not None and not (future.done() and not future.cancelled() and not future.exception())
-
-
-class RemoteTraceback(Exception):
-    """The traceback of an error in a worker, as text; the error's cause."""
-
-    def __str__(self) -> str:
-        return f"\n\n{self.args[0]}"
-
-
-class _Failure:
-    """An error on its way home."""
-
-    def __init__(self, error: Exception) -> None:
-        self.trace = "".join(traceback.format_exception(error))
-        self.kind, self.args, self.state = type(error), error.args, error.__dict__
-
-    def rebuilt(self) -> Exception:
-        """The same error, without calling its constructor, whose arguments are not known."""
-        error: Exception = self.kind.__new__(self.kind, *self.args)
-        error.args = self.args
-        error.__dict__.update(self.state)
-        error.__cause__ = RemoteTraceback(self.trace)
-        return error
+            if self._pool is pool:
+                self._pool = None
 
 
 class _Held:
@@ -263,48 +208,6 @@ def _end_with_owner() -> None:
     if owner is not None:
         wait([owner.sentinel])
         os._exit(1)
-
-
-def _packed(fn: Callable[[T], R], part: T) -> bytes:
-    try:
-        return pickle.dumps((fn, part), protocol=5)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise Invalid(
-            f"this work cannot be sent to another process: {error}",
-            hint="use a function at the top of a module, and parts that can be pickled",
-        ) from error
-
-
-def _work(packed: bytes) -> _Answer:
-    """Runs in a worker. Everything that may fail is inside, so that a failure never breaks the pool."""
-    try:
-        fn, part = pickle.loads(packed)  # noqa: S301 - our own bytes, from the process that owns this one
-        return True, pickle.dumps(fn(part), protocol=5)
-    except Exception as error:
-        return False, _packed_failure(error)
-
-
-def _packed_failure(error: Exception) -> bytes:
-    failure = _Failure(error)
-    try:
-        packed = pickle.dumps(failure, protocol=5)
-        pickle.loads(packed).rebuilt()  # noqa: S301 - made one line above
-    except Exception:
-        failure.kind, failure.args, failure.state = RuntimeError, (f"{type(error).__name__}: {error}",), {}
-        packed = pickle.dumps(failure, protocol=5)
-    return packed
-
-
-def _opened(answer: _Answer) -> Any:
-    worked, packed = answer
-    value = pickle.loads(packed)  # noqa: S301 - from our own worker
-    if worked:
-        return value
-    raise value.rebuilt()
-
-
-def _merge(fn: Callable[[R, R], R], pair: tuple[R, R]) -> R:
-    return fn(*pair)
 
 
 def _write(obj: Any, path: Path) -> str:

@@ -73,11 +73,10 @@ def apply(
 
     Raises:
         Invalid: The declaration or the data cannot be used; every problem is named.
-        Refused: Too many rows failed the checks, the model may not be kept, or the engine is not built yet.
+        Refused: Too many rows failed the checks, or the model may not be kept.
         Conflict: The same model is being applied by another process, or its endpoint serves another model.
         Unavailable: The disk is full, or a source is away.
     """
-    stages.must_be_possible(declaration)
     teller = Teller(progress or Silent())
     with locks.held(keep.home, f"apply-{declaration.model}", doing=f"applying {declaration.model}"):
         with keep.db.read() as conn:

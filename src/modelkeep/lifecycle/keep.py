@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelkeep.core.clock import Clock
 from modelkeep.core.here import Here
 from modelkeep.core.ports import BlobStore, Engine
+from modelkeep.lifecycle import stages
+from modelkeep.spec.declaration import Declaration, Resources
 from modelkeep.store.database import Database
+
+OpenEngine = Callable[[str, Path | None, Resources], Engine]
+"""Opens the engine at an address: takes along the Python modules of a folder, gives each part its resources."""
+
+
+class Engines:
+    """Engines that are opened when first asked for, and kept until the home is closed.
+
+    Args:
+        opens: How; without it everything is done in this process.
+    """
+
+    def __init__(self, opens: OpenEngine | None = None) -> None:
+        self._opens = opens
+        self._lock = threading.Lock()
+        self._opened: dict[tuple[str, Path | None, Resources], Engine] = {}
+
+    def get(self, address: str, code: Path | None = None, resources: Resources | None = None) -> Engine:
+        """The engine at an address, the same one every time."""
+        key = (address, code, resources or Resources())
+        with self._lock:
+            if key not in self._opened:
+                self._opened[key] = Here() if self._opens is None else self._opens(*key)
+            return self._opened[key]
+
+    def close(self) -> None:
+        """Close all of them."""
+        with self._lock:
+            opened, self._opened = list(self._opened.values()), {}
+        for engine in opened:
+            engine.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +56,7 @@ class Keep:
         db: The database.
         blobs: Where bytes are kept.
         clock: What time it is.
-        engines: Opens an engine by its address; None works in this process.
+        engines: Where work in parts is done.
     """
 
     home: Path
@@ -31,12 +64,20 @@ class Keep:
     db: Database
     blobs: BlobStore
     clock: Clock
-    engines: Callable[[str], AbstractContextManager[Engine]] | None = None
+    engines: Engines = field(default_factory=Engines)
 
-    def engine(self, address: str) -> AbstractContextManager[Engine]:
-        """Open an engine. Raises ``Invalid``, ``MissingExtra``, ``Unavailable``."""
-        return nullcontext(Here()) if self.engines is None else self.engines(address)
+    def engine(self, declaration: Declaration) -> Engine:
+        """The engine that a declaration names, opened when first asked for. Closed with this home, not before.
+
+        Raises:
+            MissingExtra: Its library is not installed.
+            Unavailable: It does not answer.
+            Refused: Its workers have other versions, or lack the declaration's resources.
+        """
+        code = self.base if any(stages.user_code(declaration)) else None
+        return self.engines.get(declaration.engine, code, declaration.resources)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the engines and the database."""
+        self.engines.close()
         self.db.close()

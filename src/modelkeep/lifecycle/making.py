@@ -207,12 +207,11 @@ class Making:
             aside = [keeper.keep(done.quarantine)] if done.quarantine.num_rows else []
             rows = (done.train.num_rows, done.test.num_rows, done.quarantine.num_rows)
             return self._prepared(done, kept, aside, rows)
-        with keep.engine(self.declaration.engine) as engine:
-            cut = pieces.cut(keep.blobs, snapshot, each, getattr(engine, "workers", 1))
-            stream = Lazy.of(cut, engine)
-            made = prepare_parts(
-                self.declaration, stream, snapshot.rows, keeper, checks, progress, base=keep.base, now=now
-            )
+        engine = keep.engine(self.declaration)
+        stream = Lazy.of(pieces.cut(keep.blobs, snapshot, each, engine.slots()), engine)
+        made = prepare_parts(
+            self.declaration, stream, snapshot.rows, keeper, checks, progress, base=keep.base, now=now
+        )
         return self._prepared(made, (made.train, made.test), made.quarantine, made.rows)
 
     def _prepared(

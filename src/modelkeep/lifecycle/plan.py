@@ -36,9 +36,7 @@ def plan(keep: Keep, declaration: Declaration) -> Plan:
     Raises:
         NotFound: The source is not there.
         Conflict: The endpoint serves another model.
-        Refused: The declaration asks for an engine that is not built yet.
     """
-    stages.must_be_possible(declaration)
     model = declaration.model
     with keep.db.read() as conn:
         deployment.own(conn, declaration)

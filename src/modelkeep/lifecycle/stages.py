@@ -2,6 +2,9 @@
 
 A stage runs again only when its key is new: a key is the digest of the stage's part of the declaration, of its
 inputs' keys, and of the code that does the work (this package, scikit-learn, and the user's own functions).
+
+Where the work is done is no part of it: parts are cut and merged in the same way on every engine, so a version
+made on a cluster is the one that this machine would have made, and moving to a cluster makes nothing anew.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from typing import Any
 
 from modelkeep import __version__
 from modelkeep.core import digests
-from modelkeep.core.errors import Refused
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration, Origin
 from modelkeep.spec.names import ALGORITHMS
@@ -49,19 +51,6 @@ class Keys:
     version: str
 
 
-def must_be_possible(declaration: Declaration) -> None:
-    """Refuse what the declaration may say but this release cannot do, rather than do something else.
-
-    Raises:
-        Refused: Naming the field.
-    """
-    if declaration.engine != "local":
-        raise Refused(
-            f"engine: {declaration.engine!r} is not built yet; this release works on this machine's cores",
-            hint="set engine: local, or leave it out",
-        )
-
-
 def keys(declaration: Declaration, snapshot: str, base: Path) -> Keys:
     """The keys for this declaration over the snapshot with this digest.
 
@@ -70,7 +59,7 @@ def keys(declaration: Declaration, snapshot: str, base: Path) -> Keys:
     """
     said = loading.to_builtins(declaration)
     data = {name: value for name, value in said["data"].items() if name not in ("source", "partition")}
-    own = {reference: code_digest(reference, base) for reference in sorted(_user_code(declaration))}
+    own = {reference: code_digest(reference, base) for reference in sorted(user_code(declaration))}
     code = {"modelkeep": __version__, "scikit-learn": _installed("scikit-learn"), "own": own}
     prepare = _key("prepare", snapshot, data, said.get("features"), code)
     train = _key("train", prepare, said.get("train"))
@@ -125,7 +114,8 @@ def _key(stage: str, *parts: Any) -> str:
     return digests.of_value([stage, *parts])
 
 
-def _user_code(declaration: Declaration) -> Iterator[str]:
+def user_code(declaration: Declaration) -> Iterator[str]:
+    """The import paths of the user's functions and classes that a declaration names."""
     source = declaration.data.source
     if isinstance(source, Origin) and source.function:
         yield source.function

@@ -8,12 +8,12 @@ from typing import Any
 
 from modelkeep.spec.check_data import check_import_path
 from modelkeep.spec.declaration import Declaration, Range, Replicas, Train, Tune
+from modelkeep.spec.engines import address, size
 from modelkeep.spec.expressions import parse_condition, parse_gate, parse_rollout, parse_trigger
 from modelkeep.spec.names import (
     ALGORITHM_TASKS,
     ALGORITHMS,
     CLASSIFICATION_METRICS,
-    ENGINES,
     METRICS,
     REGRESSION_METRICS,
     unknown,
@@ -38,9 +38,17 @@ def check_model(declaration: Declaration, report: Report) -> None:
     report.parse_all("update.when", parse_trigger, declaration.update.when)
     report.unique("update.when", declaration.update.when)
     report.parse("update.cooldown", seconds, declaration.update.cooldown)
-    engine = declaration.engine
-    if engine != "local" and not engine.startswith(ENGINES[1:]):
-        report.add("engine", unknown(engine, ENGINES, "an engine"))
+    report.parse("engine", address, declaration.engine)
+    _resources(declaration, report)
+
+
+def _resources(declaration: Declaration, report: Report) -> None:
+    needed = declaration.resources
+    report.between("resources.cpu", needed.cpu, 0, 1024, open_ends=True)
+    if needed.cpu > 1 and needed.cpu != int(needed.cpu):
+        report.add("resources.cpu", f"{needed.cpu:g} is neither a whole number of cores nor less than one")
+    report.parse("resources.memory", size, needed.memory or None)
+    report.between("resources.gpu", needed.gpu, 0, 1024)
 
 
 def _name(path: str, name: str, report: Report) -> None:

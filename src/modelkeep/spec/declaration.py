@@ -308,6 +308,20 @@ class Update(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cooldown: str = "0s"
 
 
+class Resources(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one part of the work needs, wherever it is worked on; it bounds how many are under way at once.
+
+    Attributes:
+        cpu: Cores. Whole numbers above 1.
+        memory: As ``4GB``; empty means that it is not counted.
+        gpu: GPUs, on engines that know them.
+    """
+
+    cpu: float = 1.0
+    memory: str = ""
+    gpu: float = 0.0
+
+
 class Declaration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model's promise, kept over time.
 
@@ -321,8 +335,10 @@ class Declaration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         deploy: The endpoint.
         monitor: What is watched.
         update: When to renew.
-        engine: ``local``. The addresses ``ray://...``, ``dask://...``, ``spark://...`` are understood but refused:
-            no such engine is built yet.
+        engine: Where the work is done: ``local`` (this machine's cores; ``local://4``: so many processes),
+            ``ray``, ``ray://host:10001``, ``dask://host:8786``, ``spark``, ``spark://host:7077``. The result is
+            the same on all.
+        resources: What one part of the work needs there.
         blobs: Where bytes are kept; empty means the home folder.
         trust: Digests or type names allowed to run code on load.
     """
@@ -337,6 +353,7 @@ class Declaration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     monitor: Monitor = Monitor()
     update: Update = Update()
     engine: str = "local"
+    resources: Resources = Resources()
     blobs: str = ""
     trust: Names = ()
 

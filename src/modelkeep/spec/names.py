@@ -66,7 +66,7 @@ COLUMN_GROUPS = ("numeric", "categorical", "text", "all")
 CAST_TYPES = ("int", "float", "string", "bool", "timestamp", "date")
 DATE_PARTS = ("year", "month", "day", "weekday", "hour", "minute", "dayofyear")
 COLUMN_TYPES = ("int", "float", "string", "bool", "timestamp", "date")
-ENGINES = ("local", "ray://", "dask://", "spark://")
+ENGINES = ("local", "local://", "ray", "ray://", "dask://", "spark", "spark://")
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

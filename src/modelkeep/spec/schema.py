@@ -19,7 +19,6 @@ from modelkeep.spec.names import (
     COLUMN_GROUPS,
     COLUMN_TYPES,
     DATE_PARTS,
-    ENGINES,
     METRICS,
 )
 from modelkeep.spec.shorthand import STEPS, default_of, fields_of, main_field
@@ -44,6 +43,7 @@ _STRUCTS: tuple[type[Struct], ...] = (
     d.Drift,
     d.Log,
     d.Update,
+    d.Resources,
 )
 _DURATION = {"type": "string", "pattern": r"^\s*([0-9.]+\s*(ms|s|m|h|d|w)\s*)+$", "examples": ["10m", "1d"]}
 _OPEN_NAME = {"type": "string", "pattern": r"[.:]"}
@@ -64,7 +64,10 @@ _HINTS: dict[tuple[type[Struct], str], dict[str, Any]] = {
     (d.Checks, "max_age"): {"anyOf": [_DURATION, {"type": "null"}]},
     (d.Checks, "quarantine"): {"type": "number", "minimum": 0, "maximum": 1},
     (d.ColumnCheck, "type"): {"enum": [*COLUMN_TYPES, None]},
-    (d.Declaration, "engine"): {"type": "string", "examples": list(ENGINES)},
+    (d.Declaration, "engine"): {"type": "string", "examples": ["local", "ray://cluster:10001", "spark"]},
+    (d.Resources, "cpu"): {"type": "number", "exclusiveMinimum": 0},
+    (d.Resources, "memory"): {"type": "string", "examples": ["4GB", "512MB"]},
+    (d.Resources, "gpu"): {"type": "number", "minimum": 0},
 }
 _GROUP_OR_LIST: dict[str, Any] = {
     "anyOf": [{"enum": list(COLUMN_GROUPS)}, {"type": "array", "items": {"type": "string"}}]

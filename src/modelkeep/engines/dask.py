@@ -1,0 +1,143 @@
+"""Dask: a future per part, shared objects scattered to the workers (https://distributed.dask.org)."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from modelkeep.core.errors import Refused, Unavailable
+from modelkeep.core.plugins import require
+from modelkeep.engines import flow, remote, tasks, versions
+from modelkeep.engines.remote import RemoteEngine, Shared, Terms
+from modelkeep.spec.declaration import Resources
+from modelkeep.spec.engines import Address, size
+
+LARGE = 1_000_000
+"""Bytes of a packet from which it does not travel through the scheduler."""
+
+
+class DaskEngine(RemoteEngine):
+    """Works on a Dask cluster. TLS is as Dask's own configuration says (``distributed.comm.require-encryption``).
+
+    Dask does not count cores or memory per task: parts that need several cores, or memory, are bounded in number,
+    by what all workers have. GPUs are taken where workers were started with ``--resources GPU=N``.
+
+    Args:
+        address: ``dask://scheduler:8786``.
+        code: A folder of the user's modules.
+        resources: Of one part.
+        limit: Seconds to wait for the scheduler and its first worker.
+
+    Raises:
+        MissingExtra: ``distributed`` is not installed.
+        Unavailable: The scheduler does not answer, or has no workers.
+        Refused: Versions differ, or no worker has the resources.
+    """
+
+    def __init__(self, address: Address, code: Path | None, resources: Resources, limit: float) -> None:
+        self._dask = require("distributed", "dask")
+        super().__init__(str(address), require("cloudpickle", "dask"), resources, limit)
+        remote.reachable(self.address, address.host, address.port, limit)
+        secure = require("dask", "dask").config.get("distributed.comm.require-encryption", None)
+        where = f"{'tls' if secure else 'tcp'}://{address.host}:{address.port}"
+        self._names = (f"modelkeep-{uuid.uuid4().hex}-{number}" for number in itertools.count())
+        self._options: dict[str, Any] = {"resources": {"GPU": resources.gpu}} if resources.gpu else {}
+        try:
+            self._client = self._dask.Client(where, timeout=limit, set_as_default=False, name="modelkeep")
+        except OSError as error:
+            raise Unavailable(f"the engine {self.address} does not answer: {error}") from None
+        try:
+            self._check()
+            self.ship(code)
+        except BaseException:
+            self.close()
+            raise
+
+    def count(self) -> int:
+        """Parts at once on the workers that are there."""
+        return sum(self._fit(worker) for worker in self._workers().values())
+
+    def share(self, obj: Any) -> Shared:
+        """Copy an object to every worker, so that it outlives all but the last."""
+        return Shared(self._scattered(obj), obj)
+
+    def submit(self, packet: tasks.Packet) -> flow.Running:
+        """Start a task."""
+        for handle in packet.handles:
+            if isinstance(handle, Shared) and handle.ref.status in ("cancelled", "lost", "error"):
+                handle.ref = self._scattered(handle())  # all that held it are gone
+        content: Any = packet.content
+        if len(content) > LARGE:
+            content = self._client.scatter(content, hash=False)
+        refs = [handle.ref for handle in packet.handles]  # type: ignore[attr-defined]
+        future = self._client.submit(
+            _run, self._terms, content, *refs, key=next(self._names), pure=False, retries=0, **self._options
+        )
+        answer: Future[tasks.Answer] = Future()
+        future.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
+        return flow.Running(answer, lambda: future.cancel(force=True))
+
+    def close(self) -> None:
+        """Leave the cluster; what was shared is forgotten."""
+        self._client.close(timeout=5)
+
+    def _check(self) -> None:
+        """Every worker says what is installed there."""
+        try:
+            self._client.wait_for_workers(1, timeout=self.limit)
+        except TimeoutError:
+            raise Unavailable(
+                f"{self.address} has no workers; waited for {self.limit:g} seconds",
+                hint=f"start one: dask worker {self.address.removeprefix('dask://')}",
+            ) from None
+        here = versions.report()
+        # Dask tells its packages without unpickling anything there, so that it works between any versions
+        for worker, told in self._client.get_versions()["workers"].items():
+            python = ".".join(told["host"]["python"].split(".")[:3])
+            versions.must_agree({"python": here["python"]}, {"python": python}, f"the worker {worker}")
+        for worker, told in self._client.run(versions.report, on_error="return").items():
+            if isinstance(told, ImportError):
+                raise Refused(
+                    f"{self.address}: modelkeep cannot be imported at the worker {worker}",
+                    hint='pip install "modelkeep[dask]" there, in the same version as here',
+                )
+            if isinstance(told, dict):
+                versions.must_agree(here, told, f"{self.address}: the worker {worker}")
+        workers = self._workers().values()
+        if workers and not any(self._fit(worker) for worker in workers):
+            needed = self.resources
+            raise Refused(
+                f"resources: no worker of {self.address} has cpu {needed.cpu:g}, memory {needed.memory or 'any'}, "
+                f"gpu {needed.gpu:g}",
+                hint="ask for less, or start workers with more: dask worker --nthreads N --memory-limit 8GB "
+                "--resources GPU=1",
+            )
+
+    def _workers(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return found
+
+    def _fit(self, worker: dict[str, Any]) -> int:
+        needed = self.resources
+        fits = [int(worker["nthreads"] // needed.cpu)]
+        if needed.memory and worker["memory_limit"]:
+            fits.append(int(worker["memory_limit"] // size(needed.memory)))
+        if needed.gpu:
+            fits.append(int(worker["resources"].get("GPU", 0) // needed.gpu))
+        return min(fits)
+
+    def _scattered(self, obj: Any) -> Any:
+        return self._client.scatter([obj], broadcast=True, hash=False)[0]
+
+    def _lost(self, error: Exception) -> bool:
+        # cancelled: what it needed was lost with all workers that held it
+        scheduler = require("distributed.scheduler", "dask")
+        cancelled = require("distributed.client", "dask").FutureCancelledError
+        return isinstance(error, scheduler.KilledWorker | cancelled | TimeoutError)
+
+
+def _run(terms: Terms, content: bytes, *objects: Any) -> tasks.Answer:
+    return remote.run(terms, content, [lambda obj=obj: obj for obj in objects])  # type: ignore[misc]

@@ -1,0 +1,173 @@
+"""Ray: a task per part, shared objects in its object store (https://docs.ray.io).
+
+Ray's own retries are off: the flow repeats what a lost worker held, and knows who lost it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import Future
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from modelkeep.core.errors import Refused, Unavailable
+from modelkeep.core.plugins import require
+from modelkeep.engines import flow, remote, tasks, versions
+from modelkeep.engines.remote import RemoteEngine, Shared, Terms
+from modelkeep.spec.declaration import Resources
+from modelkeep.spec.engines import Address, size
+
+
+class RayEngine(RemoteEngine):
+    """Works on a Ray cluster.
+
+    Args:
+        address: ``ray://host:10001`` is a cluster's client server. Without a host: the cluster this machine is
+            part of (or ``RAY_ADDRESS``), else one that is started here and listens on this machine only.
+        code: A folder of the user's modules.
+        resources: Of one part.
+        limit: Seconds to wait for the cluster.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        Unavailable: The cluster does not answer.
+        Refused: Versions differ, or no node has the resources.
+    """
+
+    def __init__(self, address: Address, code: Path | None, resources: Resources, limit: float) -> None:
+        self._ray = require("ray", "ray")
+        super().__init__(str(address), require("ray.cloudpickle", "ray"), resources, limit)
+        if address.host:
+            remote.reachable(self.address, address.host, address.port, limit)
+        self._ours = not self._ray.is_initialized()
+        if self._ours:
+            self._connect(address)
+        try:
+            self._check()
+            options: dict[str, Any] = {"num_cpus": resources.cpu, "num_gpus": resources.gpu}
+            if resources.memory:
+                options["memory"] = size(resources.memory)
+            self._run = self._ray.remote(max_retries=0, **options)(_run)
+            self.ship(code)
+        except BaseException:
+            self.close()
+            raise
+
+    def count(self) -> int:
+        """Parts at once on the nodes that are alive."""
+        return sum(_fit(node["Resources"], self.resources) for node in self._nodes())
+
+    def share(self, obj: Any) -> Shared:
+        """Put an object into the object store; each node gets it once."""
+        return Shared(self._ray.put(obj), obj)
+
+    def submit(self, packet: tasks.Packet) -> flow.Running:
+        """Start a task."""
+        # nested, so that a worker fetches only what it calls for
+        ref = self._run.remote(self._terms, packet.content, [handle.ref for handle in packet.handles])  # type: ignore[attr-defined]
+        answer: Future[tasks.Answer] = Future()
+        ref.future().add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
+        return flow.Running(answer, lambda: self._ray.cancel(ref, force=True))
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        if self._ours and self._ray.is_initialized():
+            self._ray.shutdown()
+
+    def _connect(self, address: Address) -> None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
+        try:
+            if address.host:
+                self._ray.init(address=str(address), **quiet)
+                return
+            try:
+                self._ray.init(address="auto", **quiet)
+            except ConnectionError:
+                self._ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        except (ConnectionError, TimeoutError) as error:
+            raise Unavailable(f"the engine {self.address} does not answer: {_first(error)}") from None
+        except RuntimeError as error:
+            # Ray compares its own and Python's version when it connects
+            if "ersion" not in str(error):
+                raise Unavailable(f"the engine {self.address} failed: {_first(error)}") from error
+            raise Refused(f"{self.address} has other versions than this process: {error}") from None
+
+    def _check(self) -> None:
+        """One task on every node says what is installed there."""
+        nodes = list(self._nodes())
+        if not any(_fit(node["Resources"], self.resources) for node in nodes):
+            largest = {
+                name: max((node["Resources"].get(key, 0) for node in nodes), default=0)
+                for name, key in (("cpu", "CPU"), ("memory", "memory"), ("gpu", "GPU"))
+            }
+            raise Refused(
+                f"resources: no node of {self.address} has cpu {self.resources.cpu:g}, "
+                f"memory {self.resources.memory or 'any'}, gpu {self.resources.gpu:g}; the most there is: cpu "
+                f"{largest['cpu']:g}, memory {largest['memory'] / 1e9:.1f}GB, gpu {largest['gpu']:g}",
+                hint="ask for less, or start such a node first",
+            )
+        strategy = require("ray.util.scheduling_strategies", "ray").NodeAffinitySchedulingStrategy
+        probe = self._ray.remote(num_cpus=0, max_retries=1)(versions.report)
+        asked = {
+            node["NodeManagerAddress"]: probe.options(
+                scheduling_strategy=strategy(node_id=node["NodeID"], soft=False)
+            ).remote()
+            for node in nodes
+            if node["Resources"].get("CPU")
+        }
+        errors = self._ray.exceptions
+        for host, ref in asked.items():
+            try:
+                told = self._ray.get(ref, timeout=self.limit)
+            except errors.GetTimeoutError:
+                raise Unavailable(
+                    f"{self.address}: the node {host} did not answer within {self.limit:g} seconds"
+                ) from None
+            except errors.RayError as error:
+                if "ModuleNotFoundError" in str(error) or "No module named" in str(error):
+                    raise Refused(
+                        f"{self.address}: modelkeep cannot be imported on the node {host}",
+                        hint='pip install "modelkeep[ray]" there, in the same version as here',
+                    ) from None
+                continue  # the node has gone since; whoever joins is checked with its first part
+            versions.must_agree(versions.report(), told, f"{self.address}: the node {host}")
+
+    def _nodes(self) -> Iterable[dict[str, Any]]:
+        return (node for node in self._ray.nodes() if node["Alive"])
+
+    def _lost(self, error: Exception) -> bool:
+        # also a result whose node died before it was fetched
+        known = self._ray.exceptions
+        return isinstance(
+            error,
+            known.WorkerCrashedError
+            | known.NodeDiedError
+            | known.ObjectLostError
+            | known.OutOfMemoryError
+            | known.LocalRayletDiedError
+            | known.TaskCancelledError,
+        )
+
+
+def _run(terms: Terms, content: bytes, refs: list[Any]) -> tasks.Answer:
+    return remote.run(terms, content, [lambda ref=ref: _fetched(ref) for ref in refs])  # type: ignore[misc]
+
+
+@lru_cache(maxsize=8)
+def _fetched(ref: Any) -> Any:
+    """A shared object at a worker. Arrays lie in the node's memory; the rest is unpickled once per process."""
+    return require("ray", "ray").get(ref)
+
+
+def _fit(there: dict[str, float], needed: Resources) -> int:
+    """How many parts fit on a node at once."""
+    wants = {"CPU": needed.cpu, "GPU": needed.gpu, "memory": size(needed.memory) if needed.memory else 0}
+    return int(min((there.get(name, 0) // amount for name, amount in wants.items() if amount), default=0))
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

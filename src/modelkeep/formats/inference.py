@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import structs
 
 from modelkeep.core.errors import Invalid, Problem
 from modelkeep.formats.signature import Field, Label, Signature, Task, Type, outputs_of
@@ -55,6 +56,27 @@ def infer_fields(table: pa.Table, inputs: Sequence[str], strict: Sequence[str] =
     if problems:
         raise Invalid(problems)
     return tuple(_field(name, table.column(name), name in strict) for name in inputs)
+
+
+def merge_fields(a: Sequence[Field], b: Sequence[Field]) -> tuple[Field, ...]:
+    """What the rows of both parts hold."""
+    return tuple(_merged(left, right) for left, right in zip(a, b, strict=True))
+
+
+def _merged(a: Field, b: Field) -> Field:
+    lows = [end for end in (a.min, b.min) if end is not None]
+    highs = [end for end in (a.max, b.max) if end is not None]
+    categories = None
+    if a.categories is not None and b.categories is not None:
+        both = tuple(sorted({*a.categories, *b.categories}))
+        categories = both if a.strict or len(both) <= MAX_CATEGORIES else None
+    return structs.replace(
+        a,
+        required=a.required and b.required,
+        min=min(lows, default=None),
+        max=max(highs, default=None),
+        categories=categories,
+    )
 
 
 def _type(kind: pa.DataType) -> Type | None:

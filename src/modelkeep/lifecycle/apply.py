@@ -159,6 +159,7 @@ def _prove(keep: Keep, declaration: Declaration, making: Making, champion: Versi
             classes=trained.classes,
             metric=trained.metric,
             champion=champion,
+            whole=making.whole_metrics if making.sampled else None,
         ),
     )
     with teller.stage("package", "make what will be served"):

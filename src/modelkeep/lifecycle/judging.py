@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from modelkeep.stats.outputs import Outputs
 from modelkeep.train import gates
 from modelkeep.train.compare import Comparison, compare
 from modelkeep.train.evaluate import Evaluation, evaluate
+from modelkeep.train.evaluate_parts import completed
 from modelkeep.train.predict import outputs
 from modelkeep.train.results import GateResult
 from modelkeep.train.task import truth
@@ -58,6 +59,7 @@ def judge(
     classes: Sequence[bool | int | str] | None,
     metric: str,
     champion: Version | None,
+    whole: Callable[[Sequence[str]], tuple[Mapping[str, float], int]] | None = None,
 ) -> Judged:
     """Evaluate, and compare with the champion where gates ask for it.
 
@@ -66,6 +68,8 @@ def judge(
         inputs: The challenger's inputs.
         pipeline: The challenger.
         champion: Who serves now; None before the first.
+        whole: When ``table`` is a sample: the metrics of all frozen rows, of those asked for that can be summed,
+            and how many rows there are.
     """
     asked = [parse_gate(text) for text in declaration.gates]
     slices = gates.slice_columns(asked)
@@ -74,6 +78,8 @@ def judge(
     said = outputs(pipeline, table, inputs, task, classes)
     evaluation = evaluate(known, said, task, table, slices, metric=metric, seed=declaration.train.seed)
     held_out = _held_out(declaration, table, known, said, evaluation.metric)
+    if whole is not None and known is not None:
+        evaluation = completed(evaluation, *whole(list(evaluation.metrics)))
     if champion is None or known is None:
         return Judged(evaluation=evaluation, held_out=held_out)
     try:

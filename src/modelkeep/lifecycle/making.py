@@ -7,7 +7,7 @@ stage that was running, and running again ends in the same state.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -25,7 +25,8 @@ from modelkeep.data.prepare import prepare, prepare_parts
 from modelkeep.data.snapshots import Snapshot, Snapshots
 from modelkeep.data.streams import Lazy
 from modelkeep.formats import skops_io
-from modelkeep.formats.signature import Task
+from modelkeep.formats.signature import Field, Task
+from modelkeep.lifecycle import overparts
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.progress import Teller
 from modelkeep.lifecycle.runlog import RegistryLog
@@ -157,6 +158,36 @@ class Making:
     def test_parts(self) -> list[TablePart]:
         """The frozen rows in parts."""
         return parts_of(self.keep.blobs, self.prepared.test)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the rows are more than are held at once, so that some questions are asked of a sample."""
+        return any(
+            self._sample_rows(parts) < sum(part.rows for part in parts)
+            for parts in (self.train_parts, self.test_parts)
+        )
+
+    def whole_metrics(self, names: Sequence[str]) -> tuple[dict[str, float], int]:
+        """Metrics of all frozen rows, of those that can be summed; and how many rows there are."""
+        trained = self.trained
+        with self.keep.engine(self.declaration.engine) as engine:
+            found = overparts.metrics(
+                self.keep.blobs,
+                self.test_parts,
+                engine,
+                pipeline=self.pipeline,
+                inputs=self.prepared.inputs,
+                target=self.declaration.data.target,
+                task=trained.task,
+                classes=trained.classes,
+                names=names,
+            )
+        return found, self.prepared.rows[1]
+
+    def whole_fields(self, strict: Sequence[str]) -> tuple[Field, ...]:
+        """The signature's inputs, by all training rows."""
+        with self.keep.engine(self.declaration.engine) as engine:
+            return overparts.fields(self.keep.blobs, self.train_parts, engine, self.prepared.inputs, strict)
 
     @staticmethod
     def _sample_rows(parts: list[TablePart]) -> int:

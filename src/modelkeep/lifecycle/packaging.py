@@ -81,6 +81,8 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
         trained.classes,
         strict=_strict(declaration, table.select(prepared.inputs)),
     )
+    if making.sampled:
+        said = msgspec.structs.replace(said, inputs=making.whole_fields([f.name for f in said.inputs if f.strict]))
     watched = [name for name in prepared.inputs if name not in declaration.monitor.drift.exclude]
     built = package.build(
         making.pipeline,
@@ -103,6 +105,8 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
         "test rows": prepared.rows[1],
         "rows set aside by checks": prepared.quarantined,
     }
+    if making.sampled:
+        facts |= {"rows watched for drift": table.num_rows, "rows compared": making.test_table.num_rows}
     lock = keep.blobs.put(built.files["environment.txt"])
     return Packaged(built=built, signature=runtimes.signature(built.files), facts=facts, environment=lock)
 

@@ -94,8 +94,10 @@ def parts_of(blobs: BlobStore, digest: str) -> list[TablePart]:
             except msgspec.MsgspecError as error:
                 raise Damaged(f"{digest} is no listing of a table's parts: {error}") from error
         stream.seek(0)
-        table = pq.read_table(pa.BufferReader(stream.read()))
-    return [TablePart(digest, table.num_rows, table.nbytes)]
+        with pq.ParquetFile(stream) as parquet:
+            about = parquet.metadata
+            size = sum(about.row_group(index).total_byte_size for index in range(about.num_row_groups))
+            return [TablePart(digest, about.num_rows, size)]
 
 
 def open_table(blobs: BlobStore, digest: str) -> pa.Table:

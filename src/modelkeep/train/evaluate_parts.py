@@ -1,0 +1,137 @@
+"""Metrics of rows that are never held together: what is a sum is summed over parts, exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from modelkeep.stats.metrics import METRICS, replicate
+from modelkeep.stats.outputs import Outputs, View, positions
+from modelkeep.train.evaluate import Evaluation, Interval
+
+Floats = npt.NDArray[np.float64]
+
+MEANS = (
+    "log_loss",
+    "brier",
+    "top_2_accuracy",
+    "top_3_accuracy",
+    "top_5_accuracy",
+    "mse",
+    "mae",
+    "mape",
+    "pinball",
+)
+"""Metrics that are means over rows."""
+
+SCORES = 1 << 20
+"""Steps of a score by which rankings are counted: scores that differ by less than a millionth count as equal."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What adds up of the rows of a part.
+
+    Attributes:
+        rows: How many.
+        pairs: Rows by class and predicted class, (K, K); empty without labels.
+        means: Sum over rows, by metric.
+        target: Sum of the target and of its square; for regression.
+        ranks: Rows by score of the positive class, negative and positive ones, (2, ``SCORES``); with two classes.
+    """
+
+    rows: int
+    pairs: Floats
+    means: dict[str, float] = field(default_factory=dict)
+    target: tuple[float, float] = (0.0, 0.0)
+    ranks: npt.NDArray[np.int64] | None = None
+
+    def merge(self, other: Sums) -> Sums:
+        """Of both parts."""
+        if not self.rows or not other.rows:
+            return self if self.rows else other
+        return Sums(
+            self.rows + other.rows,
+            self.pairs + other.pairs,
+            {name: self.means[name] + other.means[name] for name in self.means},
+            (self.target[0] + other.target[0], self.target[1] + other.target[1]),
+            None if self.ranks is None or other.ranks is None else self.ranks + other.ranks,
+        )
+
+
+def partial(y: npt.NDArray[Any], outputs: Outputs, names: Sequence[str]) -> Sums:
+    """The sums of a part.
+
+    Args:
+        y: Truth, (n,).
+        outputs: Answers for the same rows.
+        names: Metrics of interest.
+    """
+    rows = len(y)
+    if not rows:
+        return Sums(0, np.zeros((0, 0)))
+    found = replicate([name for name in MEANS if name in names], View(y, outputs))
+    means = {name: float(values[0]) * rows for name, values in found.items()}
+    if outputs.classes is None:
+        values = np.asarray(y, dtype=np.float64)
+        return Sums(rows, np.zeros((0, 0)), means, (float(values.sum()), float(values @ values)))
+    size = len(outputs.classes)
+    truth = positions(y, outputs.classes)
+    said = positions(outputs.label, outputs.classes) if outputs.label is not None else truth
+    pairs = np.bincount(truth * size + said, minlength=size * size).reshape(size, size).astype(np.float64)
+    ranks = None
+    if size == 2 and outputs.probability is not None:
+        score = outputs.probability if outputs.probability.ndim == 1 else outputs.probability[:, -1]
+        if float(score.min()) >= 0 and float(score.max()) <= 1:  # an anomaly's score is no probability
+            step = np.minimum((score * SCORES).astype(np.int64), SCORES - 1)
+            ranks = np.stack([np.bincount(step[truth == side], minlength=SCORES) for side in (0, 1)])
+    return Sums(rows, pairs, means, ranks=ranks)
+
+
+def finish(sums: Sums, names: Sequence[str], classes: Sequence[Any] | None) -> dict[str, float]:
+    """The metrics that the sums tell, exactly (those of ranks to a millionth of the score)."""
+    made = {name: total / sums.rows for name, total in sums.means.items()}
+    if "mse" in made:
+        variance = sums.target[1] / sums.rows - (sums.target[0] / sums.rows) ** 2
+        made |= {"rmse": math.sqrt(made["mse"]), "r2": 1 - made["mse"] / variance if variance > 0 else math.nan}
+    if classes is not None and sums.pairs.any():
+        known = np.asarray(classes)
+        truth, said = np.nonzero(sums.pairs)
+        view = View(known[truth], Outputs(label=known[said], classes=known))
+        labels = [name for name in names if METRICS[name].needs == "label"]
+        weighed = replicate(labels, view, sums.pairs[truth, said])
+        made |= {name: float(values[0]) for name, values in weighed.items()}
+        if sums.ranks is not None:
+            side, step = np.nonzero(sums.ranks)
+            ranked = View(known[side], Outputs(probability=step / SCORES, classes=known))
+            counts = sums.ranks[side, step].astype(np.float64)
+            found = replicate(["roc_auc", "pr_auc"], ranked, counts)
+            made |= {name: float(values[0]) for name, values in found.items()}
+    return {name: made[name] for name in names if name in made}
+
+
+def completed(sampled: Evaluation, exact: Mapping[str, float], rows: int) -> Evaluation:
+    """A sample's evaluation with the values of all rows where they are known.
+
+    Their intervals keep the sample's shape around the exact value, narrower by the square root of the rows' ratio,
+    as standard errors are. Other metrics, slices and curves rest on the sample, as their ``rows`` say.
+    """
+    made = dict(sampled.metrics)
+    for name, value in exact.items():
+        if name not in made:
+            continue
+        own = made[name]
+        away = math.sqrt(own.rows / rows) if rows else 1.0
+        ends = [
+            None if end is None or own.value is None else value + (end - own.value) * away
+            for end in (own.low, own.high)
+        ]
+        known = value if math.isfinite(value) else None
+        made[name] = Interval(value=known, low=ends[0], high=ends[1], rows=rows)
+    return msgspec.structs.replace(sampled, metrics=made)

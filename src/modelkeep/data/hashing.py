@@ -41,6 +41,8 @@ def _database() -> duckdb.DuckDBPyConnection:
             "python_enable_replacements": "false",
             "autoload_known_extensions": "false",
         }
+        if "OMP_NUM_THREADS" in os.environ:  # an engine's worker has its share of the cores
+            config["threads"] = max(1, int(os.environ["OMP_NUM_THREADS"]))
         _mine.process, _mine.db = os.getpid(), duckdb.connect(config=config)
     db: duckdb.DuckDBPyConnection = _mine.db
     return db

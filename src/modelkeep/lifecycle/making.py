@@ -170,24 +170,23 @@ class Making:
     def whole_metrics(self, names: Sequence[str]) -> tuple[dict[str, float], int]:
         """Metrics of all frozen rows, of those that can be summed; and how many rows there are."""
         trained = self.trained
-        with self.keep.engine(self.declaration.engine) as engine:
-            found = overparts.metrics(
-                self.keep.blobs,
-                self.test_parts,
-                engine,
-                pipeline=self.pipeline,
-                inputs=self.prepared.inputs,
-                target=self.declaration.data.target,
-                task=trained.task,
-                classes=trained.classes,
-                names=names,
-            )
+        found = overparts.metrics(
+            self.keep.blobs,
+            self.test_parts,
+            self.keep.engine(self.declaration),
+            pipeline=self.pipeline,
+            inputs=self.prepared.inputs,
+            target=self.declaration.data.target,
+            task=trained.task,
+            classes=trained.classes,
+            names=names,
+        )
         return found, self.prepared.rows[1]
 
     def whole_fields(self, strict: Sequence[str]) -> tuple[Field, ...]:
         """The signature's inputs, by all training rows."""
-        with self.keep.engine(self.declaration.engine) as engine:
-            return overparts.fields(self.keep.blobs, self.train_parts, engine, self.prepared.inputs, strict)
+        engine = self.keep.engine(self.declaration)
+        return overparts.fields(self.keep.blobs, self.train_parts, engine, self.prepared.inputs, strict)
 
     @staticmethod
     def _sample_rows(parts: list[TablePart]) -> int:

@@ -72,7 +72,7 @@ def test_a_caller_of_many_is_told_once_for_each_commit(db: Database) -> None:
     gate = threading.Event()
     db.submit(lambda _: gate.wait(10))
     for number in range(50):
-        db.post(Count(f"n{number}" if number != 7 else ""), number, tell)
+        db.post([(Count(f"n{number}" if number != 7 else ""), number)], tell)
     gate.set()
     assert done.wait(10)
     tickets = [ticket for outcomes in told for ticket, _, _ in outcomes]

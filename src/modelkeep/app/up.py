@@ -25,7 +25,6 @@ from modelkeep.core.clock import FileClock
 from modelkeep.core.errors import Unavailable
 from modelkeep.lifecycle import locks
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow.deliver import Deliveries
 from modelkeep.registry import access, endpoints
 from modelkeep.serve.limits import replicas
 from modelkeep.store.jobs import Job
@@ -123,29 +122,32 @@ class _Running:
         fleet = self._start_serving() if self.options.serve else None
         stopping = threading.Event()
         watcher = threading.Thread(target=self.loop.run, args=(stopping,), name="loop", daemon=True)
-        if self.options.loop:
-            watcher.start()
-        deliveries = Deliveries(self.keep.db)
-        deliveries.start()
-        threading.Thread(target=self._tell, args=(server, addresses), daemon=True).start()
-        _collect_less()
+        ending = contextlib.ExitStack()
+
+        def started() -> None:
+            """Everything else begins once the server answers."""
+            if self.options.loop:
+                watcher.start()
+            from modelkeep.protocols.mlflow.deliver import Deliveries
+
+            deliveries = Deliveries(self.keep.db)
+            deliveries.start()
+            ending.callback(deliveries.stop)
+            _collect_less()
+            self.ready(addresses)
+            control.warm(server.config)
+
+        threading.Thread(target=_after_start, args=(server, started), daemon=True).start()
         try:
             server.run(sockets=self.sockets)
         finally:
             stopping.set()
-            deliveries.stop()
+            ending.close()
             if fleet is not None:
                 fleet.stop()
             self.loop.stop_jobs()
             if watcher.is_alive():
                 watcher.join(10)
-
-    def _tell(self, server: uvicorn.Server, addresses: Addresses) -> None:
-        pause = threading.Event()
-        while not server.started and not server.should_exit:
-            pause.wait(0.02)
-        if server.started:
-            self.ready(addresses)
 
     def _start_serving(self) -> Fleet:
         arguments = [
@@ -194,6 +196,14 @@ class _Running:
         fresh = path.with_suffix(".next")
         fresh.write_text(json.dumps(told))
         fresh.replace(path)
+
+
+def _after_start(server: uvicorn.Server, act: Callable[[], None]) -> None:
+    pause = threading.Event()
+    while not server.started and not server.should_exit:
+        pause.wait(0.02)
+    if server.started:
+        act()
 
 
 def _admins(where: Settings, base: Path) -> list[str]:

@@ -7,11 +7,10 @@ from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Connection, Row, and_, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from modelkeep.core.errors import Invalid, Problem
 from modelkeep.registry import counters
-from modelkeep.store.bulk import insert_rows, select_in
+from modelkeep.store.bulk import insert_rows, inserting, select_in
 from modelkeep.store.tables import captures as table
 from modelkeep.store.tables import labels
 
@@ -51,9 +50,8 @@ class Capture(Struct, frozen=True, kw_only=True):
 
 def add(conn: Connection, capture: Capture) -> bool:
     """Record a part; False when a part of this name was recorded before."""
-    dialect: Any = postgresql if conn.dialect.name == "postgresql" else sqlite
     row = {name: getattr(capture, name) for name in Capture.__struct_fields__}
-    added = dialect.insert(table).on_conflict_do_nothing(index_elements=["part"]).returning(table.c.id)
+    added = inserting(conn, table).on_conflict_do_nothing(index_elements=["part"]).returning(table.c.id)
     return conn.execute(added, row).first() is not None
 
 

@@ -142,7 +142,6 @@ class End(Change):
         self.name = name
 
 
-C = TypeVar("C", Begin, Log, End)
 R = TypeVar("R", Log, End)
 
 
@@ -157,24 +156,30 @@ class _Together:
         self.changed: dict[int, Row] = {}
 
     def done(self) -> list[Any]:
-        begins, logs, ends = self._of(Begin), self._of(Log), self._of(End)
+        begins: list[tuple[int, Begin]] = []
+        logs: list[tuple[int, Log]] = []
+        ends: list[tuple[int, End]] = []
+        kinds: dict[type, list[Any]] = {Begin: begins, Log: logs, End: ends}
+        for numbered in enumerate(self.works):
+            kinds[type(numbered[1])].append(numbered)
         if begins:
             self._begin(begins)
-        named = {work.run_id for _, work in logs} | {work.run_id for _, work in ends}
+        named = {work.run_id for _, work in logs}
+        if ends:
+            named |= {work.run_id for _, work in ends}
         self.runs = {row[1]: Row(*row) for row in select_in(self.conn, _ROW, tables.runs, "run_id", named)}
         logs = self._wanted(logs)
-        if any(work.params for _, work in logs):
+        if any([work.params for _, work in logs]):  # noqa: C419 - a list is twice as fast, here and below
             logs = self._log_params(logs)
-        self._log_points([work for _, work in logs if work.points])
+        if points := [work for _, work in logs if work.points]:
+            self._log_points(points)
         for _, log in logs:
-            self._tag(self.runs[log.run_id], (log.tags or {}).items())
+            if log.tags:
+                self._tag(self.runs[log.run_id], log.tags.items())
         for at, end in self._wanted(ends):
             self._end(at, end)
         self._write_changes()
         return self.results
-
-    def _of(self, kind: type[C]) -> list[tuple[int, C]]:
-        return [(at, work) for at, work in enumerate(self.works) if isinstance(work, kind)]
 
     def _wanted(self, works: list[tuple[int, R]]) -> list[tuple[int, R]]:
         """Those whose run takes changes; the others have their fault as result."""
@@ -213,20 +218,16 @@ class _Together:
 
     def _log_points(self, logs: list[Log]) -> None:
         rows: list[tuple[Any, ...]] = []
-        by_run: dict[int, list[tuple[Any, ...]]] = {}
         for work in logs:
             number = self.runs[work.run_id].id
-            mine = [(number, key, ms, step, value, 0) for key, value, ms, step in work.points]
-            if any([row[4] != row[4] for row in mine]):  # noqa: C419 - NaN; SQLite keeps none
-                mine = [(*row[:4], 0.0, 1) if isnan(row[4]) else row for row in mine]
-            rows += mine
-            by_run.setdefault(number, []).extend(mine)
+            rows += [(number, key, ms, step, value, 0) for key, value, ms, step in work.points]
+        if any([row[4] != row[4] for row in rows]):  # noqa: C419 - NaN; SQLite keeps none
+            rows = [(*row[:4], 0.0, 1) if isnan(row[4]) else row for row in rows]
         insert_rows(self.conn, tables.metrics, _POINT, rows, "ON CONFLICT DO NOTHING")
         experiments = {run.id: run.experiment for run in self.runs.values()}
         last = [
             (number, key, experiments[number], None if nan else value, ms, step)
-            for number, points in by_run.items()
-            for key, (_, _, ms, step, value, nan) in _last(points).items()
+            for number, key, ms, step, value, nan in _last(rows)
         ]
         insert_rows(self.conn, tables.latest_metrics, _LATEST, last, NEWER)
 
@@ -281,11 +282,10 @@ class _Together:
 _rank = itemgetter(3, 2, 4)
 
 
-def _last(points: list[tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    """The last point of each key: that of the highest step, then timestamp, then value."""
-    if len(points) > 1:
-        points.sort(key=_rank)
-    return {point[1]: point for point in points}
+def _last(points: list[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
+    """The last point of each run's key: that of the highest step, then timestamp, then value."""
+    points.sort(key=_rank)
+    return {(point[0], point[1]): point for point in points}.values()
 
 
 def _place(kept_in: tuple[Any, ...] | None, work: Begin) -> tuple[Exception | None, str]:

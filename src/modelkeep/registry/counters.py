@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from modelkeep.store.bulk import inserting
 from modelkeep.store.tables import counters
 
 
@@ -17,7 +15,6 @@ def value(conn: Connection, name: str) -> int:
 
 def raise_(conn: Connection, name: str) -> int:
     """Note a change and return the new count."""
-    dialect: Any = postgresql if conn.dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(counters)
+    insert = inserting(conn, counters)
     raised = insert.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + 1})
     return int(conn.execute(raised.returning(counters.c.value), {"name": name, "value": 1}).scalar_one())

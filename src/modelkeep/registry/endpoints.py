@@ -8,10 +8,9 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 from sqlalchemy import Connection, Row, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from modelkeep.registry import counters
-from modelkeep.store.bulk import decode, encode
+from modelkeep.store.bulk import decode, encode, inserting
 from modelkeep.store.tables import endpoints as table
 
 _COUNTER = "endpoints"
@@ -87,7 +86,7 @@ def put(conn: Connection, wanted: Wanted) -> Wanted:
         "rollout": None if fresh.rollout is None else encode(fresh.rollout),
         "settings": encode(fresh.settings),
     }
-    conn.execute(_dialect(conn).insert(table).on_conflict_do_update(index_elements=["endpoint"], set_=row), row)
+    conn.execute(inserting(conn, table).on_conflict_do_update(index_elements=["endpoint"], set_=row), row)
     return fresh
 
 
@@ -111,7 +110,3 @@ def _wanted(row: Row[Any]) -> Wanted:
         rollout=None if row.rollout is None else msgspec.json.decode(row.rollout, type=Rollout),
         settings=decode(row.settings),
     )
-
-
-def _dialect(conn: Connection) -> Any:
-    return postgresql if conn.dialect.name == "postgresql" else sqlite

@@ -6,9 +6,8 @@ from typing import Any
 
 from msgspec import Struct, field
 from sqlalchemy import Connection, Row, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from modelkeep.store.bulk import decode, encode
+from modelkeep.store.bulk import decode, encode, inserting
 from modelkeep.store.tables import findings as finding_table
 from modelkeep.store.tables import windows as window_table
 
@@ -67,12 +66,11 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 def put_window(conn: Connection, window: Window) -> int:
     """Record a window, or replace what was known of the same one; returns the number of its row."""
-    dialect: Any = postgresql if conn.dialect.name == "postgresql" else sqlite
     row = {name: getattr(window, name) for name in Window.__struct_fields__ if name != "id"}
     row["latency"], row["metrics"] = encode(window.latency), encode(window.metrics)
     same = ["endpoint", "version", "mode", "start"]
     change = {name: value for name, value in row.items() if name not in same}
-    put = dialect.insert(window_table).on_conflict_do_update(index_elements=same, set_=change)
+    put = inserting(conn, window_table).on_conflict_do_update(index_elements=same, set_=change)
     return int(conn.execute(put.returning(window_table.c.id), row).scalar_one())
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from modelkeep.core.errors import NotFound
 from modelkeep.registry.lineage import Lineage
-from modelkeep.store.bulk import decode, encode
+from modelkeep.store.bulk import decode, encode, inserting
 from modelkeep.store.tables import aliases as alias_table
 from modelkeep.store.tables import models as model_table
 from modelkeep.store.tables import versions as version_table
@@ -54,7 +53,7 @@ def ensure(conn: Connection, model: str, now: float, description: str = "") -> i
     """The row number of a registered model, making it if it is new."""
     ms = round(now * 1000)
     row = {"name": model, "description": description, "created_ms": ms, "updated_ms": ms}
-    made = _dialect(conn).insert(model_table).on_conflict_do_nothing(index_elements=["name"])
+    made = inserting(conn, model_table).on_conflict_do_nothing(index_elements=["name"])
     conn.execute(made, row)
     return _model_id(conn, model)
 
@@ -141,7 +140,7 @@ def set_alias(conn: Connection, model: str, alias: str, version: int, now: float
     )
     if conn.execute(exists).first() is None:
         raise NotFound(f"model {model!r} has no version {version} for alias {alias!r} to point to")
-    moved = _dialect(conn).insert(alias_table)
+    moved = inserting(conn, alias_table)
     moved = moved.on_conflict_do_update(index_elements=["model", "alias"], set_={"version": version})
     conn.execute(moved, {"model": number, "alias": alias, "version": version})
     _touch(conn, number, now)
@@ -210,7 +209,3 @@ def _metrics(evaluation: dict[str, Any]) -> dict[str, float]:
 
 def _touch(conn: Connection, number: int, now: float) -> None:
     conn.execute(update(model_table).where(model_table.c.id == number).values(updated_ms=round(now * 1000)))
-
-
-def _dialect(conn: Connection) -> Any:
-    return postgresql if conn.dialect.name == "postgresql" else sqlite

@@ -11,12 +11,11 @@ from typing import Any
 
 from msgspec import Struct, field
 from sqlalchemy import Connection, Row, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from modelkeep.core.errors import Invalid, NotFound, Problem
 from modelkeep.registry.changes import RUN_NAME, Begin, Log, Point
 from modelkeep.store import tables
-from modelkeep.store.bulk import insert_rows, select_in
+from modelkeep.store.bulk import insert_rows, inserting, select_in
 
 STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
 PARENT = "mlflow.parentRunId"
@@ -53,7 +52,7 @@ class Run(Struct, frozen=True, kw_only=True):
 def experiment(conn: Connection, name: str, now: float) -> int:
     """The number of an experiment, making it if it is new."""
     ms = round(now * 1000)
-    made = _dialect(conn).insert(tables.experiments).on_conflict_do_nothing(index_elements=["name"])
+    made = inserting(conn, tables.experiments).on_conflict_do_nothing(index_elements=["name"])
     conn.execute(made, {"name": name, "created_ms": ms, "updated_ms": ms})
     query = select(tables.experiments.c.id).where(tables.experiments.c.name == name)
     return int(conn.execute(query).scalar_one())
@@ -210,7 +209,3 @@ def _by_run(conn: Connection, columns: str, table: Any, ids: Iterable[int]) -> d
 
 def _texts(given: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else str(value) for key, value in given.items()}
-
-
-def _dialect(conn: Connection) -> Any:
-    return postgresql if conn.dialect.name == "postgresql" else sqlite

@@ -9,12 +9,11 @@ from typing import Any, cast
 
 import msgspec
 from sqlalchemy import Connection, Table
-from sqlalchemy.dialects import postgresql
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _DECODER = msgspec.json.Decoder()
-_AT_ONCE = 250
-"""Rows of one INSERT; SQLite takes at most 32,766 values."""
+_SIZES = (250, 125, 64, 32, 16)
+"""Rows of one INSERT, and fewer at the end: few statements, all of them soon prepared. At most 32,766 values."""
 
 
 def encode(value: Any) -> str:
@@ -73,11 +72,12 @@ def insert_rows(
     if conn.dialect.name == "postgresql":
         driver.execute(_unnest(table, names, conflict), tuple(list(column) for column in zip(*rows, strict=True)))
         return
-    whole = len(rows) - len(rows) % _AT_ONCE
-    for at in range(0, whole, _AT_ONCE):
-        together = list(chain.from_iterable(rows[at : at + _AT_ONCE]))
-        driver.execute(_values(table, names, conflict, _AT_ONCE), together)
-    driver.executemany(_values(table, names, conflict, 1), rows[whole:])
+    at = 0
+    while (left := len(rows) - at) > 0:
+        size = left if left <= _SIZES[-1] else next(size for size in _SIZES if size <= left)
+        some = rows[at : at + size]
+        driver.execute(_values(table, names, conflict, size), list(chain.from_iterable(some)))
+        at += size
 
 
 @lru_cache(maxsize=256)
@@ -90,10 +90,23 @@ def _values(table: Table, columns: tuple[str, ...], conflict: str, rows: int) ->
 @lru_cache(maxsize=256)
 def _unnest(table: Table, columns: tuple[str, ...], conflict: str) -> str:
     names = ", ".join(f'"{name}"' for name in columns)
+    from sqlalchemy.dialects import postgresql  # late: it is large
+
     speaks: Any = postgresql.dialect
     kinds = (str(table.c[name].type.compile(speaks())) for name in columns)
     arrays = ", ".join(f"%s::{kind}[]" for kind in kinds)
     return f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays}) {conflict}"
+
+
+def inserting(conn: Connection, table: Table) -> Any:
+    """An INSERT of the connection's dialect, to which can be said what happens on a conflict."""
+    if conn.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # late: it is large
+
+        return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(table)
 
 
 def select_in(

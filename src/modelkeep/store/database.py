@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar, cast
 
@@ -96,12 +96,15 @@ class Database:
         """Like ``write``, for callers that must not wait: the future is done once the work is durable."""
         return cast("Future[T]", self._writer.submit(work))
 
-    def post(self, work: Work, ticket: Any, told: Told) -> None:
+    def post(self, works: Sequence[tuple[Work, Any]], told: Told) -> None:
         """Like ``submit``, for callers with many: ``told`` gets the outcomes of one commit together.
 
         It is called on the writer's thread and must neither block nor raise.
+
+        Args:
+            works: Each with a ticket, by which its outcome is known.
         """
-        self._writer.post(work, ticket, told)
+        self._writer.post(works, told)
 
     def close(self) -> None:
         """Finish pending writes and let go of every connection."""
@@ -111,8 +114,8 @@ class Database:
 
     def _start(self) -> None:
         self._readers = engines.reading(self.url)
-        self._writing = engines.writing(self.url)
-        self._writer = Writer(self._writing)
+        self._writing, begin = engines.writing(self.url)
+        self._writer = Writer(self._writing, begin)
 
     def _after_fork(self) -> None:
         # The child has the parent's connections but not its writer thread. It must neither use nor close them.

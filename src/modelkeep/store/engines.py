@@ -58,10 +58,13 @@ def reading(url: URL) -> Engine:
     return engine
 
 
-def writing(url: URL) -> Engine:
-    """One connection, for the writer. On SQLite each transaction takes its turn among the processes."""
+def writing(url: URL) -> tuple[Engine, Callable[[Any], None]]:
+    """One connection, for the writer, and what begins a transaction on the driver's side of it.
+
+    On SQLite each transaction takes its turn among the processes.
+    """
     if url.drivername != "sqlite":
-        return _postgres(url, pool_size=1, max_overflow=1)
+        return _postgres(url, pool_size=1, max_overflow=1), lambda _: None  # the driver begins by itself
     engine = create_engine(url, pool_size=1, max_overflow=0, connect_args=_sqlite_arguments())
     turns = Turns(Path(f"{url.database}-turn"))
 
@@ -74,26 +77,33 @@ def writing(url: URL) -> Engine:
         connection.execute("PRAGMA cache_size = -32000")
         connection.execute("PRAGMA busy_timeout = 0")  # BEGIN below waits by itself: sooner awake, and in turn
 
+    def begin(driver: sqlite3.Connection) -> None:
+        turns.take(PATIENCE)
+        try:
+            _patiently(driver)
+        finally:
+            turns.give()
+
     @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
+    def begun(connection: Any) -> None:
         driver = connection.connection.driver_connection
-        with turns.mine(PATIENCE):
-            _patiently(lambda: driver.execute("BEGIN IMMEDIATE"))
+        if not driver.in_transaction:  # the writer begins by itself
+            begin(driver)
 
     @event.listens_for(engine, "engine_disposed")
     def close(_: Engine) -> None:
         turns.close()  # in a forked child too: its copy of the file would share the parent's lock
 
-    return engine
+    return engine, begin
 
 
-def _patiently(attempt: Callable[[], Any]) -> None:
-    """Repeat while another process writes. SQLite's own busy handler sleeps up to 100 ms between looks."""
+def _patiently(driver: sqlite3.Connection) -> None:
+    """Begin, however long another process writes. SQLite's own busy handler sleeps up to 100 ms between looks."""
     deadline = time.monotonic() + PATIENCE
     pause = 0.0002
     while True:
         try:
-            attempt()
+            driver.execute("BEGIN IMMEDIATE")
         except Exception as error:
             if not is_busy(error) or time.monotonic() > deadline:
                 raise

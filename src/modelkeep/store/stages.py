@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from modelkeep.store.bulk import decode, encode
+from modelkeep.store.bulk import decode, encode, inserting
 from modelkeep.store.tables import stages
 
 
@@ -19,7 +18,7 @@ def remember(conn: Connection, key: str, stage: str, model: str, result: dict[st
         stage: Its name, as ``train``.
         result: JSON types; large things as digests of blobs.
     """
-    insert = (postgresql if conn.dialect.name == "postgresql" else sqlite).insert(stages)
+    insert = inserting(conn, stages)
     row = {"key": key, "stage": stage, "model": model, "result": encode(result), "created": now}
     conn.execute(insert.on_conflict_do_update(index_elements=["key"], set_=row), row)
 

@@ -6,35 +6,38 @@ lock first holds the *turn* (a lock file) while waiting for it, and nobody else 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from modelkeep.core.errors import Unavailable
 
 
 class Turns:
-    """Promises: ``mine`` is held by one process at a time; a process that dies lets go."""
+    """Promises: the turn is one process's at a time; a process that dies lets go."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
         self._lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def mine(self, patience: float) -> Iterator[None]:
-        """Hold the turn. Raises ``Unavailable`` after ``patience`` seconds."""
-        with self._lock:
-            file = self._open()
-            _take(file, patience)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
+    def take(self, patience: float) -> None:
+        """Wait for the turn; ``give`` ends it. Raises ``Unavailable`` after ``patience`` seconds."""
+        self._lock.acquire()
+        try:
+            _take(self._open(), patience)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def give(self) -> None:
+        """End the turn."""
+        try:
+            fcntl.flock(self._open(), fcntl.LOCK_UN)
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Let go of the lock file; the next turn opens it again."""

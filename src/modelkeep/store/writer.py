@@ -5,6 +5,7 @@ The idea is DeWitt et al., "Implementation techniques for main memory database s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -32,6 +33,9 @@ Outcome = tuple[Any, Any, BaseException | None]
 
 Told = Callable[[list[Outcome]], None]
 """Is told the outcomes of its works, those of one commit together, on the writer's thread. Must not raise."""
+
+Begin = Callable[[Any], None]
+"""Begins a transaction on a driver's connection."""
 
 _Item = tuple[Work, Any, Told]
 
@@ -74,9 +78,10 @@ class Writer:
     ``Unavailable`` and nothing of it is kept. A work may be run again until it is committed.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, begin: Begin) -> None:
         self._engine = engine
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._begin = begin
+        self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -86,11 +91,11 @@ class Writer:
     def submit(self, work: Work) -> Future[Any]:
         """Hand over work; the future is done once it is durable."""
         future: Future[Any] = Future()
-        self.post(work, future, _settle)
+        self.post([(work, future)], _settle)
         return future
 
-    def post(self, work: Work, ticket: Any, told: Told) -> None:
-        """Hand over work; ``told`` gets its ticket with its outcome once it is durable.
+    def post(self, works: Sequence[tuple[Work, Any]], told: Told) -> None:
+        """Hand over works, each with its ticket; ``told`` gets tickets and outcomes once they are durable.
 
         Raises:
             Unavailable: The database has been closed.
@@ -104,7 +109,7 @@ class Writer:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="modelkeep-writer", daemon=True)
                 self._thread.start()
-            self._queue.put((work, ticket, told))
+            self._queue.put([(work, ticket, told) for work, ticket in works])
 
     def close(self) -> None:
         """Finish what was handed over, then stop."""
@@ -117,9 +122,9 @@ class Writer:
             thread.join()
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if _claimed(item):
-                self._transaction([item])
+        while (items := self._queue.get()) is not None:
+            if taken := [item for item in items if _claimed(item)]:
+                self._transaction(taken)
         if self._conn is not None:
             self._conn.close()
 
@@ -148,30 +153,37 @@ class Writer:
         self._committing = False
         if self._conn is None:
             self._conn = self._engine.connect()
-        with self._conn.begin():
+        conn = self._conn
+        driver: Any = conn.connection.driver_connection
+        try:  # by the driver's own calls: SQLAlchemy's cost as much as what they do
+            self._begin(driver)
             until = time.monotonic() + LONGEST_BATCH
             self._gather(taken)
             while len(outcomes) < len(taken):
                 at = len(outcomes)
                 if apart or not isinstance(taken[at][0], Mergeable):
-                    outcomes.append(_one(self._conn, taken[at][0]))
+                    outcomes.append(_one(conn, taken[at][0]))
                 else:
                     alike = taken[at : at + _alike(taken, at)]
-                    outcomes += _together(self._conn, [work for work, _, _ in alike])
+                    outcomes += _together(conn, [work for work, _, _ in alike])
                 if len(outcomes) == len(taken) and time.monotonic() < until:
                     self._gather(taken)
             self._committing = True
+            (conn if conn.in_transaction() else driver).commit()
+        except BaseException:
+            with contextlib.suppress(Exception):  # what is wrong is being said
+                (conn if conn.in_transaction() else driver).rollback()
+            raise
         return outcomes
 
     def _gather(self, taken: list[_Item]) -> None:
         """Take the works that are waiting, if any."""
         while len(taken) < MOST_WORKS and not self._queue.empty():
-            item = self._queue.get()
-            if item is None:
+            items = self._queue.get()
+            if items is None:
                 self._queue.put(None)  # closing: the loop must see it after this transaction
                 return
-            if _claimed(item):
-                taken.append(item)
+            taken += [item for item in items if _claimed(item)]
 
     def _let_go(self, error: BaseException) -> bool:
         """Give up the connection after a failure, so that the next transaction opens another; was it broken?"""

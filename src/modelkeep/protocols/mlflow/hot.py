@@ -1,6 +1,7 @@
 """Answers later: writes once they are durable, reads from a few threads, both without a task per request.
 
-Outcomes come back to the event loop together: one wake-up for all that one commit holds.
+Writes go to the writer together, those of one turn of the event loop, and their outcomes come back together: one
+wake-up there, and one back for all that one commit holds.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Answers:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="modelkeep-read")
         self._tasks = ThreadPoolExecutor(TASKS, thread_name_prefix="modelkeep-task")
         self._wake: Callable[..., Any] | None = None
+        self._soon: Callable[..., Any] | None = None
+        self._writes: list[tuple[Work, _Ticket]] = []
 
     def run(self, operation: Operation, work: Work, sink: Sink, check: Check | None = None) -> None:
         """Do the work of an operation and answer. Call it on the loop.
@@ -44,17 +47,28 @@ class Answers:
         Args:
             check: Looks first whether it may be done, and raises if not.
         """
-        if self._wake is None:
-            self._wake = asyncio.get_running_loop().call_soon_threadsafe
+        if self._soon is None:
+            loop = asyncio.get_running_loop()
+            self._soon, self._wake = loop.call_soon, loop.call_soon_threadsafe
         ticket = (sink, operation, work)
         if check is not None:
             self._readers.submit(self._ask, check, ticket)
         elif operation.kind == "write":
-            self._db.post(work, ticket, self._told)
+            if not self._writes:
+                self._soon(self._post)
+            self._writes.append((work, ticket))
         elif operation.kind == "task":
             self._tasks.submit(self._do, work, ticket)
         else:
             self._readers.submit(self._read, ticket)
+
+    def _post(self) -> None:
+        """Hand over the writes that came in one turn of the loop, so that the writer wakes once for them."""
+        writes, self._writes = self._writes, []
+        try:
+            self._db.post(writes, self._told)
+        except Exception as error:
+            _answer([(ticket, None, error) for _, ticket in writes])
 
     def _ask(self, check: Check, ticket: _Ticket) -> None:
         sink, operation, work = ticket

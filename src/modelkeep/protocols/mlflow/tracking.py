@@ -46,9 +46,6 @@ from modelkeep.registry.experiments import ensure_default
 from modelkeep.serve.http import Handler, Head, Sink
 from modelkeep.store.writer import Mergeable
 
-MAX_BODY = 32 * 1024 * 1024
-"""Bytes of the largest request that is not an artifact."""
-
 _UNBUILT = "gateway issues label-schemas presigned prompt-optimization review-queues scorers workspaces"
 """Parts of MLflow's API that are not built."""
 
@@ -91,8 +88,6 @@ class Door:
         keep: The home that answers. Experiment 0 is made in it when it is not there.
         guard: Who may ask for what.
     """
-
-    max_body = MAX_BODY
 
     def __init__(self, keep: Keep, guard: Guard) -> None:
         now = round(keep.clock.now() * 1000)
@@ -153,7 +148,7 @@ class Door:
             await asgi.send(send, *_nowhere(scope["method"], path))
             return
         try:
-            body = await asgi.read(receive, MAX_BODY)
+            body = await asgi.read(receive, wire.MAX_BODY)
         except ModelkeepError as error:
             await asgi.send(send, *wire.as_error(error))
             return

@@ -75,6 +75,8 @@ _STATUS = {
     "NOT_IMPLEMENTED": 501,
     "TEMPORARILY_UNAVAILABLE": 503,
 }
+MAX_BODY = 32 * 1024 * 1024
+"""Bytes of the largest request that is not an artifact."""
 encode = msgspec.json.Encoder().encode
 
 

@@ -162,7 +162,7 @@ def test_odd_types_become_few(tmp_path: Path) -> None:
 
 def test_object_stores_list_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     store = obstore.store.MemoryStore()
-    monkeypatch.setattr(sources, "from_url", lambda root: store)
+    monkeypatch.setattr(sources.objects, "open_store", lambda root, path: store)
     obstore.put(store, "d/1.csv", b"a,b\n1,2\n")
     obstore.put(store, "d/2.csv", b"a,b\n3,4\n")
     obstore.put(store, "d/readme.txt", b"no data")

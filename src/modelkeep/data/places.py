@@ -14,11 +14,11 @@ from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import from_url
 
-from modelkeep.core.errors import Invalid, NotFound, Unavailable
+from modelkeep.core.errors import NotFound, Unavailable
 from modelkeep.data.files import SUFFIXES, WILD, Listing, is_local
 from modelkeep.data.sources import RemoteFiles
+from modelkeep.store import objects
 
 _PIECE = 8 << 20
 
@@ -70,7 +70,9 @@ class Place:
                     file.write(piece)
         except (FileNotFoundError, NotFoundError):
             raise NotFound(f"{self.root}/{name} is gone") from None
-        except (BaseError, OSError) as error:
+        except BaseError as error:
+            raise objects.fault(f"{self.root}/{name}", error) from error
+        except OSError as error:
             raise Unavailable(f"{self.root}/{name} cannot be fetched: {error}") from error
         return copy
 
@@ -88,10 +90,12 @@ class Place:
                     path = beside
                 path.replace(target)
             else:
-                with path.open("rb") as file:
+                with path.open("rb") as file:  # in pieces when it is large: it shows when all are there
                     obstore.put(self._store, self._key(name), file)
                 path.unlink()
-        except (BaseError, OSError) as error:
+        except BaseError as error:
+            raise objects.fault(f"{self.root}/{name}", error) from error
+        except OSError as error:
             raise Unavailable(f"cannot write {self.root}/{name}: {error}") from error
 
     def write(self, name: str, data: bytes, scratch: Path) -> None:
@@ -108,7 +112,9 @@ class Place:
             return bytes(obstore.get(self._store, self._key(name)).bytes())
         except (FileNotFoundError, NotFoundError):
             return None
-        except (BaseError, OSError) as error:
+        except BaseError as error:
+            raise objects.fault(f"{self.root}/{name}", error) from error
+        except OSError as error:
             raise Unavailable(f"{self.root}/{name} cannot be read: {error}") from error
 
     def remove(self, name: str) -> None:
@@ -126,10 +132,7 @@ class Place:
     @cached_property
     def _store(self) -> Any:
         scheme, _, rest = self.root.partition("://")
-        try:
-            return from_url(f"{scheme}://{rest.partition('/')[0]}")
-        except (BaseError, ValueError) as error:
-            raise Invalid(f"{self.root}: {error}") from error
+        return objects.open_store(f"{scheme}://{rest.partition('/')[0]}")
 
     def _key(self, name: str) -> str:
         prefix = self.root.partition("://")[2].partition("/")[2]

@@ -14,14 +14,14 @@ from typing import Protocol
 import obstore
 import pyarrow as pa
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import from_url
 
-from modelkeep.core.errors import Invalid, NotFound, Unavailable
+from modelkeep.core.errors import Invalid, NotFound
 from modelkeep.data.files import SUFFIXES, WILD, Listing, is_local
 from modelkeep.data.origins import FunctionOrigin, SqlOrigin
 from modelkeep.data.readers import File, pieces, schema
 from modelkeep.spec.declaration import Data, Origin
 from modelkeep.spec.steps import Cast
+from modelkeep.store import objects
 
 
 class TableSource(Protocol):
@@ -122,10 +122,8 @@ class RemoteFiles(_Files):
 
     @cached_property
     def _store(self) -> obstore.store.ObjectStore:
-        try:
-            return from_url(self._root)
-        except (BaseError, ValueError) as error:
-            raise Invalid(f"{self._root}: {error}", path="data.source") from error
+        store: obstore.store.ObjectStore = objects.open_store(self._root, "data.source")
+        return store
 
     def fingerprint(self) -> Mapping[str, str]:
         """Size and version of each object, by its URL.
@@ -146,7 +144,7 @@ class RemoteFiles(_Files):
         except (FileNotFoundError, NotFoundError):
             found = []
         except BaseError as error:
-            raise Unavailable(f"data.source: {self._root} does not answer: {error}") from error
+            raise objects.fault(f"data.source: {self._root}", error) from error
         made = {}
         for item in sorted(found, key=lambda item: item["path"]):
             path = item["path"]
@@ -166,5 +164,5 @@ class RemoteFiles(_Files):
         except (FileNotFoundError, NotFoundError):
             raise NotFound(f"data.source: {partition} is gone") from None
         except BaseError as error:
-            raise Unavailable(f"data.source: {partition} cannot be read: {error}") from error
+            raise objects.fault(f"data.source: {partition}", error) from error
         return File(partition, Path(path).suffix.lower(), content=pa.py_buffer(content))

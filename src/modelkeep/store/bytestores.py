@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
-from obstore.store import from_url
+from obstore.exceptions import BaseError
 
-from modelkeep.core.errors import Invalid, NotFound, Unavailable
+from modelkeep.core.errors import NotFound, Unavailable
+from modelkeep.store import objects
 from modelkeep.store.chunks import Buffer
 
 _FSYNCS = 8  # at once: a journalling file system then answers them with few flushes
@@ -261,18 +261,19 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        try:
-            self._store: Any = from_url(url)
-        except (BaseError, ValueError) as error:
-            raise Invalid(f"{url!r} is no place for blobs: {error}", path="blobs") from error
+        self._store: Any = objects.open_store(url, "blobs")
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="modelkeep-bucket")
 
     def batch(self) -> BucketBatch:
         return BucketBatch(self, self._pool)
 
     def put(self, name: str, payload: bytes) -> None:
-        with self._reached():
-            obstore.put(self._store, name, payload)
+        """Of two that write one object at once, one does; what has long been there is written again."""
+        if objects.put(self._store, self.url, name, payload):
+            return
+        age = self.age(name)
+        if age is None or age >= REFRESH:
+            objects.put(self._store, self.url, name, payload, replace=True)
 
     def get(self, name: str) -> bytes:
         with self._reached():
@@ -326,12 +327,8 @@ class Bucket:
     def _reached(self) -> Iterator[None]:
         try:
             yield
-        except (NotFoundError, FileNotFoundError) as error:
-            raise NotFound(f"not in {self.url}: {error}") from error
-        except PermissionDeniedError as error:
-            raise Unavailable(f"{self.url} refused: {error}", hint="check the credentials") from error
         except (BaseError, OSError) as error:
-            raise Unavailable(f"{self.url} cannot be reached: {error}", hint="try again") from error
+            raise objects.fault(self.url, error) from error
 
 
 class BucketBatch:

@@ -1,0 +1,135 @@
+"""Object stores by URL (S3, Google Cloud Storage, Azure, memory): opened alike, with limits on trying again.
+
+A store that is throttling (503 SlowDown, 429), fails (5xx), drops connections or does not answer is tried again,
+each time after a longer pause, until ``MODELKEEP_STORE_TIMEOUT`` seconds have passed (120 unless set); then the
+work fails with ``Unavailable``, having done nothing by halves: an object is under its name whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import from_url
+
+from modelkeep.core.errors import Invalid, NotFound, Unavailable
+
+T = TypeVar("T")
+
+SETTING = "MODELKEEP_STORE_TIMEOUT"
+DEFAULT = 120.0
+REQUEST = 30.0
+"""Seconds after which one request counts as unanswered; less when the limit for all tries is less."""
+
+_RETRIES = 12
+_TRIES = 4  # of a write that was not answered: the store repeats only reads by itself
+
+
+def limit() -> float:
+    """Seconds that a store may take to come back. Raises ``Invalid``."""
+    said = os.environ.get(SETTING, "").strip()
+    try:
+        seconds = float(said) if said else DEFAULT
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise Invalid(f"{said!r} is no number of seconds from 0 to 3600", path=SETTING)
+    return seconds
+
+
+def open_store(url: str, path: str = "") -> Any:
+    """An ``obstore`` store. Credentials come from the environment, as the store's own tools take them.
+
+    Args:
+        url: ``s3://bucket/prefix`` and the like.
+        path: Of the setting that named it, for errors.
+
+    Raises:
+        Invalid: The URL is of no known kind, or the settings make no sense.
+    """
+    seconds = limit()
+    retries: Any = {
+        "max_retries": _RETRIES,
+        "retry_timeout": timedelta(seconds=seconds),
+        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=8), "base": 2},
+    }
+    options: Any = {"timeout": timedelta(seconds=min(REQUEST, seconds)), "connect_timeout": timedelta(seconds=5)}
+    plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes") or url.startswith("http://")
+    if plain:
+        options["allow_http"] = True
+    local = url.partition("://")[0] in ("memory", "file")
+    try:
+        return from_url(url) if local else from_url(url, client_options=options, retry_config=retries)
+    except (BaseError, ValueError) as error:
+        raise Invalid(f"{url!r} is no object store: {error}", path=path) from error
+
+
+def fault(url: str, error: Exception) -> NotFound | Unavailable:
+    """What went wrong with a store, for people."""
+    said = " ".join(str(error).split("\n\nDebug source")[0].split())[:400]
+    if isinstance(error, NotFoundError | FileNotFoundError):
+        return NotFound(f"not in {url}: {said}")
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return Unavailable(f"{url} refused: {said}", hint="check the credentials")
+    if any(word in said for word in ("SlowDown", "503", "429", "TooManyRequests", "ServerBusy")):
+        return Unavailable(
+            f"{url} is throttling: it was asked again and again for {limit():g} seconds ({said})",
+            hint=f"use fewer workers, wait, or raise {SETTING}",
+        )
+    if _unanswered(error):
+        return Unavailable(
+            f"{url} does not answer within {limit():g} seconds: {said}",
+            hint=f"check the network and the endpoint, or raise {SETTING}",
+        )
+    return Unavailable(f"{url} cannot be reached: {said}", hint="try again")
+
+
+def put(store: Any, url: str, name: str, payload: bytes, *, replace: bool = False) -> bool:
+    """Write an object, whole or not at all; whether it was written here.
+
+    Without ``replace`` the write is conditional (If-None-Match), so of two writers of one name exactly one writes.
+
+    Raises:
+        Unavailable: The store fails, throttles or does not answer, beyond the limit.
+    """
+    mode: Any = "overwrite" if replace else "create"
+    try:
+        patiently(lambda: obstore.put(store, name, payload, mode=mode, use_multipart=False))
+    except AlreadyExistsError:
+        return False
+    except (NotSupportedError, NotImplementedError):
+        if replace:
+            raise
+        return put(store, url, name, payload, replace=True)  # a store without conditions: equal names, equal bytes
+    except (BaseError, OSError) as error:
+        raise fault(url, error) from error
+    return True
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Work that may be repeated, again when it was not answered, a few times within the limit."""
+    end = time.monotonic() + limit()
+    for tried in range(1, _TRIES + 1):
+        try:
+            return work()
+        except (BaseError, OSError) as error:
+            if tried == _TRIES or time.monotonic() >= end or not _unanswered(error):
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _unanswered(error: Exception) -> bool:
+    said = str(error).lower()
+    return any(word in said for word in ("timed out", "timeout", "error sending request", "connection"))

@@ -5,18 +5,24 @@ The functions stand at the top of this module because engines send them to other
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
 import time
 import traceback
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from modelkeep.core.errors import Invalid, ModelkeepError, Problem, UserCodeFailed
+from modelkeep.core.errors import Invalid, ModelkeepError, Problem, Refused, Unavailable, UserCodeFailed
+from modelkeep.core.plugins import load_function
+from modelkeep.engines.opening import open_engine
+from modelkeep.spec.declaration import Resources
 
 
 def square(value: int) -> int:
@@ -58,8 +64,30 @@ def rows(handle, column: str) -> int:
     return int(handle().column(column).length())
 
 
+def begin(folder: str, value: int) -> int:
+    (Path(folder) / str(value)).touch()
+    time.sleep(0.05)
+    return value
+
+
+class Steps:
+    """Progress that is remembered."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, float, float | None]] = []
+
+    def step(self, name: str, done: float, total: float | None = None, note: str = "") -> None:
+        self.told.append((name, done, total))
+
+
 class EngineSuite:
-    """The promises of ``core.ports.Engine``."""
+    """The promises of ``core.ports.Engine``.
+
+    Attributes:
+        many: Parts of a stream that must not be held whole.
+    """
+
+    many = 1000
 
     def test_results_keep_the_order_of_the_parts(self, engine):
         assert list(engine.map(slow_when_small, range(9))) == list(range(9))
@@ -72,21 +100,21 @@ class EngineSuite:
 
         def stream():
             nonlocal drawn
-            for value in range(1000):
+            for value in range(self.many):
                 drawn += 1
                 yield value
 
         results = engine.map(square, stream())
         assert next(results) == 0
-        assert drawn <= 100
-        assert sum(results) == sum(value * value for value in range(1000))
+        assert drawn <= engine.slots() * 8 + 1
+        assert sum(results) == sum(value * value for value in range(self.many))
 
     def test_two_maps_may_be_under_way_at_once(self, engine):
-        pairs = zip(engine.map(square, range(20)), engine.map(slow_when_small, range(20)), strict=True)
-        assert list(pairs) == [(value * value, value) for value in range(20)]
+        pairs = zip(engine.map(square, range(12)), engine.map(slow_when_small, range(12)), strict=True)
+        assert list(pairs) == [(value * value, value) for value in range(12)]
 
     def test_reduce_merges_all(self, engine):
-        assert engine.reduce(add, range(1, 101)) == 5050
+        assert engine.reduce(add, range(1, 21)) == 210
         assert engine.reduce(widen, [(value, value) for value in (3, 9, -4, 5, 1)]) == (-4, 9)
         assert engine.reduce(add, [7]) == 7
         with pytest.raises(Invalid, match="nothing to reduce"):
@@ -119,6 +147,29 @@ class EngineSuite:
         plain = engine.put([1.0, 2.0, 3.0])
         assert list(engine.map(partial(total, plain), [0, 1])) == [4.0, 2.0]
 
+    def test_progress_hears_of_every_part(self, engine):
+        steps = Steps()
+        assert list(engine.map(square, [1, 2, 3], progress=steps, name="squares")) == [1, 4, 9]
+        assert steps.told == [("squares", 1, 3), ("squares", 2, 3), ("squares", 3, 3)]
+        assert list(engine.map(square, iter([1]), progress=steps)) == [1]
+        assert steps.told[-1] == ("parts", 1, None), "how many a stream holds is not known"
+
+    def test_who_stops_asking_cancels_the_rest(self, engine, tmp_path):
+        results = engine.map(partial(begin, str(tmp_path)), range(10_000))
+        assert next(results) == 0
+        results.close()
+        assert list(engine.map(square, [3])) == [9], "and the engine works on"
+        assert len(list(tmp_path.iterdir())) <= engine.slots() * 8 + 1
+
+    def test_ctrl_c_comes_through(self, engine):
+        def interrupted():
+            yield 1
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.map(square, interrupted()))
+        assert list(engine.map(square, [3])) == [9]
+
 
 def die_once(folder: str, value: int) -> int:
     """Kills its worker the first time it sees 3."""
@@ -135,6 +186,25 @@ def die(value: int) -> int:
     return value
 
 
+def wait_for_second(folder: str, value: int) -> int:
+    """The first copy of 5 waits for a second, and would wait for a minute."""
+    mark, second = Path(folder) / "first", Path(folder) / "second"
+    if value != 5:
+        return value
+    if mark.exists():
+        second.touch()
+        return value
+    mark.touch()
+    until = time.monotonic() + 60
+    while not second.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return value if second.exists() else -1
+
+
+def mebibytes(count: int) -> bytes:
+    return bytes(count << 20)
+
+
 class LostWorkerSuite:
     """For engines whose workers are processes of their own."""
 
@@ -144,10 +214,68 @@ class LostWorkerSuite:
     def test_a_part_that_always_kills_is_named_after_a_few_tries(self, engine):
         results = engine.map(die, range(8))
         assert [next(results) for _ in range(3)] == [0, 1, 2], "its neighbours are done all the same"
-        with pytest.raises(ModelkeepError, match="a worker died"):
+        with pytest.raises(Unavailable, match="a worker died"):
             next(results)
         assert list(engine.map(square, [2])) == [4], "and the engine works on"
 
     def test_work_that_cannot_be_sent_says_so(self, engine):
         with pytest.raises(Invalid, match="cannot be sent to another process"):
-            list(engine.map(lambda value: value, [1]))
+            list(engine.map(square, [Lock()]))
+
+    def test_a_part_that_is_far_slower_than_the_others_is_begun_twice(self, engine, tmp_path):
+        assert list(engine.map(partial(wait_for_second, str(tmp_path)), range(6))) == list(range(6))
+
+    def test_large_objects_are_not_sent_with_every_part(self, engine):
+        handle = engine.put(np.ones(4_000_000))
+        assert len(engine.pack(partial(total, handle), 0).content) < 2_000
+        assert list(engine.map(partial(total, handle), [0, 1])) == [2e6, 2e6]
+        assert [len(made) for made in engine.map(mebibytes, [3, 1])] == [3 << 20, 1 << 20]
+
+
+def slowly(value: int) -> int:
+    time.sleep(0.1)
+    return value * value
+
+
+class RemoteSuite(LostWorkerSuite):
+    """For engines on other machines: fixtures ``address``, an ``engine`` there, ``lose`` to kill a machine."""
+
+    def test_functions_need_no_name(self, engine):
+        offset = 7
+        assert list(engine.map(lambda value: value + offset, [1, 2])) == [8, 9]
+
+    def test_the_users_own_modules_travel_with_the_work(self, engine, address, tmp_path):
+        """The newest code counts, also for workers that have seen an older one."""
+        for factor in (2, 3):
+            (tmp_path / "own_steps.py").write_text(
+                f"from own_constants import FACTOR\ndef scaled(x):\n    return x * FACTOR + {factor}\n"
+            )
+            (tmp_path / "own_constants.py").write_text(f"FACTOR = {factor}\n")
+            for name in ("own_steps", "own_constants"):
+                sys.modules.pop(name, None)
+            importlib.invalidate_caches()
+            scaled = load_function("own_steps:scaled", base=tmp_path, path="features")
+            with open_engine(address, code=tmp_path) as own:
+                assert list(own.map(scaled, [1, 10])) == [2 * factor, 11 * factor]
+
+    def test_a_worker_of_another_version_is_refused_with_its_first_part(self, engine):
+        terms = engine._terms
+        engine._terms = terms._replace(versions=(*dict(terms.versions, numpy="1.9.0").items(),))
+        try:
+            with pytest.raises(Refused, match=r"numpy 1\.9\.0 here and \d"):
+                list(engine.map(square, [1]))
+        finally:
+            engine._terms = terms
+
+    def test_resources_that_no_machine_has_are_refused(self, engine, address):
+        with pytest.raises((Refused, Unavailable), match=r"resources|cpu"):
+            open_engine(address, resources=Resources(cpu=4096), limit=2)
+
+    def test_a_machine_is_lost_in_the_middle_and_the_result_is_still_right(self, engine, lose):
+        """Last, for the machine does not come back."""
+        handle = engine.put(np.arange(1000.0))
+        results = engine.map(slowly, range(24))
+        found = [next(results) for _ in range(3)]
+        lose()
+        assert [*found, *results] == [value * value for value in range(24)]
+        assert sum(engine.map(partial(total, handle), range(2))) == 499_500.0, "what was shared is still there"

@@ -1,0 +1,219 @@
+"""Real clusters of two machines each, started on this one, for the tests of engines and of their pages."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+APART = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""A network of its own, for Ray listens wherever it can; and nothing outlives the test, whatever happens."""
+HEAD, NODE = "10.77.0.1", "10.77.0.2"
+
+
+class Cluster(NamedTuple):
+    """A cluster.
+
+    Attributes:
+        address: Of the engine.
+        lose: Kills one of its two machines, with all its processes, without a word.
+    """
+
+    address: str
+    lose: Callable[[], None]
+
+
+@functools.cache
+def may_be_apart() -> bool:
+    """Whether this process may make a network of its own."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return False
+    tried = subprocess.run([*APART, "ip", "link", "set", "lo", "up"], capture_output=True, check=False, timeout=60)
+    return tried.returncode == 0
+
+
+def run_apart(
+    command: list[str], *, seconds: float, must: bool, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a network of its own; skip the test where that is not allowed but a must."""
+    if may_be_apart():
+        up = f"ip link set lo up && ip address add {HEAD}/32 dev lo && ip address add {NODE}/32 dev lo"
+        command = [*APART, "sh", "-c", f'{up} && exec "$@"', "sh", *command]
+    elif must:
+        pytest.skip(
+            "Ray listens on every interface, and this machine allows no network of its own (unshare --net)"
+        )
+    return subprocess.run(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=seconds,
+        **options,
+    )
+
+
+def holds_inside(file: str, *, must: bool = False) -> None:
+    """Every test of a file beside this one passes, in a process of its own apart from the rest of the machine."""
+    path = str(TESTS / "engines" / file)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", path]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = run_apart(command, seconds=170, must=must, env=env, cwd=TESTS.parent)
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert " passed" in done.stdout
+
+
+@contextlib.contextmanager
+def ray_cluster(folder: Path) -> Iterator[Cluster]:
+    """Two nodes of one core each. Only in a network of its own."""
+    env = {**_env(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
+    ray = [
+        sys.executable,
+        "-c",
+        "from ray.scripts.scripts import main; main()",
+        "start",
+        "--block",
+        "--num-cpus=1",
+    ]
+    ray += ["--object-store-memory=150000000", "--disable-usage-stats"]
+    # sockets have short names
+    short = Path("/tmp") / f"ray-{os.getpid()}"
+    head = [f"--node-ip-address={HEAD}", "--head", "--port=6379", "--ray-client-server-port=10001"]
+    with _processes(folder, env) as start:
+        start([*ray, *head, "--include-dashboard=false", f"--temp-dir={short}"])
+        _listening(HEAD, 6379)
+        node = start([*ray, f"--node-ip-address={NODE}", f"--address={HEAD}:6379"])
+        _listening(HEAD, 10001)
+        yield Cluster(f"ray://{HEAD}:10001", functools.partial(_kill, node))
+    shutil.rmtree(short, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def dask_cluster(folder: Path) -> Iterator[Cluster]:
+    """A scheduler and two workers of one thread each."""
+    port = _free_port()
+    env = {**_env(), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    with _processes(folder, env) as start:
+        start(dask("scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"))
+        _listening("127.0.0.1", port)
+        workers = [start(dask_worker(port, folder / f"worker{number}")) for number in range(2)]
+        yield Cluster(f"dask://127.0.0.1:{port}", functools.partial(_kill, workers[1]))
+
+
+def dask(what: str, *arguments: str) -> list[str]:
+    """The command of a Dask process."""
+    return [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments]
+
+
+def dask_worker(port: int, folder: Path) -> list[str]:
+    """The command of a worker of one thread."""
+    where = (f"tcp://127.0.0.1:{port}", "--host=127.0.0.1", f"--local-directory={folder}")
+    return dask("worker", *where, "--nthreads=1", "--no-dashboard", "--memory-limit=2GB")
+
+
+@contextlib.contextmanager
+def spark_cluster(folder: Path) -> Iterator[Cluster]:
+    """A standalone master and two workers of one core each; everything listens on this machine only."""
+    import pyspark
+
+    from modelkeep.engines.spark import _find_java
+
+    _find_java()
+    conf = folder / "conf"
+    conf.mkdir()
+    (conf / "spark-defaults.conf").write_text(
+        "spark.executor.memory 512m\nspark.driver.memory 512m\nspark.task.maxFailures 2\n"
+    )
+    # short-lived: what a second compiler would win, it costs
+    quick = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xss512k"
+    os.environ.update(SPARK_CONF_DIR=str(conf), JDK_JAVA_OPTIONS=quick)
+    port = _free_port()
+    env = {
+        **_env(),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_DAEMON_MEMORY": "128m",
+        "PYSPARK_PYTHON": sys.executable,
+    }
+    main = [str(Path(pyspark.__file__).parent / "bin/spark-class")]
+    with _processes(folder, env) as start:
+        here = ("--host", "127.0.0.1", "--webui-port", "0")
+        start([*main, "org.apache.spark.deploy.master.Master", *here, "--port", str(port)])
+        _listening("127.0.0.1", port)
+        worker = [*main, "org.apache.spark.deploy.worker.Worker", *here, "--cores", "1", "--memory", "1g"]
+        folders = [str(folder / f"worker{number}") for number in range(2)]
+        workers = [start([*worker, "--work-dir", own, f"spark://127.0.0.1:{port}"]) for own in folders]
+        yield Cluster(f"spark://127.0.0.1:{port}", functools.partial(_kill, workers[1]))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Until something is so."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to pass in time"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _processes(folder: Path, env: dict[str, str]) -> Iterator[Callable[[list[str]], subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        with (folder / f"{len(started)}.log").open("wb") as log:
+            started.append(
+                subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            )
+        return started[-1]
+
+    try:
+        yield start
+    except BaseException:
+        for log in sorted(folder.glob("*.log")):
+            print(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}")
+        raise
+    finally:
+        for process in reversed(started):
+            _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """A machine's end: all its processes at once."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        for one in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.wait(30)
+
+
+def _listening(host: str, port: int) -> None:
+    def listens() -> bool:
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, port), timeout=5).close()
+            return True
+        return False
+
+    wait_for(listens, 90)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _env() -> dict[str, str]:
+    """Workers import the suite's functions by name."""
+    return {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}

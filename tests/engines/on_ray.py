@@ -1,0 +1,44 @@
+"""The promises on a real Ray cluster of two machines; ``test_ray.py`` runs this apart from all else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from conformance.engine import EngineSuite, RemoteSuite
+from engines.clusters import ray_cluster, wait_for
+from modelkeep.engines.opening import open_engine
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with ray_cluster(tmp_path_factory.mktemp("ray")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def address(cluster):
+    return cluster.address
+
+
+@pytest.fixture(scope="module")
+def opened(address):
+    with open_engine(address, limit=60) as engine:
+        wait_for(lambda: engine.count() == 2)
+        yield engine
+
+
+class TestCluster(EngineSuite, RemoteSuite):
+    many = 200
+
+    @pytest.fixture
+    def engine(self, opened):
+        return opened
+
+    @pytest.fixture
+    def lose(self, cluster):
+        return cluster.lose

@@ -76,6 +76,7 @@ class _Task:
     packet: Packet
     attempts: int = 0
     copies: list[Running] = field(default_factory=list)
+    copied: bool = False
     submitted: float = 0.0
     answer: Answer | None = None
 
@@ -204,5 +205,7 @@ class _Flow:
         limit = max(PATIENCE, SLOW * statistics.median(self.seconds))
         now = time.monotonic()
         for task in itertools.islice(self.open, idle):
-            if len(task.copies) == 1 and now - max(task.submitted, self.idle_since) > limit:
+            # once only, and not what has killed a worker: its copy would kill another
+            if not (task.copied or task.attempts) and now - max(task.submitted, self.idle_since) > limit:
+                task.copied = True
                 self._submit(task)

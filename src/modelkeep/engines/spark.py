@@ -50,7 +50,7 @@ class SparkEngine(RemoteEngine):
     Raises:
         MissingExtra: PySpark is not installed.
         Unavailable: There is no Java, the master does not answer, or no executor comes.
-        Refused: Versions differ.
+        Refused: Versions differ, or the executors have fewer cores than one part asks for.
     """
 
     ahead = 4  # so many tasks per core share the cost of a job
@@ -192,6 +192,12 @@ class SparkEngine(RemoteEngine):
         """Executors say what is installed there, one task per core."""
         here, where = versions.report(), f"{self.address}: an executor"
         cores = self._context.defaultParallelism
+        if self.resources.cpu > cores:
+            raise Refused(
+                f"resources.cpu: all executors of {self.address} have {cores} cores, and one part asks for "
+                f"{self.resources.cpu:g}",
+                hint="ask for less, or give the executors more cores (spark.executor.cores)",
+            )
 
         def ask() -> list[dict[str, str]]:
             self._context.setJobGroup(self._group, "modelkeep: versions", interruptOnCancel=True)

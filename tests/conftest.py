@@ -27,11 +27,20 @@ for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
 if sys.modules["__main__"].__spec__ is None:  # a worker's: PySpark takes it for a doctest and ends the process
     sys.modules["__main__"].__spec__ = ModuleSpec("__main__", None)
 
+_MLFLOW = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "chaos")))
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_mlflow_from_elsewhere() -> Iterator[None]:
-    """A module that used an mlflow client leaves nothing in it: neither servers that are gone nor experiments."""
-    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    """A module that used an mlflow client leaves nothing in it: neither servers that are gone nor experiments.
+
+    Nor does what was made for all modules: the environment is again as it was before the first test.
+    """
     yield
     mlflow = sys.modules.get("mlflow")
     if mlflow is not None:
@@ -40,7 +49,7 @@ def no_mlflow_from_elsewhere() -> Iterator[None]:
         sys.modules["mlflow.tracking.fluent"].__dict__["_active_experiment_id"] = None
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
-    os.environ.update(before)
+    os.environ.update(_MLFLOW)
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +65,9 @@ def postgres() -> Iterator[str]:
         url = f"postgresql+psycopg://postgres@/{{}}?host={info.socket_dir}"
         with psycopg.connect(server.get_uri(), autocommit=True) as conn:
             conn.execute("SELECT pg_advisory_lock(1)")
+            for name in ("fsync", "full_page_writes"):  # processes are killed here, machines are not
+                conn.execute(f"ALTER SYSTEM SET {name} = off")
+            conn.execute("SELECT pg_reload_conf()")
             if conn.execute("SELECT 1 FROM pg_database WHERE datname = 'template'").fetchone() is None:
                 conn.execute("CREATE DATABASE template")
                 Database.open(url.format("template")).close()

@@ -53,7 +53,7 @@ class Forked:
 
     def send(self, number: signal.Signals) -> None:
         if not self.ended.is_set():
-            os.kill(self.pid, number)
+            _signal(self.pid, number)
 
     def kill(self) -> int:
         self.send(signal.SIGKILL)
@@ -135,6 +135,11 @@ class Forks:
             found.ended.set()
 
 
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended, and nobody was told yet
+        os.kill(pid, number)
+
+
 def children_of(pid: int) -> list[int]:
     """Process ids of the children of a process (Linux)."""
     found: list[int] = []
@@ -160,9 +165,16 @@ pairs = [name + b"=" + value for name, value in os.environb.items()]
 said = b"\\0".join([os.getcwdb(), b"%d" % len(words), *words, *pairs])
 socket.send_fds(line, [len(said).to_bytes(4, "big")], [0, 1, 2])
 line.sendall(said)
+
+def forward(number, _):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
 pid = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, lambda number, _: os.kill(pid, number))
+    signal.signal(number, forward)
 code = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big", signed=True)
 if code < 0:
     if code != -signal.SIGKILL:
@@ -201,7 +213,7 @@ class _Server:
                 if request is not None:
                     return request
         for pid, _ in self._running.values():
-            os.kill(pid, signal.SIGKILL)
+            _signal(pid, signal.SIGKILL)
         return None
 
     def _line(self, _: Any) -> Request | None:
@@ -244,7 +256,7 @@ class _Server:
             self._running[handle] = (pid, line)
             self._watch.register(handle, selectors.EVENT_READ, self._ended)
             if line is not None:
-                self._watch.register(line, selectors.EVENT_READ, lambda _: os.kill(pid, signal.SIGKILL))
+                self._watch.register(line, selectors.EVENT_READ, lambda _: _signal(pid, signal.SIGKILL))
         return pid
 
     def _ended(self, handle: Any) -> None:

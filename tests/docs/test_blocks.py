@@ -209,6 +209,7 @@ def test_a_declaration_loads(block: Block) -> None:
     load_text(completed(block.text) if block.kind == "part" else block.text, str(block))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if not page.is_relative_to(EXAMPLES) and any(b.kind == "run" for b in blocks(page))],

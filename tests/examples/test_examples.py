@@ -82,6 +82,7 @@ def test_declarations_load(path: Path) -> None:
     assert load(path).gates
 
 
+@pytest.mark.slow
 def test_flights_are_applied_and_grow(copied: Callable[[str], Folder], prepare: Prepare) -> None:
     folder = copied("flights")
     folder.follow()
@@ -104,6 +105,7 @@ def test_flights_are_applied_and_grow(copied: Callable[[str], Folder], prepare: 
     assert [route["mode"] for route in routes] == ["stable", "shadow"]
 
 
+@pytest.mark.slow
 def test_linear_models_challenge_naive_bayes(copied: Callable[[str], Folder]) -> None:
     folder = copied("text")
     folder.follow()
@@ -118,6 +120,7 @@ def test_linear_models_challenge_naive_bayes(copied: Callable[[str], Folder]) ->
     assert len(probabilities) == 5 and sum(probabilities) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_boosting_must_show_that_it_is_better(copied: Callable[[str], Folder]) -> None:
     folder = copied("regression")
     folder.follow()

@@ -26,6 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from forks import Forks
 from modelkeep.app.wiring import open_keep
 from modelkeep.cli.main import cli
 from modelkeep.core.digests import of_value
@@ -461,25 +462,28 @@ def champion(tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch) 
     keep.close()
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    line = [str(Path(sys.executable).with_name("modelkeep")), "predict", *words]
+def command(forks: Forks, *words: str) -> subprocess.CompletedProcess[str]:
+    line = [str(forks.commands / "modelkeep"), "predict", *words]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.usefixtures("champion")
-def test_the_command_scores_an_object_store_in_processes(trained: Trained, s3: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_command_scores_an_object_store_in_processes(
+    trained: Trained, s3: str, forks: Forks, tmp_path: Path
+) -> None:
     store, prefix = from_url(s3.rpartition("/")[0]), s3.rpartition("/")[2]
     for seed in range(3):
         write(rows(40, seed), tmp_path / "p.csv")
         obstore.put(store, f"{prefix}/in/{seed}.csv", (tmp_path / "p.csv").read_bytes())
     words = ("m@champion", "--in", f"{s3}/in", "--out", f"{s3}/out", "--format", "parquet", "--workers", "2")
-    done = command(*words, "--json")
+    done = command(forks, *words, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["version"], told["parts"], told["rows"], told["out"]) == ("m@1", 3, 120, f"{s3}/out")
     data = obstore.get(store, f"{prefix}/out/2.parquet").bytes()
     trained.right(parquet.read_table(pa.BufferReader(bytes(data))), rows(40, 2))
-    again = command(*words)
+    again = command(forks, *words)
     assert "scored 120 rows of 3 parts with m@1, 3 of them before" in again.stdout
 
 

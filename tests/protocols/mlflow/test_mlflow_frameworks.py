@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from serving_mlflow import answering
 
+from forks import Forks
 from small import Project
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,13 @@ def tracked(server: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     mlflow.set_registry_uri(server)
     mlflow.set_experiment(request.node.name)
     yield mlflow
-    mlflow.autolog(disable=True)
+    for library in (
+        "sklearn",
+        "xgboost",
+        "lightgbm",
+    ):  # what was turned on by name is not turned off for all at once
+        if f"mlflow.{library}" in sys.modules:
+            getattr(mlflow, library).autolog(disable=True)
     if mlflow.active_run() is not None:
         mlflow.end_run()
 
@@ -118,7 +125,9 @@ def test_torch(tracked: Any) -> None:
             loss.backward()
             step.step()
             tracked.log_metric("loss", loss.item(), step=epoch)
-        info = tracked.pytorch.log_model(net, name="net", registered_model_name="torch-net", input_example=x[:2])
+        info = tracked.pytorch.log_model(
+            net, name="net", registered_model_name="torch-net", input_example=x[:2], pip_requirements=["torch"]
+        )
     points = tracked.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert points[-1].value < points[0].value
     tracked.MlflowClient().set_registered_model_alias("torch-net", "champion", info.registered_model_version)
@@ -126,11 +135,14 @@ def test_torch(tracked: Any) -> None:
     assert ((back.predict(x)[:, 0] > 0) == y).mean() > 0.9
 
 
-def test_keras(server: str, tmp_path: Path) -> None:
+def test_keras(server: str, forks: Forks, tmp_path: Path) -> None:
     """In a process of its own: Keras chooses its back end when it is imported."""
     said = _python(
+        forks,
         """
-import numpy as np, mlflow, keras
+import keras
+import mlflow
+import numpy as np
 from mlflow.keras import MlflowCallback
 rows = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
 truth = (rows[:, 0] > 0).astype("float32")
@@ -152,12 +164,13 @@ print(len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")))
     assert int(said.split()[-1]) >= 1
 
 
-def test_the_command_line(server: str, tmp_path: Path) -> None:
+def test_the_command_line(server: str, forks: Forks, tmp_path: Path) -> None:
     """``mlflow experiments``, ``runs``, ``artifacts`` and ``models``, one interpreter for all."""
     (tmp_path / "note.txt").write_text("kept")
     said = _python(
+        forks,
         """
-import json, re
+import json
 import mlflow
 from click.testing import CliRunner
 from mlflow.cli import cli
@@ -194,10 +207,10 @@ print("done")
     assert said.split()[-1] == "done"
 
 
-def _python(program: str, server: str, folder: Path, **more: str) -> str:
+def _python(forks: Forks, program: str, server: str, folder: Path, **more: str) -> str:
     env = {**os.environ, "MLFLOW_TRACKING_URI": server, "MLFLOW_REGISTRY_URI": server, **more}
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [str(forks.commands / "python"), "-c", program],
         cwd=folder,
         env=env,
         capture_output=True,

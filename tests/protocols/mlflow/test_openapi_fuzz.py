@@ -60,6 +60,7 @@ def known(address: str) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_nothing_asked_is_our_fault(known: tuple[str, dict[str, Any]]) -> None:
     address, there_is = known

@@ -6,7 +6,7 @@ PY := .venv/bin/python
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 READY := .venv/.ready
 
-# commands start faster when the bytecode of the package is kept
+# bytecode is kept as it is first needed: compiling all of the environment ahead takes a minute
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint docs bench lock clean
@@ -18,7 +18,7 @@ help: ## show what can be made
 $(READY): requirements-dev.lock pyproject.toml
 	@test -x $(PY) || python3 -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
-	@.venv/bin/uv pip sync --quiet --compile-bytecode --python $(PY) requirements-dev.lock
+	@.venv/bin/uv pip sync --quiet --python $(PY) requirements-dev.lock
 	@.venv/bin/uv pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $(READY)
 

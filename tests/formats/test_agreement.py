@@ -44,6 +44,7 @@ from modelkeep.formats.agreement import Agreement, compare
 from modelkeep.formats.frames import columns_of
 from modelkeep.formats.inference import infer
 from modelkeep.formats.onnx.export import export
+from modelkeep.train.linear.estimator import OutOfCoreClassifier, OutOfCoreRegressor
 
 ROWS = 300
 
@@ -53,6 +54,9 @@ CLASSIFIERS = {
     "sgd": SGDClassifier(loss="log_loss", random_state=0),
     "sgd_hinge": SGDClassifier(random_state=0),
     "sgd_huber": SGDClassifier(loss="modified_huber", random_state=0),
+    "out_of_core": OutOfCoreClassifier(passes=3),
+    "out_of_core_logistic": OutOfCoreClassifier("logistic", passes=3),
+    "out_of_core_hinge": OutOfCoreClassifier("hinge", passes=3),
     "gaussian_naive_bayes": GaussianNB(),
     "multinomial_naive_bayes": MultinomialNB(),
     "complement_naive_bayes": ComplementNB(),
@@ -83,6 +87,7 @@ REGRESSORS = {
     "ridge": Ridge(),
     "lasso": Lasso(),
     "sgd": SGDRegressor(alpha=0.01, eta0=1e-5, random_state=0),
+    "out_of_core": OutOfCoreRegressor(method="full_batch"),
     "linear_svm": LinearSVR(random_state=0),
     "svm": SVR(),
     "decision_tree": DecisionTreeRegressor(random_state=0),

@@ -205,7 +205,7 @@ class Making:
 
     @property
     def tuning_folder(self) -> Path:
-        """Where a killed search finds its finished trials again."""
+        """Where a killed fit or search finds again what it had done."""
         return self.keep.home / "tuning" / self.keys.train
 
     def stage(self, name: str, key: str, kind: type[S], work: Callable[[], S]) -> S:
@@ -279,7 +279,7 @@ class Making:
                 base=keep.base,
                 log=log,
                 progress=self.teller.progress,
-                state=self.tuning_folder if declaration.train.tune else None,
+                state=self.tuning_folder,
             )
         except BaseException:
             with contextlib.suppress(ModelkeepError):  # on a full disk the next apply closes it

@@ -18,6 +18,7 @@ ALGORITHM_TASKS: dict[str, frozenset[str]] = {
     "lasso": _NUMBERS,
     "logistic_regression": _CLASSES,
     "sgd": _BOTH,
+    "linear_out_of_core": _BOTH,
     "multinomial_naive_bayes": _CLASSES,
     "gaussian_naive_bayes": _CLASSES,
     "linear_svm": _BOTH,

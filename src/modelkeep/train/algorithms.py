@@ -62,6 +62,9 @@ FAMILIES: dict[str, Family] = {
         by_task={"classification": {"loss": "log_loss"}},
         serial=True,
     ),
+    "linear_out_of_core": Family(
+        _pair("modelkeep.train.linear.estimator", "OutOfCoreClassifier", "OutOfCoreRegressor"), serial=True
+    ),
     "multinomial_naive_bayes": Family(_pair("sklearn.naive_bayes", "MultinomialNB")),
     "gaussian_naive_bayes": Family(_pair("sklearn.naive_bayes", "GaussianNB")),
     "linear_svm": Family(

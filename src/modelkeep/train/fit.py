@@ -72,7 +72,7 @@ def fit(
         base: The declaration's folder.
         log: Where parameters and trials are kept.
         progress: Who watches.
-        state: A folder where a killed tuning finds its finished trials again; None keeps none.
+        state: A folder where a killed fit goes on and a killed tuning finds its finished trials; None keeps none.
 
     Raises:
         Invalid: The declaration or the data cannot be trained on; the path says which.
@@ -87,7 +87,7 @@ def fit(
     name = algorithm.name
     progress.step("fit", 0, 1, name)
     with quietly() as notes:
-        model = fit_one(algorithm, given, data, seed=train.seed, log=log)
+        model = fit_one(algorithm, given, data, seed=train.seed, log=log, progress=progress, state=state)
     progress.step("fit", 1, 1, name)
     log.params({"algorithm": name, **model.params})
     return Fitted(

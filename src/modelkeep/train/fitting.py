@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modelkeep.core.errors import Invalid, ModelkeepError
+from modelkeep.core.ports import Progress
 from modelkeep.spec.names import unknown
 from modelkeep.stats.metrics import METRICS, evaluate
 from modelkeep.stats.outputs import Outputs
@@ -37,8 +39,21 @@ class Model:
     params: dict[str, Any]
 
 
-def fit_one(algorithm: Algorithm, given: Mapping[str, Any], data: Training, *, seed: int, log: RunLog) -> Model:
+def fit_one(
+    algorithm: Algorithm,
+    given: Mapping[str, Any],
+    data: Training,
+    *,
+    seed: int,
+    log: RunLog,
+    progress: Progress | None = None,
+    state: Path | None = None,
+) -> Model:
     """Fit once.
+
+    Args:
+        progress: Told by an estimator that can be watched.
+        state: Where such an estimator keeps checkpoints; None keeps none.
 
     Raises:
         Invalid: A parameter or the data do not suit the algorithm; the path says which.
@@ -54,6 +69,8 @@ def fit_one(algorithm: Algorithm, given: Mapping[str, Any], data: Training, *, s
     try:
         if data.target is None:
             estimator.fit(matrix)
+        elif hasattr(estimator, "fit_watched"):
+            estimator.fit_watched(matrix, data.target, log, progress=progress, state=state)
         else:
             estimator.fit(matrix, data.target)
     except Exception as error:

@@ -21,7 +21,8 @@ def convert(graph: Graph, model: Any, x: str) -> Scores:
         Unconvertible: There is no way to say it; the message names it.
     """
     name = type(model).__name__
-    converter = CONVERTERS.get(name) if type(model).__module__.startswith("sklearn.") else None
+    ours = ("sklearn.", "modelkeep.train.linear.")
+    converter = CONVERTERS.get(name) if type(model).__module__.startswith(ours) else None
     if converter is None:
         raise Unconvertible(f"{name} has no conversion")
     try:
@@ -63,7 +64,7 @@ CONVERTERS: dict[str, Converter] = {
     **dict.fromkeys(
         ("LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "SGDRegressor",
          "LinearSVR", "HuberRegressor", "BayesianRidge", "ARDRegression", "TheilSenRegressor", "Lars", "LassoLars",
-         "OrthogonalMatchingPursuit", "QuantileRegressor", "PassiveAggressiveRegressor"),
+         "OrthogonalMatchingPursuit", "QuantileRegressor", "PassiveAggressiveRegressor", "OutOfCoreRegressor"),
         linear.regressor,
     ),
     **dict.fromkeys(("PoissonRegressor", "GammaRegressor"), linear.log_regressor),
@@ -73,6 +74,7 @@ CONVERTERS: dict[str, Converter] = {
     ),
     **dict.fromkeys(("LogisticRegression", "LogisticRegressionCV", "LinearDiscriminantAnalysis"), linear.logistic),
     "SGDClassifier": linear.sgd_classifier,
+    "OutOfCoreClassifier": linear.out_of_core,
     "GaussianNB": linear.gaussian_naive_bayes,
     "MultinomialNB": linear.multinomial_naive_bayes,
     "ComplementNB": linear.complement_naive_bayes,

@@ -55,6 +55,17 @@ def sgd_classifier(graph: Graph, model: Any, x: str) -> Scores:
     )
 
 
+def out_of_core(graph: Graph, model: Any, x: str) -> Scores:
+    """``linear_out_of_core`` for classes, whatever its loss."""
+    decision = _decision(graph, model, x)
+    count = len(model.classes_)
+    if model.loss_ == "softmax":
+        return Scores(decision=decision, probability=softmax(graph, decision))
+    if model.loss_ == "logistic":
+        return Scores(decision=decision, probability=one_vs_rest(graph, decision, count))
+    return Scores(decision=decision)
+
+
 def gaussian_naive_bayes(graph: Graph, model: Any, x: str) -> Scores:
     """log p(c) - (sum of log(2 pi var) + (x - mean)^2 / var) / 2, without expanding the square."""
     variance = np.asarray(model.var_, np.float64)

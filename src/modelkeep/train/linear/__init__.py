@@ -1,0 +1,1 @@
+"""Linear models learnt out of core and data-parallel."""

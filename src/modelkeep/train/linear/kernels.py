@@ -1,0 +1,285 @@
+"""The compiled inner loops: stochastic steps over the rows of a block.
+
+One table holds the model while it learns, (features + 1, 2 * outputs) float64: each feature's weights and beside
+them what its step size depends on, so that a feature costs one cache line; the last row is the intercept.
+
+A step moves the weights of a row's features by ``-rate / sqrt(G) * gradient``, ``G`` being the sum of the squared
+gradients so far (AdaGrad: Duchi, Hazan, Singer, JMLR 2011), or by ``-rate * gradient`` where ``G`` is not used.
+The penalty is applied as a proximal step (Duchi and Singer, JMLR 2009), and lazily (Langford, Li, Zhang, JMLR
+2009; Lipton and Elkan 2015): a feature that a row lacks is left alone, and when it is seen again all the penalty
+it missed is applied at once, ``w = shrink(w, l1 * c) / (1 + l2 * c)`` where ``c`` is the sum of the missed step
+sizes. So a row costs its own features and not all of them. What is missing at the end is settled by
+``table.settle``.
+
+The loops release the GIL. Compiled code is kept beside this file or, where that cannot be written, in the user's
+cache folder; where nothing can be written it is compiled anew by each process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numba import njit
+from numba.core.errors import NumbaError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Sums may be regrouped; infinities and NaN stay what they are, so that a diverging fit is seen.
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+
+
+def _compiled(function: F) -> F:
+    try:
+        return njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
+    except (RuntimeError, OSError, NumbaError):  # no folder can be written
+        return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
+
+
+@_compiled
+def derivative(loss: int, margin: float, y: float) -> tuple[float, float]:
+    """Loss and its derivative by the margin, of one output of one row; codes as in ``losses.CODES``."""
+    if loss == 1:  # logistic
+        z = y * margin
+        if z > 0:
+            e = math.exp(-z)
+            return math.log1p(e), -y * e / (1.0 + e)
+        e = math.exp(z)
+        return math.log1p(e) - z, -y / (1.0 + e)
+    if loss == 0:  # squared
+        off = margin - y
+        return 0.5 * off * off, off
+    short = 1.0 - y * margin
+    if short <= 0.0:
+        return 0.0, 0.0
+    return (short, -y) if loss == 3 else (short * short, -2.0 * short * y)
+
+
+@_compiled
+def caught_up(weight: float, total: float, missed: float, adaptive: bool, l1: float, l2: float) -> float:
+    """A weight after the penalty of the steps it missed, whose rates sum to ``missed``."""
+    if weight == 0.0:
+        return weight
+    size = missed / math.sqrt(total) if adaptive else missed
+    cut = l1 * size
+    if weight > cut:
+        weight -= cut
+    elif weight < -cut:
+        weight += cut
+    else:
+        return 0.0
+    return weight / (1.0 + l2 * size)
+
+
+@_compiled
+def rate_at(rate: float, power: float, updates: float) -> float:
+    """The step size's common factor: ``rate / (1 + updates) ** power``."""
+    return rate if power == 0.0 else rate / (1.0 + updates) ** power
+
+
+@_compiled
+def settled(table: Any, seen: Any, j: int, elapsed: float, adaptive: bool, l1: float, l2: float) -> None:
+    """Apply to a feature's weights the penalty that they missed."""
+    outputs = table.shape[1] // 2
+    for k in range(outputs):
+        table[j, k] = caught_up(table[j, k], table[j, outputs + k], elapsed - seen[j], adaptive, l1, l2)
+    seen[j] = elapsed
+
+
+@_compiled
+def moved(table: Any, j: int, k: int, g: float, now: float, adaptive: bool) -> None:
+    """One step of one weight along its gradient."""
+    outputs = table.shape[1] // 2
+    if adaptive:
+        squares = table[j, outputs + k] + g * g
+        table[j, outputs + k] = squares
+        table[j, k] -= now * g / math.sqrt(squares)
+    else:
+        table[j, k] -= now * g
+        table[j, outputs + k] += 1.0
+
+
+@_compiled
+def rows_sparse(csr: Any, y: Any, walk: Any, state: Any, how: Any) -> float:
+    """Stochastic gradient descent, one row a step, one output, sparse rows.
+
+    Args:
+        csr: The block: row pointers (n + 1,), columns (nnz,), values (nnz,).
+        y: (n,) targets; -1 and 1 for classes.
+        walk: First row and stride: rows are visited as ``(first + i * stride) mod n``, each once if the stride is
+            prime to ``n``.
+        state: Changed in place. The table, (features + 1, 2); (features + 1,) sum of rates when a feature's
+            penalty was last applied; (2,) sum of rates and number of steps so far.
+        how: The loss's code, the rate, its power, whether steps are adaptive, l1, l2, whether the intercept is
+            learnt.
+
+    Returns:
+        The sum of the losses, each before its row was learnt from.
+    """
+    indptr, indices, values = csr
+    row, stride = walk
+    table, seen, clock = state
+    loss, rate, power, adaptive, l1, l2, bias = how
+    n = y.shape[0]
+    last = table.shape[0] - 1
+    penalised = l1 > 0.0 or l2 > 0.0
+    total, elapsed = 0.0, clock[0]
+    for step in range(n):
+        begin, end = indptr[row], indptr[row + 1]
+        if penalised:
+            for place in range(begin, end):
+                j = indices[place]
+                if seen[j] != elapsed:
+                    table[j, 0] = caught_up(table[j, 0], table[j, 1], elapsed - seen[j], adaptive, l1, l2)
+                    seen[j] = elapsed
+        margin = table[last, 0]
+        for place in range(begin, end):
+            margin += table[indices[place], 0] * values[place]
+        lost, slope = derivative(loss, margin, y[row])
+        total += lost
+        now = rate_at(rate, power, clock[1] + step)
+        if slope != 0.0:
+            for place in range(begin, end):
+                moved(table, indices[place], 0, slope * values[place], now, adaptive)
+            if bias:
+                moved(table, last, 0, slope, now, adaptive)
+        elapsed += now
+        row += stride
+        if row >= n:
+            row -= n
+    clock[0] = elapsed
+    clock[1] += n
+    return total
+
+
+@_compiled
+def slopes(loss: int, margins: Any, y: float, out: Any) -> float:
+    """Loss of one row with any number of outputs; ``out`` gets the derivatives by the margins.
+
+    With several outputs ``y`` is the class's number: softmax joins them, other losses set each class against the
+    rest.
+    """
+    outputs = margins.shape[0]
+    if outputs == 1:
+        lost, out[0] = derivative(loss, margins[0], y)
+        return lost
+    total = 0.0
+    right = int(y)
+    if loss != 2:
+        for k in range(outputs):
+            lost, out[k] = derivative(loss, margins[k], 1.0 if k == right else -1.0)
+            total += lost
+        return total
+    top = margins[0]
+    for k in range(1, outputs):
+        top = max(top, margins[k])
+    for k in range(outputs):
+        out[k] = math.exp(margins[k] - top)
+        total += out[k]
+    for k in range(outputs):
+        out[k] /= total
+    out[right] -= 1.0
+    return math.log(total) - (margins[right] - top)  # type: ignore[no-any-return]
+
+
+@_compiled
+def batches_sparse(csr: Any, y: Any, walk: Any, batch: int, state: Any, how: Any) -> float:
+    """Mini-batches of sparse rows, any number of outputs: a step goes along the mean gradient of ``batch`` rows.
+
+    Arguments and result as of ``rows_sparse``; the table is (features + 1, 2 * outputs).
+    """
+    indptr, indices, values = csr
+    row, stride = walk
+    table, seen, clock = state
+    loss, rate, power, adaptive, l1, l2, bias = how
+    n, outputs, last = y.shape[0], table.shape[1] // 2, table.shape[0] - 1
+    penalised = l1 > 0.0 or l2 > 0.0
+    gradient = np.zeros((last + 1, outputs))
+    marked, touched = np.zeros(last, np.bool_), np.empty(last + 1, np.int64)
+    margins, slope = np.empty(outputs), np.empty(outputs)
+    total = 0.0
+    for begin in range(0, n, batch):
+        size, count = min(batch, n - begin), 0
+        for _ in range(size):
+            margins[:] = table[last, :outputs]
+            for place in range(indptr[row], indptr[row + 1]):
+                j = indices[place]
+                if not marked[j]:
+                    marked[j] = True
+                    touched[count] = j
+                    count += 1
+                    if penalised:
+                        settled(table, seen, j, clock[0], adaptive, l1, l2)
+                for k in range(outputs):
+                    margins[k] += table[j, k] * values[place]
+            total += slopes(loss, margins, y[row], slope)
+            for k in range(outputs):
+                if bias:
+                    gradient[last, k] += slope[k]
+                for place in range(indptr[row], indptr[row + 1]):
+                    gradient[indices[place], k] += slope[k] * values[place]
+            row += stride
+            if row >= n:
+                row -= n
+        now = rate_at(rate, power, clock[1])
+        touched[count] = last
+        for j in touched[: count + 1]:
+            for k in range(outputs):
+                if gradient[j, k] != 0.0:
+                    moved(table, j, k, gradient[j, k] / size, now, adaptive)
+                    gradient[j, k] = 0.0
+            if j < last:
+                marked[j] = False
+        clock[0] += now
+        clock[1] += 1.0
+    return total
+
+
+@_compiled
+def batches_dense(x: Any, y: Any, walk: Any, batch: int, state: Any, how: Any) -> float:
+    """Mini-batches of dense rows, (n, features), any number of outputs; ``batch`` 1 is one row a step.
+
+    Arguments and result as of ``batches_sparse``.
+    """
+    row, stride = walk
+    table, seen, clock = state
+    loss, rate, power, adaptive, l1, l2, bias = how
+    n, features = x.shape
+    outputs = table.shape[1] // 2
+    penalised = l1 > 0.0 or l2 > 0.0
+    gradient, weights = np.zeros((outputs, features + 1)), np.empty((outputs, features + 1))
+    margins, slope = np.empty(outputs), np.empty(outputs)
+    total = 0.0
+    for begin in range(0, n, batch):
+        size = min(batch, n - begin)
+        for j in range(features + 1):
+            if penalised and j < features:
+                settled(table, seen, j, clock[0], adaptive, l1, l2)
+            for k in range(outputs):
+                weights[k, j] = table[j, k]
+        for _ in range(size):
+            for k in range(outputs):
+                margin = weights[k, features]
+                for j in range(features):
+                    margin += weights[k, j] * x[row, j]
+                margins[k] = margin
+            total += slopes(loss, margins, y[row], slope)
+            for k in range(outputs):
+                for j in range(features):
+                    gradient[k, j] += slope[k] * x[row, j]
+                if bias:
+                    gradient[k, features] += slope[k]
+            row += stride
+            if row >= n:
+                row -= n
+        now = rate_at(rate, power, clock[1])
+        for k in range(outputs):
+            for j in range(features + 1):
+                if gradient[k, j] != 0.0:
+                    moved(table, j, k, gradient[k, j] / size, now, adaptive)
+                    gradient[k, j] = 0.0
+        clock[0] += now
+        clock[1] += 1.0
+    return total

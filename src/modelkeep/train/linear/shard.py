@@ -1,0 +1,210 @@
+"""A shard of the parameter server: a process that keeps some of the weights and the steps they have made.
+
+Run as ``python -m modelkeep.train.linear.shard``; reads its setting as one JSON line from standard input, prints
+its port, and ends when standard input does, so it never outlives its owner.
+
+Li et al., "Scaling distributed machine learning with the parameter server", OSDI 2014; bounded staleness: Ho et
+al., "More effective distributed ML via a stale synchronous parallel parameter server", NIPS 2013. A worker's clock
+is the number of its pushes; it may pull at clock ``c`` once every living worker's clock is at least ``c -
+staleness``. With staleness 0 the pushes of a clock are added up and make one step together, once all living
+workers have pushed; otherwise each push is a step of its own, at once. A worker whose connection ends no longer
+counts, so its death holds nobody up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from modelkeep.train.linear import wire
+from modelkeep.train.linear.losses import Array, Objective
+from modelkeep.train.linear.table import Steps, Table
+from modelkeep.train.linear.wire import Frame, Keys
+
+INTRODUCTION = 5.0
+"""Seconds a caller has to prove its token."""
+
+
+@dataclass
+class Shard:
+    """Some rows of the table, changed by pushes.
+
+    Attributes:
+        table: This shard's rows; a last one beyond them that nobody asks for.
+        objective: Its penalty is applied here.
+        steps: How far a push goes.
+        staleness: See above.
+        bias: The row of the intercept, which has no penalty; -1 when it is in another shard.
+    """
+
+    table: Table
+    objective: Objective
+    steps: Steps
+    staleness: int
+    bias: int
+    clocks: dict[int, int] = field(default_factory=dict)
+    gathered: list[tuple[Keys, Array, float]] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    joined: int = 0
+
+    def join(self) -> tuple[int, int]:
+        """A worker comes in at the slowest one's clock. Returns its number and its clock."""
+        with self.changed:
+            self.joined += 1
+            self.clocks[self.joined] = min(self.clocks.values(), default=0)
+            return self.joined, self.clocks[self.joined]
+
+    def leave(self, worker: int) -> None:
+        """It is done, or dead."""
+        with self.changed:
+            self.clocks.pop(worker, None)
+            self._advance()
+
+    def pull(self, worker: int, keys: Keys) -> Array:
+        """Weights of some rows, (keys, outputs), when the worker may have them.
+
+        Raises:
+            TimeoutError: The slowest worker does not move.
+        """
+        with self.changed:
+            clock = self.clocks[worker]
+            may = self.changed.wait_for(
+                lambda: min(self.clocks.values()) >= clock - self.staleness, timeout=wire.PATIENCE
+            )
+            if not may:
+                raise TimeoutError("a worker does not move")
+            self._catch_up(keys)
+            return self.table.weights[keys]
+
+    def push(self, worker: int, keys: Keys, gradients: Array, rows: float) -> None:
+        """Sums of gradients over ``rows`` rows, (keys, outputs); keys differ from each other."""
+        with self.changed:
+            self.clocks[worker] += 1
+            if self.staleness:
+                self._step(keys, gradients / max(rows, 1.0))
+                self.changed.notify_all()
+                return
+            self.gathered.append((keys, gradients, rows))
+            self._advance()
+
+    def _advance(self) -> None:
+        """With staleness 0, make the step of a clock that everybody has pushed for."""
+        if self.gathered and len(self.gathered) >= len(self.clocks):
+            keys = np.concatenate([keys for keys, _, _ in self.gathered])
+            rows = sum(rows for _, _, rows in self.gathered)
+            unique, places = np.unique(keys, return_inverse=True)
+            total = np.zeros((len(unique), self.objective.outputs))
+            np.add.at(total, places, np.concatenate([gradients for _, gradients, _ in self.gathered]))
+            self.gathered.clear()
+            self._step(unique, total / max(rows, 1.0))
+        self.changed.notify_all()
+
+    def _catch_up(self, keys: Keys) -> None:
+        """The penalty of the steps that these rows have missed, as in ``kernels``."""
+        l1, l2 = self.objective.l1, self.objective.l2
+        if l1 == l2 == 0.0 or not len(keys):
+            return
+        table, outputs = self.table, self.objective.outputs
+        missed = (table.clock[0] - table.seen[keys])[:, None]
+        size = missed / np.sqrt(table.cells[keys, outputs:]) if self.steps.adaptive else missed
+        if self.bias >= 0:
+            size = np.where((keys == self.bias)[:, None], 0.0, size)
+        weights = table.cells[keys, :outputs]
+        shrunk = np.sign(weights) * np.maximum(np.abs(weights) - l1 * size, 0.0)
+        table.cells[keys, :outputs] = shrunk / (1.0 + l2 * size)
+        table.seen[keys] = table.clock[0]
+
+    def _step(self, keys: Keys, gradient: Array) -> None:
+        self._catch_up(keys)
+        table, outputs = self.table, self.objective.outputs
+        now = self.steps.rate / (1.0 + table.clock[1]) ** self.steps.power
+        if self.steps.adaptive:
+            squares = table.cells[keys, outputs:] + gradient * gradient
+            table.cells[keys, outputs:] = squares
+            table.cells[keys, :outputs] -= now * gradient / np.sqrt(squares)
+        else:
+            table.cells[keys, :outputs] -= now * gradient
+            table.cells[keys, outputs:] += gradient != 0.0
+        table.clock += (now, 1.0)
+
+    def read(self) -> Array:
+        """All rows, penalties settled, for the owner."""
+        with self.changed:
+            self._catch_up(np.arange(len(self.table.cells) - 1, dtype=np.uint32))
+            return self.table.cells[:-1].copy()
+
+
+def serve(shard: Shard, caller: socket.socket, token: bytes) -> None:
+    """Answer one caller until it goes."""
+    worker = 0
+    with caller:
+        try:
+            caller.settimeout(INTRODUCTION)
+            if not wire.admit(caller, token):
+                return
+            caller.settimeout(None)
+            while True:
+                frame = wire.receive(caller)
+                if frame.op == wire.JOIN:
+                    worker, clock = shard.join()
+                    wire.send(caller, Frame(wire.DONE, clock))
+                elif frame.op == wire.LEAVE:
+                    shard.leave(worker)
+                    wire.send(caller, Frame(wire.DONE))
+                else:
+                    _answer(shard, worker, frame, caller)
+        except (OSError, ValueError, IndexError, KeyError):
+            return  # gone, or no caller of ours
+        finally:
+            shard.leave(worker)
+
+
+def _answer(shard: Shard, worker: int, frame: Frame, caller: socket.socket) -> None:
+    outputs = shard.objective.outputs
+    if frame.op == wire.PULL:
+        wire.send(caller, Frame(wire.DONE, values=shard.pull(worker, frame.keys).ravel()))
+    elif frame.op == wire.PUSH:
+        shard.push(worker, frame.keys, frame.values.reshape(-1, outputs).astype(np.float64), frame.number)
+        wire.send(caller, Frame(wire.DONE))
+    elif frame.op == wire.READ:
+        cells = shard.read()
+        wire.send(caller, Frame(wire.STATE, len(cells)))
+        caller.sendall(cells.tobytes() + shard.table.clock.tobytes())
+    else:
+        raise ValueError("an operation that is none")
+
+
+def main() -> None:
+    """Serve one shard until standard input ends."""
+    setting: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    size, rows = 8 * setting["cells"], setting["rows"]
+    cells = np.frombuffer(sys.stdin.buffer.read(size)).reshape(rows, -1)
+    objective, steps = Objective(**setting["objective"]), Steps(**setting["steps"])
+    table = Table.fresh(rows, objective.outputs)
+    table.cells[:-1], table.clock[:] = cells, setting["clock"]
+    table.seen[:] = table.clock[0]
+    shard = Shard(table, objective, steps, setting["staleness"], setting["bias"])
+    listener = socket.create_server((setting["host"], 0), backlog=256)
+    token = bytes.fromhex(setting["token"])
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+    print(listener.getsockname()[1], flush=True)  # noqa: T201 - how the owner learns it
+    while True:
+        caller, _ = listener.accept()
+        caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=serve, args=(shard, caller, token), daemon=True).start()
+
+
+def _end_with_owner() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

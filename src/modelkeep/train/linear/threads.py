@@ -1,0 +1,80 @@
+"""The Engine port with threads of this process: for matrices in memory, which threads share as they are.
+
+The compiled loops and NumPy's and SciPy's products release the GIL, so threads use the cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+from modelkeep.core.here import Here, tree
+from modelkeep.core.ports import Progress, Silent
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Threads:
+    """Works on parts in threads. Use as a context manager, or ``close`` it."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="linear")
+
+    def map(
+        self,
+        fn: Callable[[T], R],
+        parts: Iterable[T],
+        *,
+        progress: Progress | None = None,
+        name: str = "parts",
+    ) -> Iterator[R]:
+        """Apply ``fn`` to every part; results in the order of ``parts``."""
+        if self._workers == 1:
+            yield from Here().map(fn, parts, progress=progress, name=name)
+            return
+        told, total = progress or Silent(), len(parts) if isinstance(parts, Sized) else None
+        waiting: deque[Future[R]] = deque()
+        source, done = iter(parts), 0
+        try:
+            while True:
+                for part in itertools.islice(source, 2 * self._workers - len(waiting)):
+                    waiting.append(self._pool.submit(fn, part))
+                if not waiting:
+                    return
+                result = waiting.popleft().result()
+                done += 1
+                told.step(name, done, total)
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
+        """Merge results pairwise as a tree. At least one."""
+        return tree(self.map, fn, results)
+
+    def put(self, obj: T) -> Callable[[], T]:
+        """A handle to the object itself."""
+        return lambda: obj
+
+    def slots(self) -> int:
+        """How many threads."""
+        return self._workers
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,52 @@
+"""Two fits that stop for ever, one in its passes and one in its full-batch steps; run to be killed."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+from linear_kit import ALPHA, rows
+
+from modelkeep.train.linear.estimator import OutOfCoreClassifier
+from modelkeep.train.log import Unlogged
+
+PARAMS = {
+    "passes": {"method": "sgd", "passes": 9, "patience": 9},
+    "steps": {"method": "all_reduce", "passes": 9, "tolerance": 1e-12, "workers": 2},
+}
+STOP = 4
+
+
+class Stopping(Unlogged):
+    """Lets three measurements pass."""
+
+    def __init__(self, told: threading.Semaphore) -> None:
+        self.told = told
+
+    def metric(self, key: str, value: float, step: int = 0) -> None:
+        if step == STOP:
+            self.told.release()
+            threading.Event().wait()
+
+
+def model(name: str) -> OutOfCoreClassifier:
+    return OutOfCoreClassifier(alpha=ALPHA, random_state=3, **PARAMS[name])
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    told = threading.Semaphore(0)
+    for name in PARAMS:
+        work = (*rows(2), Stopping(told))
+        keywords = {"state": Path(sys.argv[1]) / name}
+        threading.Thread(target=model(name).fit_watched, args=work, kwargs=keywords, daemon=True).start()
+    for _ in PARAMS:
+        told.acquire()
+    print("stopped", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Derivatives against differences, compiled loops against NumPy, and parts against the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from modelkeep.train.linear import kernels
+from modelkeep.train.linear.blocks import MemoryPart, Split, held_out, in_memory, kept
+from modelkeep.train.linear.descent import pseudo_gradient
+from modelkeep.train.linear.losses import CODES, Objective, of_margins, of_rows, penalty, probabilities
+from modelkeep.train.linear.table import Steps, Table, _order, learn
+from modelkeep.train.linear.threads import Threads
+from modelkeep.train.linear.whole import Wholes
+
+LOSSES = sorted(CODES)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def some(seed: int, loss: str, rows: int = 12, features: int = 4, **keywords):
+    rng = np.random.default_rng(seed)
+    outputs = 3 if loss == "softmax" else 1
+    x = rng.normal(size=(rows, features)) * (rng.random((rows, features)) < 0.6)
+    if loss == "squared":
+        y = rng.normal(size=rows)
+    else:
+        y = rng.integers(0, 3, rows).astype(float) if outputs > 1 else rng.choice([-1.0, 1.0], rows)
+    goal = Objective(loss, 0.05, 0.1, outputs, **keywords)
+    return goal, rng.normal(size=(features + 1, outputs)), x, y
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, loss=st.sampled_from(LOSSES), smoothing=st.sampled_from([0.0, 0.5]))
+def test_gradients_are_those_of_differences(seed, loss, smoothing):
+    goal, weights, x, y = some(seed, loss, smoothing=smoothing)
+    analytic = of_rows(goal, weights, x, y).gradient
+    step = 1e-6
+    for place in np.ndindex(weights.shape):
+        up, down = weights.copy(), weights.copy()
+        up[place] += step
+        down[place] -= step
+        slope = (of_rows(goal, up, x, y, slope=False).loss - of_rows(goal, down, x, y, slope=False).loss) / (
+            2 * step
+        )
+        assert analytic[place] == pytest.approx(
+            slope, abs=1e-4, rel=1e-4
+        )  # the hinge may have a corner in between
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, loss=st.sampled_from(LOSSES))
+def test_the_compiled_losses_are_those_of_numpy(seed, loss):
+    goal, weights, x, y = some(seed, loss)
+    margins = x @ weights[:-1] + weights[-1]
+    total, slope = 0.0, np.empty(goal.outputs)
+    expected, by_margin = of_margins(goal, margins, y)
+    for row in range(len(y)):
+        total += kernels.slopes(goal.code, margins[row], y[row], slope)
+        np.testing.assert_allclose(slope, by_margin[row], rtol=1e-12, atol=1e-15)
+    assert total == pytest.approx(expected, rel=1e-12)
+
+
+def test_losses_stay_finite_far_out():
+    for loss in ("logistic", "softmax"):
+        goal = Objective(loss, 0.0, 0.0, 3 if loss == "softmax" else 1)
+        margins = np.array([[1e4, -1e4, 0.0][: goal.outputs], [-1e4, 1e4, 0.0][: goal.outputs]])
+        lost, slope = of_margins(goal, margins, np.array([1.0, 1.0]))
+        assert np.isfinite(lost)
+        assert np.isfinite(slope).all()
+        assert np.isfinite(probabilities(loss, margins if goal.outputs > 1 else margins[:, 0])).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=seeds, steps=st.sampled_from(["adagrad", "constant"]), ratio=st.sampled_from([(0.0, 0.01), (0.05, 0.0)])
+)
+def test_a_lazy_penalty_is_the_one_of_every_step(seed, steps, ratio):
+    """With L1, exactly; with L2 up to the square of what a feature missed."""
+    rng = np.random.default_rng(seed)
+    goal, how = Objective("logistic", *ratio), Steps(steps, 0.01)
+    x = rng.normal(size=(30, 5)) * (rng.random((30, 5)) < 0.3)
+    y = rng.choice([-1.0, 1.0], 30)
+    lazy = Table.fresh(5, 1)
+    learn(lazy, goal, how, [(sparse.csr_matrix(x), y)], None)
+    lazy.settle(goal, how)
+    eager = Table.fresh(5, 1)
+    for row in range(30):
+        learn(eager, goal, how, [(sparse.csr_matrix(x[row : row + 1]), y[row : row + 1])], None)
+        eager.settle(goal, how)
+    np.testing.assert_allclose(lazy.cells, eager.cells, rtol=1e-3, atol=1e-4 if ratio[1] else 1e-9)
+
+
+def test_the_pseudo_gradient_is_zero_where_l1_holds_a_weight():
+    goal = Objective("squared", 1.0, 0.0)
+    weights = np.array([[0.0], [0.0], [0.5], [0.0]])
+    slope = np.array([[0.9], [-1.5], [0.2], [0.3]])
+    np.testing.assert_allclose(pseudo_gradient(goal, weights, slope), [[0.0], [-0.5], [1.2], [0.3]])
+    assert penalty(goal, weights) == 0.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, loss=st.sampled_from(LOSSES), parts=st.integers(1, 9), workers=st.integers(1, 3))
+def test_sums_do_not_depend_on_the_parts(seed, loss, parts, workers):
+    goal, weights, x, y = some(seed, loss, rows=37)
+    whole = of_rows(goal, weights, x, y)
+    with Threads(workers) as engine, Wholes(in_memory(x, y, parts), engine, Split()).of(goal) as sums:
+        divided = sums(weights)
+    assert divided.rows == whole.rows == 37
+    assert divided.loss == pytest.approx(whole.loss, rel=1e-12)
+    np.testing.assert_allclose(divided.gradient, whole.gradient, rtol=1e-10, atol=1e-12)
+
+
+@given(rows=st.integers(1, 300), seed=seeds)
+def test_a_walk_visits_every_row_once(rows, seed):
+    first, stride = _order(rows, np.random.default_rng(seed))
+    assert sorted((first + i * stride) % rows for i in range(rows)) == list(range(rows))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 200), fraction=st.floats(0.01, 0.5), most=st.integers(0, 50), thin=st.booleans())
+def test_held_out_rows_and_the_others_are_all_rows_once(rows, fraction, most, thin):
+    x = np.arange(1.0, rows + 1)[:, None] * [1.0, 0.0]
+    part = MemoryPart(sparse.csr_matrix(x) if thin else x, x[:, 0], 0, rows)
+    split = Split(fraction, most)
+    seen = [
+        float(value) for blocks in (kept(part(), split), held_out(part(), split)) for _, y in blocks for value in y
+    ]
+    assert sorted(seen) == x[:, 0].tolist()
+    for matrix, y in held_out(part(), split):
+        assert len(y) <= most
+        assert np.asarray(matrix @ np.array([1.0, 1.0])).tolist() == y.tolist()

@@ -192,6 +192,10 @@ class _Shared:
     def __call__(self) -> Any:
         return _read(self._path)
 
+    def forget(self) -> None:
+        """Remove the file before the engine is closed; for what is shared anew again and again."""
+        Path(self._path).unlink(missing_ok=True)
+
 
 def _begin(threads: int) -> None:
     """Set a worker up: its share of the cores, no interrupts (its owner gets them), no life after its owner."""

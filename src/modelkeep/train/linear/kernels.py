@@ -1,7 +1,8 @@
 """The compiled inner loops: stochastic steps over the rows of a block.
 
-One table holds the model while it learns, (features + 1, 2 * outputs) float64: each feature's weights and beside
-them what its step size depends on, so that a feature costs one cache line; the last row is the intercept.
+One table holds the model while it learns, (features + 1, 2 * outputs + 2) float64: each feature's weights; the
+sums its step sizes depend on; the sum of all rates when its penalty was last applied; with one output, its step
+size over the rate. So a feature costs one cache line. The last row is the intercept.
 
 A step moves the weights of a row's features by ``-rate / sqrt(G) * gradient``, ``G`` being the sum of the squared
 gradients so far (AdaGrad: Duchi, Hazan, Singer, JMLR 2011), or by ``-rate * gradient`` where ``G`` is not used.
@@ -58,19 +59,19 @@ def derivative(loss: int, margin: float, y: float) -> tuple[float, float]:
 
 
 @_compiled
-def caught_up(weight: float, total: float, missed: float, adaptive: bool, l1: float, l2: float) -> float:
-    """A weight after the penalty of the steps it missed, whose rates sum to ``missed``."""
-    if weight == 0.0:
-        return weight
-    size = missed / math.sqrt(total) if adaptive else missed
-    cut = l1 * size
-    if weight > cut:
-        weight -= cut
-    elif weight < -cut:
-        weight += cut
-    else:
-        return 0.0
-    return weight / (1.0 + l2 * size)
+def caught_up(weight: float, size: float, l1: float, l2: float) -> float:
+    """A weight after the penalty of the steps it missed, whose sizes sum to ``size``."""
+    if l1 > 0.0:
+        cut = l1 * size
+        if weight > cut:
+            weight -= cut
+        elif weight < -cut:
+            weight += cut
+        else:
+            return 0.0
+    share = l2 * size
+    # Below 1e-8 the quotient differs from this by less than rounding does, and takes longer.
+    return weight - weight * share if share < 1e-8 else weight / (1.0 + share)
 
 
 @_compiled
@@ -80,38 +81,56 @@ def rate_at(rate: float, power: float, updates: float) -> float:
 
 
 @_compiled
-def settled(table: Any, seen: Any, j: int, elapsed: float, adaptive: bool, l1: float, l2: float) -> None:
+def settled(table: Any, j: int, elapsed: float, adaptive: bool, l1: float, l2: float) -> None:
     """Apply to a feature's weights the penalty that they missed."""
-    outputs = table.shape[1] // 2
+    outputs = table.shape[1] // 2 - 1
+    missed = elapsed - table[j, 2 * outputs]
+    table[j, 2 * outputs] = elapsed
     for k in range(outputs):
-        table[j, k] = caught_up(table[j, k], table[j, outputs + k], elapsed - seen[j], adaptive, l1, l2)
-    seen[j] = elapsed
+        size = missed / math.sqrt(table[j, outputs + k]) if adaptive else missed
+        table[j, k] = caught_up(table[j, k], size, l1, l2)
 
 
 @_compiled
 def moved(table: Any, j: int, k: int, g: float, now: float, adaptive: bool) -> None:
     """One step of one weight along its gradient."""
-    outputs = table.shape[1] // 2
+    outputs = table.shape[1] // 2 - 1
     if adaptive:
         squares = table[j, outputs + k] + g * g
+        inverse = 1.0 / math.sqrt(squares)
         table[j, outputs + k] = squares
-        table[j, k] -= now * g / math.sqrt(squares)
+        table[j, 2 * outputs + 1] = inverse
+        table[j, k] -= now * g * inverse
     else:
         table[j, k] -= now * g
         table[j, outputs + k] += 1.0
 
 
 @_compiled
-def rows_sparse(csr: Any, y: Any, walk: Any, state: Any, how: Any) -> float:
+def next_row(row: int, walk: Any, n: int) -> int:
+    """The row after this one: its neighbour, or at the end of a run the first of the next run.
+
+    Runs of neighbours cost the processor far less than single rows would.
+    """
+    _, stride, run = walk
+    row += 1
+    if row < n and row % run:
+        return row
+    runs = (n + run - 1) // run
+    return ((row - 1) // run + stride) % runs * run  # type: ignore[no-any-return]
+
+
+@_compiled
+def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -> float:
     """Stochastic gradient descent, one row a step, one output, sparse rows.
 
     Args:
         csr: The block: row pointers (n + 1,), columns (nnz,), values (nnz,).
         y: (n,) targets; -1 and 1 for classes.
-        walk: First row and stride: rows are visited as ``(first + i * stride) mod n``, each once if the stride is
-            prime to ``n``.
-        state: Changed in place. The table, (features + 1, 2); (features + 1,) sum of rates when a feature's
-            penalty was last applied; (2,) sum of rates and number of steps so far.
+        walk: Rows are visited in runs of neighbours: first row, runs to go on from one to the next, rows of a run.
+            Each is visited once if the stride is prime to the number of runs.
+        table: See above, (features + 1, 4), changed in place.
+        clock: (2,) sum of rates and number of steps so far, changed in place.
         how: The loss's code, the rate, its power, whether steps are adaptive, l1, l2, whether the intercept is
             learnt.
 
@@ -119,24 +138,26 @@ def rows_sparse(csr: Any, y: Any, walk: Any, state: Any, how: Any) -> float:
         The sum of the losses, each before its row was learnt from.
     """
     indptr, indices, values = csr
-    row, stride = walk
-    table, seen, clock = state
     loss, rate, power, adaptive, l1, l2, bias = how
-    n = y.shape[0]
-    last = table.shape[0] - 1
+    n, last, row = y.shape[0], table.shape[0] - 1, walk[0]
     penalised = l1 > 0.0 or l2 > 0.0
     total, elapsed = 0.0, clock[0]
     for step in range(n):
         begin, end = indptr[row], indptr[row + 1]
+        margin = table[last, 0]
         if penalised:
             for place in range(begin, end):
                 j = indices[place]
-                if seen[j] != elapsed:
-                    table[j, 0] = caught_up(table[j, 0], table[j, 1], elapsed - seen[j], adaptive, l1, l2)
-                    seen[j] = elapsed
-        margin = table[last, 0]
-        for place in range(begin, end):
-            margin += table[indices[place], 0] * values[place]
+                weight, missed = table[j, 0], elapsed - table[j, 2]
+                if missed != 0.0:
+                    table[j, 2] = elapsed
+                    if weight != 0.0:
+                        weight = caught_up(weight, missed * table[j, 3], l1, l2)
+                        table[j, 0] = weight
+                margin += weight * values[place]
+        else:
+            for place in range(begin, end):
+                margin += table[indices[place], 0] * values[place]
         lost, slope = derivative(loss, margin, y[row])
         total += lost
         now = rate_at(rate, power, clock[1] + step)
@@ -146,9 +167,7 @@ def rows_sparse(csr: Any, y: Any, walk: Any, state: Any, how: Any) -> float:
             if bias:
                 moved(table, last, 0, slope, now, adaptive)
         elapsed += now
-        row += stride
-        if row >= n:
-            row -= n
+        row = next_row(row, walk, n)
     clock[0] = elapsed
     clock[1] += n
     return total
@@ -185,16 +204,14 @@ def slopes(loss: int, margins: Any, y: float, out: Any) -> float:
 
 
 @_compiled
-def batches_sparse(csr: Any, y: Any, walk: Any, batch: int, state: Any, how: Any) -> float:
+def batches_sparse(csr: Any, y: Any, walk: Any, batch: int, table: Any, clock: Any, how: Any) -> float:
     """Mini-batches of sparse rows, any number of outputs: a step goes along the mean gradient of ``batch`` rows.
 
-    Arguments and result as of ``rows_sparse``; the table is (features + 1, 2 * outputs).
+    Arguments and result as of ``rows_sparse``; the table is (features + 1, 2 * outputs + 2).
     """
     indptr, indices, values = csr
-    row, stride = walk
-    table, seen, clock = state
     loss, rate, power, adaptive, l1, l2, bias = how
-    n, outputs, last = y.shape[0], table.shape[1] // 2, table.shape[0] - 1
+    n, outputs, last, row = y.shape[0], table.shape[1] // 2 - 1, table.shape[0] - 1, walk[0]
     penalised = l1 > 0.0 or l2 > 0.0
     gradient = np.zeros((last + 1, outputs))
     marked, touched = np.zeros(last, np.bool_), np.empty(last + 1, np.int64)
@@ -211,7 +228,7 @@ def batches_sparse(csr: Any, y: Any, walk: Any, batch: int, state: Any, how: Any
                     touched[count] = j
                     count += 1
                     if penalised:
-                        settled(table, seen, j, clock[0], adaptive, l1, l2)
+                        settled(table, j, clock[0], adaptive, l1, l2)
                 for k in range(outputs):
                     margins[k] += table[j, k] * values[place]
             total += slopes(loss, margins, y[row], slope)
@@ -220,9 +237,7 @@ def batches_sparse(csr: Any, y: Any, walk: Any, batch: int, state: Any, how: Any
                     gradient[last, k] += slope[k]
                 for place in range(indptr[row], indptr[row + 1]):
                     gradient[indices[place], k] += slope[k] * values[place]
-            row += stride
-            if row >= n:
-                row -= n
+            row = next_row(row, walk, n)
         now = rate_at(rate, power, clock[1])
         touched[count] = last
         for j in touched[: count + 1]:
@@ -238,16 +253,14 @@ def batches_sparse(csr: Any, y: Any, walk: Any, batch: int, state: Any, how: Any
 
 
 @_compiled
-def batches_dense(x: Any, y: Any, walk: Any, batch: int, state: Any, how: Any) -> float:
+def batches_dense(x: Any, y: Any, walk: Any, batch: int, table: Any, clock: Any, how: Any) -> float:
     """Mini-batches of dense rows, (n, features), any number of outputs; ``batch`` 1 is one row a step.
 
     Arguments and result as of ``batches_sparse``.
     """
-    row, stride = walk
-    table, seen, clock = state
     loss, rate, power, adaptive, l1, l2, bias = how
     n, features = x.shape
-    outputs = table.shape[1] // 2
+    outputs, row = table.shape[1] // 2 - 1, walk[0]
     penalised = l1 > 0.0 or l2 > 0.0
     gradient, weights = np.zeros((outputs, features + 1)), np.empty((outputs, features + 1))
     margins, slope = np.empty(outputs), np.empty(outputs)
@@ -256,7 +269,7 @@ def batches_dense(x: Any, y: Any, walk: Any, batch: int, state: Any, how: Any) -
         size = min(batch, n - begin)
         for j in range(features + 1):
             if penalised and j < features:
-                settled(table, seen, j, clock[0], adaptive, l1, l2)
+                settled(table, j, clock[0], adaptive, l1, l2)
             for k in range(outputs):
                 weights[k, j] = table[j, k]
         for _ in range(size):
@@ -271,9 +284,7 @@ def batches_dense(x: Any, y: Any, walk: Any, batch: int, state: Any, how: Any) -
                     gradient[k, j] += slope[k] * x[row, j]
                 if bias:
                     gradient[k, features] += slope[k]
-            row += stride
-            if row >= n:
-                row -= n
+            row = next_row(row, walk, n)
         now = rate_at(rate, power, clock[1])
         for k in range(outputs):
             for j in range(features + 1):

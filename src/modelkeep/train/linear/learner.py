@@ -137,7 +137,7 @@ class _Learner:
             if stands["phase"] == "descent":
                 self.found.passes, self.found.batch_size = stands["passes"], stands["batch_size"]
                 return
-            self.table = Table(arrays["cells"], arrays["seen"], arrays["clock"])
+            self.table = Table(arrays["cells"], arrays["clock"])
         steps = self._steps(stands)
         self.found.batch_size = steps.batch
         stopping = Stopping(self.settings, self.found.history)
@@ -199,7 +199,7 @@ class _Learner:
         return sum(part.loss for part in sums) / sum(part.rows for part in sums)
 
     def _save_pass(self, table: Table, now: Pass, steps: Steps, best: Array | None) -> None:
-        arrays = {"cells": table.cells, "seen": table.seen, "clock": table.clock}
+        arrays = {"cells": table.cells, "clock": table.clock}
         if best is not None and self.settings.early_stopping:
             arrays["best"] = best
         stands = {

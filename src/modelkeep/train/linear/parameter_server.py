@@ -67,7 +67,7 @@ class ParameterServer:
             self._addresses.append((self._host, int(line)))
 
     def _start(self, table: Table, begin: int, end: int) -> subprocess.Popen[bytes]:
-        cells = np.ascontiguousarray(table.cells[begin:end])
+        cells = np.ascontiguousarray(table.packed[begin:end])
         setting = {
             "rows": end - begin,
             "cells": cells.size,
@@ -112,18 +112,19 @@ class ParameterServer:
         self._read()
 
     def _read(self) -> None:
+        packed, clock = np.array(self._table.packed), self._table.clock
         for address, begin, end in zip(self._addresses, self._edges[:-1], self._edges[1:], strict=True):
             with wire.connect(address, self._token) as shard:
                 try:
                     wire.send(shard, Frame(wire.READ))
                     wire.receive(shard)
-                    size = (end - begin) * self._table.cells.shape[1]
+                    size = (end - begin) * packed.shape[1]
                     body = np.frombuffer(wire.exactly(shard, 8 * (size + 2)))
                 except OSError as error:
                     raise Unavailable(f"a shard of the parameter server is gone: {error}") from error
-            self._table.cells[begin:end] = body[:size].reshape(end - begin, -1)
-            self._table.clock = body[size:].copy()
-        self._table.seen[:] = self._table.clock[0]
+            packed[begin:end] = body[:size].reshape(end - begin, -1)
+            clock = body[size:]
+        self._table = Table.unpacked(packed, clock, adaptive=self._steps.adaptive)
 
     def table(self) -> Table:
         """The weights as the shards had them at the end of the last pass."""

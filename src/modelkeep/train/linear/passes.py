@@ -22,7 +22,7 @@ from modelkeep.train.linear.checkpoint import Checkpoint
 from modelkeep.train.linear.losses import Array, Objective
 from modelkeep.train.linear.settings import Settings
 from modelkeep.train.linear.table import Moves, Steps, Table, averaged, learn
-from modelkeep.train.linear.whole import Wholes
+from modelkeep.train.linear.whole import Wholes, release
 
 
 class Pass:
@@ -174,11 +174,12 @@ class _Local(_InTurn):
                 self._steps,
                 self._wholes.split,
                 self._settings.shuffle,
-                engine.put(self._table.cells),
+                handle := engine.put(np.ascontiguousarray(self._table.packed)),
                 self._table.clock,
             )
             moves = engine.reduce(_plus, engine.map(work, given))
-            self._table = averaged(self._table, moves, self._objective)
+            release(handle)
+            self._table = averaged(self._table, moves, self._objective, self._steps)
             at.add(len(chosen), moves.rows, moves.loss)
             self._told(at, progress)
             if checkpoint.due() and at.parts < len(order):
@@ -200,12 +201,11 @@ class Round:
         """Work on one part, rows in an order that the seed decides."""
         part, seed = given
         cells = self.cells()
-        start = Table(cells, np.full(len(cells), self.clock[0]), self.clock)
-        end = start.copy()
+        end = Table.unpacked(cells, self.clock, adaptive=self.steps.adaptive)
         rng = np.random.default_rng(seed) if self.shuffle else None
         rows, loss = learn(end, self.objective, self.steps, learnt_from(part, self.split), rng)
         end.settle(self.objective, self.steps)
-        return Moves.between(start, end, rows, loss)
+        return Moves.between(cells, self.clock, end, rows, loss)
 
 
 def _plus(a: Moves, b: Moves) -> Moves:

@@ -37,7 +37,7 @@ class Shard:
     """Some rows of the table, changed by pushes.
 
     Attributes:
-        table: This shard's rows; a last one beyond them that nobody asks for.
+        table: This shard's rows.
         objective: Its penalty is applied here.
         steps: How far a push goes.
         staleness: See above.
@@ -107,38 +107,27 @@ class Shard:
         self.changed.notify_all()
 
     def _catch_up(self, keys: Keys) -> None:
-        """The penalty of the steps that these rows have missed, as in ``kernels``."""
-        l1, l2 = self.objective.l1, self.objective.l2
-        if l1 == l2 == 0.0 or not len(keys):
-            return
-        table, outputs = self.table, self.objective.outputs
-        missed = (table.clock[0] - table.seen[keys])[:, None]
-        size = missed / np.sqrt(table.cells[keys, outputs:]) if self.steps.adaptive else missed
-        if self.bias >= 0:
-            size = np.where((keys == self.bias)[:, None], 0.0, size)
-        weights = table.cells[keys, :outputs]
-        shrunk = np.sign(weights) * np.maximum(np.abs(weights) - l1 * size, 0.0)
-        table.cells[keys, :outputs] = shrunk / (1.0 + l2 * size)
-        table.seen[keys] = table.clock[0]
+        """The penalty of the steps that these rows have missed."""
+        self.table.settle(self.objective, self.steps, keys[keys != self.bias])
 
     def _step(self, keys: Keys, gradient: Array) -> None:
         self._catch_up(keys)
-        table, outputs = self.table, self.objective.outputs
+        table = self.table
         now = self.steps.rate / (1.0 + table.clock[1]) ** self.steps.power
         if self.steps.adaptive:
-            squares = table.cells[keys, outputs:] + gradient * gradient
-            table.cells[keys, outputs:] = squares
-            table.cells[keys, :outputs] -= now * gradient / np.sqrt(squares)
+            squares = table.sums[keys] + gradient * gradient
+            table.sums[keys] = squares
+            table.weights[keys] -= now * gradient / np.sqrt(squares)
         else:
-            table.cells[keys, :outputs] -= now * gradient
-            table.cells[keys, outputs:] += gradient != 0.0
+            table.weights[keys] -= now * gradient
+            table.sums[keys] += gradient != 0.0
         table.clock += (now, 1.0)
 
     def read(self) -> Array:
         """All rows, penalties settled, for the owner."""
         with self.changed:
-            self._catch_up(np.arange(len(self.table.cells) - 1, dtype=np.uint32))
-            return self.table.cells[:-1].copy()
+            self._catch_up(np.arange(len(self.table.cells), dtype=np.uint32))
+            return self.table.packed.copy()
 
 
 def serve(shard: Shard, caller: socket.socket, token: bytes) -> None:
@@ -187,9 +176,7 @@ def main() -> None:
     size, rows = 8 * setting["cells"], setting["rows"]
     cells = np.frombuffer(sys.stdin.buffer.read(size)).reshape(rows, -1)
     objective, steps = Objective(**setting["objective"]), Steps(**setting["steps"])
-    table = Table.fresh(rows, objective.outputs)
-    table.cells[:-1], table.clock[:] = cells, setting["clock"]
-    table.seen[:] = table.clock[0]
+    table = Table.unpacked(cells, np.array(setting["clock"]), adaptive=steps.adaptive)
     shard = Shard(table, objective, steps, setting["staleness"], setting["bias"])
     listener = socket.create_server((setting["host"], 0), backlog=256)
     token = bytes.fromhex(setting["token"])

@@ -14,6 +14,8 @@ from modelkeep.core.errors import Invalid
 from modelkeep.train.linear.blocks import Block
 from modelkeep.train.linear.losses import Array, Objective
 
+RUN = 32
+"""Rows of a run at most; fewer where there are few."""
 STARTED = 1e-8
 """What a sum of squared gradients begins with, so that no step divides by zero."""
 
@@ -49,42 +51,70 @@ class Table:
     """What ``kernels`` works on.
 
     Attributes:
-        cells: (features + 1, 2 * outputs): weights, then sums of squared gradients (or counts of steps).
-        seen: (features + 1,): sum of rates when the penalty was last applied to a feature.
+        cells: (features + 1, 2 * outputs + 2): weights; sums of squared gradients, or counts of steps; the sum of
+            rates when the penalty was last applied; with one output, what a step is multiplied by.
         clock: (2,): sum of rates, number of steps.
     """
 
     cells: Array
-    seen: Array
     clock: Array = field(default_factory=lambda: np.zeros(2))
 
     @classmethod
     def fresh(cls, features: int, outputs: int) -> Table:
         """All weights zero."""
-        cells = np.zeros((features + 1, 2 * outputs))
-        cells[:, outputs:] = STARTED
-        return cls(cells, np.zeros(features + 1))
+        packed = np.zeros((features + 1, 2 * outputs))
+        packed[:, outputs:] = STARTED
+        return cls.unpacked(packed, np.zeros(2), adaptive=False)
+
+    @classmethod
+    def unpacked(cls, packed: Array, clock: Array, *, adaptive: bool) -> Table:
+        """The table of what ``packed`` gave, its penalties settled."""
+        rows, columns = packed.shape
+        cells = np.empty((rows, columns + 2))
+        cells[:, :columns] = packed
+        cells[:, columns] = clock[0]
+        cells[:, columns + 1] = 1.0 / np.sqrt(packed[:, -1]) if adaptive else 1.0
+        return cls(cells, clock.copy())
+
+    @property
+    def outputs(self) -> int:
+        """How many."""
+        return int(self.cells.shape[1]) // 2 - 1
+
+    @property
+    def packed(self) -> Array:
+        """(features + 1, 2 * outputs), a view: the weights and the sums."""
+        return self.cells[:, :-2]
 
     @property
     def weights(self) -> Array:
         """(features + 1, outputs), a view."""
-        return self.cells[:, : self.cells.shape[1] // 2]
+        return self.cells[:, : self.outputs]
 
-    def copy(self) -> Table:
-        """Another table of the same content."""
-        return Table(self.cells.copy(), self.seen.copy(), self.clock.copy())
+    @property
+    def sums(self) -> Array:
+        """(features + 1, outputs), a view."""
+        return self.cells[:, self.outputs : -2]
 
-    def settle(self, objective: Objective, steps: Steps) -> None:
-        """Apply to every feature the penalty it still misses."""
+    @property
+    def seen(self) -> Array:
+        """(features + 1,), a view: the sum of rates when the penalty was last applied."""
+        return self.cells[:, -2]
+
+    def settle(self, objective: Objective, steps: Steps, rows: Any = slice(-1)) -> None:
+        """Apply to features the penalty they still miss, as the compiled loops do.
+
+        Args:
+            rows: Which; all but the intercept unless said.
+        """
         if objective.l1 == objective.l2 == 0.0:
             return
-        outputs = self.cells.shape[1] // 2
-        weights = self.cells[:-1, :outputs]
-        missed = (self.clock[0] - self.seen[:-1])[:, None]
-        size = missed / np.sqrt(self.cells[:-1, outputs:]) if steps.adaptive else missed
+        missed = (self.clock[0] - self.seen[rows])[:, None]
+        size = missed / np.sqrt(self.sums[rows]) if steps.adaptive else missed
+        weights = self.weights[rows]
         shrunk = np.sign(weights) * np.maximum(np.abs(weights) - objective.l1 * size, 0.0)
-        weights[:] = shrunk / (1.0 + objective.l2 * size)
-        self.seen[:] = self.clock[0]
+        self.weights[rows] = shrunk / (1.0 + objective.l2 * size)
+        self.seen[rows] = self.clock[0]
 
 
 def learn(
@@ -118,19 +148,19 @@ def learn(
     return rows, total
 
 
-def _one(table: Table, objective: Objective, steps: Steps, x: Any, y: Array, walk: tuple[int, int]) -> float:
+def _one(table: Table, objective: Objective, steps: Steps, x: Any, y: Array, walk: tuple[int, int, int]) -> float:
     from modelkeep.train.linear import kernels  # Numba takes a second to import
 
     y = np.asarray(y)
     penalties = (objective.l1, objective.l2)
     how = (objective.code, steps.rate, steps.power, steps.adaptive, *penalties, objective.intercept)
-    state = (table.cells, table.seen, table.clock)
+    state = (table.cells, table.clock)
     if isinstance(x, np.ndarray):
-        return float(kernels.batches_dense(np.asarray(x), y, walk, steps.batch, state, how))
+        return float(kernels.batches_dense(np.asarray(x), y, walk, steps.batch, *state, how))
     csr = (_narrow(x.indptr), _narrow(x.indices), np.asarray(x.data))
     if objective.outputs == 1 and steps.batch == 1:
-        return float(kernels.rows_sparse(csr, y, walk, state, how))
-    return float(kernels.batches_sparse(csr, y, walk, steps.batch, state, how))
+        return float(kernels.rows_sparse(csr, y, walk, *state, how))
+    return float(kernels.batches_sparse(csr, y, walk, steps.batch, *state, how))
 
 
 def _narrow(index: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
@@ -140,15 +170,17 @@ def _narrow(index: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     return np.asarray(index, np.int32)
 
 
-def _order(rows: int, rng: np.random.Generator | None) -> tuple[int, int]:
-    """First row and stride of a walk that visits every row once, neighbours far apart."""
+def _order(rows: int, rng: np.random.Generator | None) -> tuple[int, int, int]:
+    """A walk over all rows as ``kernels.rows_sparse`` takes it, runs of neighbours far apart."""
     if rng is None or rows < 3:
-        return 0, 1
+        return 0, 1, 1
+    run = min(RUN, max(1, rows // 256))
+    runs = -(-rows // run)
     # Near the golden section the visited rows are spread evenly at every moment.
-    stride = max(1, int(rows * rng.uniform(0.382, 0.618)))
-    while gcd(stride, rows) != 1:
+    stride = max(1, int(runs * rng.uniform(0.382, 0.618)))
+    while gcd(stride, runs) != 1:
         stride += 1
-    return int(rng.integers(rows)), stride % rows
+    return int(rng.integers(runs)) * run, stride % runs if runs > 1 else 1, run
 
 
 @dataclass(slots=True)
@@ -156,7 +188,7 @@ class Moves:
     """How far workers got from a common start: what they send home, and adds up.
 
     Attributes:
-        cells: Sum of the changes of the cells, shape as the table's.
+        cells: Sum of the changes of the weights and the sums, (features + 1, 2 * outputs).
         touched: (features + 1,) workers that had a feature's gradient.
         clock: Sum of the changes of the clocks.
         workers: How many are in here.
@@ -172,12 +204,11 @@ class Moves:
     loss: float
 
     @classmethod
-    def between(cls, start: Table, end: Table, rows: int, loss: float) -> Moves:
-        """What changed; ``end`` is used up."""
-        outputs = start.cells.shape[1] // 2
-        cells = np.subtract(end.cells, start.cells, out=end.cells)
-        touched = np.asarray((cells[:, outputs:] > 0.0).any(axis=1), np.float64)
-        return cls(cells, touched, end.clock - start.clock, 1, rows, loss)
+    def between(cls, packed: Array, clock: Array, end: Table, rows: int, loss: float) -> Moves:
+        """What changed since a start."""
+        cells = end.packed - packed
+        touched = np.asarray((cells[:, end.outputs :] > 0.0).any(axis=1), np.float64)
+        return cls(cells, touched, end.clock - clock, 1, rows, loss)
 
     def plus(self, other: Moves) -> Moves:
         """Both together."""
@@ -191,7 +222,7 @@ class Moves:
         )
 
 
-def averaged(start: Table, moves: Moves, objective: Objective) -> Table:
+def averaged(start: Table, moves: Moves, objective: Objective, steps: Steps) -> Table:
     """The common table after a round: parameters averaged (Zinkevich et al. 2010; Stich, ICLR 2019).
 
     A weight moves by the sum of the workers' moves over the number of workers that had its gradient; so a rare
@@ -200,12 +231,10 @@ def averaged(start: Table, moves: Moves, objective: Objective) -> Table:
     more than the mean of that could carry it through zero. Sums of squared gradients add up, as if one worker had
     seen all the rows.
     """
-    outputs = start.cells.shape[1] // 2
     by = np.full(len(moves.touched), float(moves.workers))
     if objective.l1 == 0.0:
         by = np.where(moves.touched > 0.0, moves.touched, by)
     cells = moves.cells
-    cells[:, :outputs] /= by[:, None]
-    cells += start.cells
-    clock = start.clock + moves.clock / moves.workers
-    return Table(cells, np.full(len(start.seen), clock[0]), clock)
+    cells[:, : start.outputs] /= by[:, None]
+    cells += start.packed
+    return Table.unpacked(cells, start.clock + moves.clock / moves.workers, adaptive=steps.adaptive)

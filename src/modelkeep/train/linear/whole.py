@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,13 +34,22 @@ class Wholes:
         """Loss and gradient over all rows, as a function of the weights."""
 
         def whole(weights: Array) -> Sums:
-            work = PartSums(objective, self.engine.put(weights), self.split)
+            handle = self.engine.put(weights)
+            work = PartSums(objective, handle, self.split)
             sums = self.engine.reduce(_plus, self.engine.map(work, self.parts))
+            release(handle)
             if not sums.rows:
                 raise Invalid("there are no rows to train on", path="data")
             return sums
 
         yield whole
+
+
+def release(handle: Any) -> None:
+    """Let go of something shared by ``Engine.put``, where the engine does not by itself."""
+    forget = getattr(handle, "forget", None)
+    if forget is not None:
+        forget()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelkeep.data.snapshots import Snapshots
-from modelkeep.store.blobs import open_blobs
+from modelkeep.store.blobs import Blobs, open_blobs
 from modelkeep.store.database import Database
 
 
@@ -22,5 +22,10 @@ def db(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def snapshots(db: Database, tmp_path: Path) -> Snapshots:
-    return Snapshots(db, open_blobs(str(tmp_path / "home" / "blobs")))
+def blobs(tmp_path: Path) -> Blobs:
+    return open_blobs(str(tmp_path / "home" / "blobs"))
+
+
+@pytest.fixture
+def snapshots(db: Database, blobs: Blobs) -> Snapshots:
+    return Snapshots(db, blobs)

@@ -67,18 +67,28 @@ def list_snapshots(name: str | None, file: Path, as_json: bool) -> None:
 def show_snapshot(ref: str | None, file: Path, as_json: bool) -> None:
     """Show a snapshot: columns, types, missing values, ranges, distributions."""
     from modelkeep.cli.snapshots import find
+    from modelkeep.data.buckets import skewed
     from modelkeep.data.snapshots import Snapshots
 
     with opened(file) as keep:
         with keep.db.read() as conn:
             record = find(conn, model_of(ref, file))
         store = Snapshots(keep.db, keep.blobs)
-        summary = store.profile(store.get(record.digest)).summary()
+        taken = store.get(record.digest)
+        summary = store.profile(taken).summary()
+    uneven = skewed(taken.bucket_rows)
     if as_json:
-        print_json({"snapshot": record, "profile": summary})
+        print_json({"snapshot": record, "profile": summary, "buckets": taken.bucket_rows, "skewed": uneven})
         return
     say(f"[bold]{text(record.name)}[/] {record.digest}")
-    say(f"{record.rows:,} rows, taken {moment(record.created)} UTC")
+    say(f"{record.rows:,} rows in {len(taken.parts):,} parts, taken {moment(record.created)} UTC")
+    if taken.bucket_rows:
+        counts = sorted(taken.bucket_rows.values())
+        say(f"{len(counts)} buckets of {counts[0]:,} to {counts[-1]:,} rows")
+    for skew in uneven[:5]:
+        say(
+            f"[yellow]bucket {skew.bucket} holds {skew.share:.0%} of the rows, {skew.times:.1f} times its share[/]"
+        )
     columns = summary.get("columns", {})
     table(
         ("column", "kind", "missing", "distinct", "min", "mean", "max", "most frequent"),
@@ -181,25 +191,34 @@ def _print_difference(found: SnapshotDiff) -> None:
     epilog=example(
         "modelkeep data export flights flights.parquet",
         "modelkeep data export 3f9a2c sample.csv --columns carrier,late",
+        "modelkeep data export flights lake/flights --format delta",
     )
 )
 @click.argument("ref", metavar="NAME|DIGEST")
-@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("out", type=click.Path(path_type=Path))
 @click.option("--columns", help="Only these, separated by commas.")
+@click.option("--format", "kind", type=click.Choice(["delta"]), help="Make a Delta table in a folder instead.")
 @file_option
 @json_option
-def export(ref: str, out: Path, columns: str | None, file: Path, as_json: bool) -> None:
-    """Write a snapshot's rows to a file: .parquet, .csv, .jsonl or .arrow."""
+def export(ref: str, out: Path, columns: str | None, kind: str | None, file: Path, as_json: bool) -> None:
+    """Write a snapshot's rows to a file (.parquet, .csv, .jsonl or .arrow) or as a Delta table."""
+    import pyarrow as pa
+
     from modelkeep.cli.snapshots import find
     from modelkeep.data.snapshots import Snapshots
-    from modelkeep.data.writers import write_tables
+    from modelkeep.data.writers import write_delta, write_tables
 
     wanted = [name.strip() for name in columns.split(",")] if columns else None
     with opened(file) as keep:
         with keep.db.read() as conn:
             record = find(conn, ref)
         store = Snapshots(keep.db, keep.blobs)
-        rows = write_tables(store.tables(store.get(record.digest), wanted), out)
+        found = store.get(record.digest)
+        if kind == "delta":
+            schema = found.schema if wanted is None else pa.schema([found.schema.field(name) for name in wanted])
+            rows = write_delta(store.tables(found, wanted), schema, out)
+        else:
+            rows = write_tables(store.tables(found, wanted), out)
     if as_json:
         print_json({"file": str(out), "rows": rows})
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -77,6 +77,42 @@ class Buckets(Struct, frozen=True, kw_only=True):
         order = np.argsort(which, kind="stable")
         edges = np.searchsorted(which[order], np.arange(self.count + 1))
         return [table.take(pa.array(order[start:stop])) for start, stop in pairwise(edges)]
+
+
+SKEWED = 2.0
+"""Times its even share from which a bucket counts as skewed."""
+
+
+class Skew(Struct, frozen=True, kw_only=True):
+    """A bucket with far more rows than its share.
+
+    Attributes:
+        bucket: Its number.
+        rows: In it.
+        share: Of all rows.
+        times: Its rows over an even share.
+    """
+
+    bucket: int
+    rows: int
+    share: float
+    times: float
+
+
+def skewed(rows: Mapping[int, int]) -> list[Skew]:
+    """The buckets that hold more than twice their even share, the largest first.
+
+    One key cannot be divided among buckets: a key with half of the rows makes one. Nothing is worked on bucket by
+    bucket as a whole, though: pieces are cut from row groups, so a skewed bucket is only more pieces.
+    """
+    total = sum(rows.values())
+    even = total / max(len(rows), 1)
+    found = [
+        Skew(bucket=bucket, rows=count, share=count / total, times=count / even)
+        for bucket, count in rows.items()
+        if count > SKEWED * even
+    ]
+    return sorted(found, key=lambda skew: -skew.rows)
 
 
 def _ordered(column: pa.ChunkedArray) -> pa.Array:

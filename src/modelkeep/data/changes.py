@@ -5,6 +5,7 @@ Apart from ``snapshots`` so that a plan, which asks only this, need not import w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,19 @@ from modelkeep.store.database import Database
 
 APPENDED = "appended"
 """Fingerprint of parts that were appended by hand: they belong to no partition of the source and stay."""
+
+
+_NUMBER = re.compile(r"::\d+$")
+
+
+def numbered(partition: str, count: int) -> str:
+    """The name of a partition's part, from 0: the first is called like the partition."""
+    return f"{partition}::{count + 1}" if count else partition
+
+
+def partition_of(part: str) -> str:
+    """The partition of the source that a part was made from."""
+    return _NUMBER.sub("", part)
 
 
 def changed(db: Database, data: Data, name: str, base: Path) -> list[str]:
@@ -34,7 +48,9 @@ def changed(db: Database, data: Data, name: str, base: Path) -> list[str]:
         record = registry.latest(conn, name)
     known = {} if record is None else record.fingerprints
     fresh = [part for part, stamp in prints.items() if part not in known or known[part].fingerprint != stamp]
-    gone = [part for part, held in known.items() if part not in prints and held.fingerprint != APPENDED]
+    gone = [
+        part for part, held in known.items() if partition_of(part) not in prints and held.fingerprint != APPENDED
+    ]
     return fresh + gone
 
 

@@ -91,15 +91,20 @@ class FunctionOrigin:
     def __init__(self, origin: Origin, base: Path) -> None:
         self._name = origin.function
         self._params = dict(origin.params)
+        self._parts = origin.parts
         self._base = base
+        if origin.parts < 0:
+            raise Invalid(f"{origin.parts} parts; expected at least 1", path="data.source.parts")
 
     def fingerprint(self) -> Mapping[str, str]:
         """Never the same: what a function returns cannot be known without calling it."""
-        return {self._name: uuid.uuid4().hex}
+        stamp = uuid.uuid4().hex
+        names = [f"{self._name}/{part}" for part in range(self._parts)] or [self._name]
+        return dict.fromkeys(names, stamp)
 
     def schema(self) -> pa.Schema:
         """From the first table."""
-        return next(self.pieces(self._name)).schema
+        return next(self.pieces(f"{self._name}/0" if self._parts else self._name)).schema
 
     def read(self, partition: str) -> Iterator[pa.RecordBatch]:
         """What the function returns. Raises ``Invalid``, ``UserCodeFailed``."""
@@ -110,8 +115,9 @@ class FunctionOrigin:
         """What the function returns. Raises ``Invalid``, ``UserCodeFailed``."""
         function = load_function(self._name, base=self._base, path="data.source.function")
         rows = 0
+        params = self._params | ({"part": int(partition.rpartition("/")[2])} if self._parts else {})
         with user_code(f"{self._name}()"):
-            made = function(**self._params)
+            made = function(**params)
         for item in self._items(made):
             table = self._table(item)
             rows += table.num_rows

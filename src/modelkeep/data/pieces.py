@@ -62,12 +62,15 @@ def fits(snapshot: Snapshot, each: float) -> bool:
     return snapshot.rows * each * COPIES <= memory.budget()
 
 
-def cut(blobs: BlobStore, snapshot: Snapshot, each: float, workers: int) -> list[Piece]:
+def cut(
+    blobs: BlobStore, snapshot: Snapshot, each: float, workers: int, *, bucket: int | None = None
+) -> list[Piece]:
     """The snapshot in pieces of equal size, as far as its row groups allow, in order.
 
     Args:
         each: Bytes of a row.
         workers: How many work at once on this machine; together they stay within the budget.
+        bucket: Only the rows of this bucket, of a snapshot that is partitioned by columns.
     """
     size = min(max(memory.budget() // (workers * _SHARE), LEAST), MOST)
     most = max(int(size / max(each, 1.0)), 1)
@@ -85,27 +88,29 @@ def cut(blobs: BlobStore, snapshot: Snapshot, each: float, workers: int) -> list
     for part in snapshot.parts:
         if rows and rows + part.rows > most:
             close()
-        if part.rows <= most:
+        if part.rows <= most and bucket is None:
             spans.append(Span(part))
             rows += part.rows
             continue
-        for groups in _grouped(blobs, part, most):
+        for groups in _grouped(blobs, part, most, bucket):
             spans.append(Span(part, groups))
             close()
     close()
     return made
 
 
-def _grouped(blobs: BlobStore, part: Part, most: int) -> list[tuple[int, ...]]:
+def _grouped(blobs: BlobStore, part: Part, most: int, bucket: int | None) -> list[tuple[int, ...]]:
     """Neighbouring row groups of at most so many rows together, or single ones."""
     with parts_of.opened(blobs, part) as parquet:
         sizes = [parquet.metadata.row_group(index).num_rows for index in range(parquet.metadata.num_row_groups)]
     made: list[list[int]] = [[]]
     rows = 0
     for index, size in enumerate(sizes):
+        if bucket is not None and part.buckets[index] != bucket:
+            continue
         if made[-1] and rows + size > most:
             made.append([])
             rows = 0
         made[-1].append(index)
         rows += size
-    return [tuple(groups) for groups in made]
+    return [tuple(groups) for groups in made if groups]

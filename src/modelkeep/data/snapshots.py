@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,16 +17,17 @@ from msgspec import Struct
 
 from modelkeep.core import digests
 from modelkeep.core.errors import Conflict, Damaged, Invalid, NotFound
-from modelkeep.core.ports import BlobStore, Progress, Silent
+from modelkeep.core.ports import BlobStore, Engine, Progress, Silent
 from modelkeep.data import parts as parts_of
 from modelkeep.data.buckets import Buckets
-from modelkeep.data.changes import APPENDED
+from modelkeep.data.changes import APPENDED, numbered, partition_of
 from modelkeep.data.checks import Expected, infer
 from modelkeep.data.columns import unknown_column
 from modelkeep.data.diffs import SnapshotDiff, compare_profiles, compare_rows, compare_schemas
 from modelkeep.data.parts import Draft, Part
 from modelkeep.data.readers import File, pieces
 from modelkeep.data.sources import open_source
+from modelkeep.data.taking import Reading, cut, looked_at, much
 from modelkeep.data.types import conform, unify
 from modelkeep.registry import snapshots as registry
 from modelkeep.spec.declaration import Data
@@ -82,6 +82,15 @@ class Snapshot:
     parent: str | None = None
     buckets: Buckets | None = None
 
+    @property
+    def bucket_rows(self) -> dict[int, int]:
+        """Rows in each bucket; empty when the rows are not partitioned by columns."""
+        counts = dict.fromkeys(range(self.buckets.count if self.buckets else 0), 0)
+        for part in self.parts:
+            for bucket, rows in part.bucket_rows:
+                counts[bucket] += rows
+        return counts
+
 
 class Snapshots:
     """The snapshots of one home.
@@ -95,16 +104,26 @@ class Snapshots:
         self._db = db
         self._blobs = blobs
 
-    def take(self, data: Data, name: str, base: Path, now: float, progress: Progress | None = None) -> Snapshot:
+    def take(
+        self,
+        data: Data,
+        name: str,
+        base: Path,
+        now: float,
+        progress: Progress | None = None,
+        *,
+        engine: Callable[[], Engine] | None = None,
+    ) -> Snapshot:
         """Make a snapshot of what the source holds now; reads only partitions that are new or changed.
 
-        Nothing is kept unless everything could be read.
+        Nothing is recorded unless everything could be read.
 
         Args:
             data: Names the source and the partitioning.
             name: Usually the model's name.
             base: The declaration's folder.
             now: Seconds since 1970.
+            engine: Opens where much is read, partition by partition; None reads here.
 
         Raises:
             NotFound: There is no such file.
@@ -121,18 +140,24 @@ class Snapshots:
             buckets = before.buckets
         elif before and (before.buckets or buckets):
             known = {}  # cut anew
+        held: dict[str, list[tuple[str, Part]]] = {}
+        for stamp, part in known.values():
+            held.setdefault(partition_of(part.name), []).append((stamp, part))
+        fresh = [p for p, stamp in prints.items() if p not in held or held[p][0][0] != stamp]
+        if fresh and buckets is not None:
+            buckets = buckets.learnt(looked_at(source, fresh))
+        reading = Reading(self._blobs, data, base, buckets)
+        made = reading.partitions(source, fresh, progress, engine if much(fresh, prints) else None)
         kept: dict[str, Part | Draft] = {}
-        for done, (partition, stamp) in enumerate(prints.items()):
-            was = known.get(partition)
-            if was is not None and was[0] == stamp:
-                kept[partition] = was[1]
-                continue
-            progress.step("snapshot", done, len(prints), partition)
-            kept[partition], buckets = _draft(partition, partial(source.pieces, partition), buckets)
-        progress.step("snapshot", len(prints), len(prints))
-        appended = {partition: part for partition, (stamp, part) in known.items() if stamp == APPENDED}
-        prints |= dict.fromkeys(appended, APPENDED)
-        return self._keep(name, {**kept, **appended}, prints, buckets, now)
+        stamps: dict[str, str] = {}
+        for partition, stamp in prints.items():
+            known_parts: Sequence[Part | Draft] = [part for _, part in held.get(partition, ())]
+            for count, again in enumerate(made.get(partition, known_parts)):
+                kept[numbered(partition, count)] = again
+                stamps[numbered(partition, count)] = stamp
+        appended = {part.name: part for stamp, part in known.values() if stamp == APPENDED}
+        stamps |= dict.fromkeys(appended, APPENDED)
+        return self._keep(name, {**kept, **appended}, stamps, buckets, now)
 
     def append(self, name: str, file: Path, now: float) -> Snapshot:
         """Add the rows of a file to the newest snapshot of a name, as a part of its own.
@@ -148,16 +173,18 @@ class Snapshots:
         if not file.is_file():
             raise NotFound(f"there is no file {file}")
         source = File(str(file), file.suffix.lower(), path=file)
-        made, buckets = _draft(str(file), lambda: pieces(source), before.buckets)
-        _must_match(made.schema, before.schema, str(file))
+        made = parts_of.drafts(str(file), cut(lambda: pieces(source), before.buckets))
+        _must_match(made[0].schema, before.schema, str(file))
         parts = dict(self._known(name))
-        part = made.keep(self._blobs, f"{APPENDED}/{file.name}")
-        if part.digest in {known.digest for stamp, known in parts.values() if stamp == APPENDED}:
+        new = [draft.keep(self._blobs, f"{APPENDED}/{file.name}") for draft in made]
+        if new[0].digest in {known.digest for stamp, known in parts.values() if stamp == APPENDED}:
             raise Conflict(f"the rows of {file} were appended before")
-        part = msgspec.structs.replace(part, name=f"{part.name}-{part.digest[:8]}")
         kept: dict[str, Part | Draft] = {known: held for known, (_, held) in parts.items()}
         prints = {known: stamp for known, (stamp, _) in parts.items()}
-        return self._keep(name, {**kept, part.name: part}, {**prints, part.name: APPENDED}, buckets, now)
+        for part in new:
+            called = f"{part.name}-{part.digest[:8]}"
+            kept[called], prints[called] = msgspec.structs.replace(part, name=called), APPENDED
+        return self._keep(name, kept, prints, before.buckets, now)
 
     def get(self, digest: str) -> Snapshot:
         """The snapshot with this digest. Raises ``NotFound``, ``Damaged``."""
@@ -345,16 +372,6 @@ class Snapshots:
             parent=record.parent,
             buckets=manifest.buckets,
         )
-
-
-def _draft(
-    name: str, read: Callable[[], Iterator[pa.Table]], buckets: Buckets | None
-) -> tuple[Draft, Buckets | None]:
-    """Write and profile the rows; with bounds learnt from the first piece where a range needs them."""
-    if buckets is None:
-        return parts_of.draft(name, lambda: ([piece] for piece in read())), None
-    fixed = buckets.learnt(next(read()))
-    return parts_of.draft(name, lambda: (fixed.cut(piece) for piece in read())), fixed
 
 
 def _must_match(found: pa.Schema, wanted: pa.Schema, file: str) -> None:

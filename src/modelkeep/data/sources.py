@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError, NotFoundError
 
 from modelkeep.core.errors import Invalid, NotFound
 from modelkeep.data.files import SUFFIXES, WILD, Listing, is_local
+from modelkeep.data.lakes import LakeAddress, LakeSource, is_lake
 from modelkeep.data.origins import FunctionOrigin, SqlOrigin
 from modelkeep.data.readers import File, pieces, schema
 from modelkeep.spec.declaration import Data, Origin
@@ -58,6 +59,8 @@ def open_source(data: Data, base: Path) -> TableSource:
     as_text = {name for step in data.clean if isinstance(step, Cast) for name in step.columns}
     if not data.source:
         raise Invalid("no source is declared", path="data.source", hint="name a file, folder, glob or URL")
+    if is_lake(data.source):
+        return LakeSource(LakeAddress.of(data.source, base))
     if is_local(data.source):
         return LocalFiles(Listing(data.source, base), as_text)
     return RemoteFiles(data.source, as_text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import pyarrow.csv as pacsv
 import pyarrow.ipc as paipc
 import pyarrow.parquet as pq
 
-from modelkeep.core.errors import Invalid, Unavailable
+from modelkeep.core.errors import Conflict, Invalid, Unavailable
+from modelkeep.core.plugins import require
 
 
 def write_tables(tables: Iterable[pa.Table], path: Path, *, suffix: str = "") -> int:
@@ -57,6 +58,38 @@ def write_tables(tables: Iterable[pa.Table], path: Path, *, suffix: str = "") ->
         raise Unavailable(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         fresh.unlink(missing_ok=True)
+    return rows
+
+
+def write_delta(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> int:
+    """Make a Delta table of a folder, table by table; what is written shows when all of it is there.
+
+    Args:
+        schema: Of every table.
+
+    Returns:
+        How many rows.
+
+    Raises:
+        Conflict: There is a Delta table.
+        MissingExtra: ``deltalake`` is not installed.
+        Unavailable: It cannot be written.
+    """
+    deltalake = require("deltalake", "delta")
+    rows = 0
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal rows
+        for table in tables:
+            rows += table.num_rows
+            yield from table.to_batches(max_chunksize=100_000)
+
+    if deltalake.DeltaTable.is_deltatable(str(folder)):
+        raise Conflict(f"{folder} is a Delta table", hint="name another folder, or remove it first")
+    try:
+        deltalake.write_deltalake(str(folder), pa.RecordBatchReader.from_batches(schema, batches()))
+    except (deltalake.exceptions.DeltaError, OSError) as error:
+        raise Unavailable(f"cannot write {folder}: {str(error).splitlines()[0]}") from error
     return rows
 
 

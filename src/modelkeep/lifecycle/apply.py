@@ -113,7 +113,9 @@ def _snapshot(keep: Keep, declaration: Declaration, teller: Teller) -> tuple[Sna
     model, now = declaration.model, keep.clock.now()
     before = store.latest(model)
     with teller.stage("snapshot", "look at the source"):
-        taken = store.take(declaration.data, model, keep.base, now, teller.progress)
+        taken = store.take(
+            declaration.data, model, keep.base, now, teller.progress, engine=lambda: keep.engine(declaration)
+        )
     if before is None or before.digest != taken.digest:
         return taken, True
     teller.stages.pop()

@@ -24,12 +24,15 @@ class Origin(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         function: Import path ``module:name`` of ``f(**params) -> pyarrow.Table | pandas.DataFrame``, or an
             iterator of either.
         params: Keyword arguments for the function.
+        parts: Call the function as ``f(part=0, **params)`` up to ``parts - 1``, each giving some of the rows, in
+            parallel; 0 calls it once without.
     """
 
     url: str = ""
     query: str = ""
     function: str = ""
     params: dict[str, Any] = field(default_factory=dict)
+    parts: int = 0
 
 
 class Split(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -101,7 +101,7 @@ def test_a_key_with_half_of_the_rows_is_told_and_cut(
         Data(source="d", partition=Partition(by=by, columns=("key",), parts=8)), "m", tmp_path, 1.0
     )
     (one,) = skewed(made.bucket_rows)
-    assert 0.5 <= one.share < 0.6
+    assert 0.5 <= one.share < 0.65  # its neighbours of one even range may be with it
     assert one.times == pytest.approx(one.share * 8)
     each = pieces.row_bytes(blobs, made)
     cut = pieces.cut(blobs, made, each, 4, bucket=one.bucket)

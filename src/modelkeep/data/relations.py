@@ -151,13 +151,14 @@ def quantiles(frames: Frames, frame: LazyFrame, column: str, shares: Sequence[fl
     counts = counted(frame, column).with_columns(nw.col("n").cast(nw.Int64))
     ends = counts.with_columns(nw.col("n").cum_sum().over(order_by=column).alias("upto"))
     total = frames.collect(counts.select(nw.col("n").sum())).column(0)[0].as_py()
+    total = int(total or 0)  # DuckDB's sums are wide integers
     if not total:
         return [None] * len(shares)
     places = [(total - 1) * share for share in shares]
     ranks = sorted({rank for place in places for rank in (int(place), min(int(place) + 1, total - 1))})
     holds = [(nw.col("upto") > rank) & (nw.col("upto") - nw.col("n") <= rank) for rank in ranks]
     rows = frames.collect(ends.filter(functools.reduce(lambda a, b: a | b, holds)).select(column, "n", "upto"))
-    found = sorted((row["upto"] - row["n"], row["upto"], float(row[column])) for row in rows.to_pylist())
+    found = sorted((int(row["upto"] - row["n"]), int(row["upto"]), float(row[column])) for row in rows.to_pylist())
     at = {rank: next(value for start, stop, value in found if start <= rank < stop) for rank in ranks}
     low = [at[int(place)] for place in places]
     high = [at[min(int(place) + 1, total - 1)] for place in places]

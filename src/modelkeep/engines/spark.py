@@ -18,7 +18,7 @@ from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
@@ -26,6 +26,9 @@ from modelkeep.engines import flow, remote, tasks, versions
 from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
+
+if TYPE_CHECKING:
+    from modelkeep.engines.spark_frames import SparkFrames
 
 THREADS = 256
 """Jobs that are waited for at once."""
@@ -93,6 +96,12 @@ class SparkEngine(RemoteEngine):
     def share(self, obj: Any) -> Shared:
         """Broadcast an object; each executor gets it once."""
         return Shared(self._context.broadcast(obj), obj)
+
+    def frames(self) -> SparkFrames:
+        """A place for relational work."""
+        from modelkeep.engines.spark_frames import SparkFrames
+
+        return SparkFrames(self.session)
 
     def submit(self, packet: tasks.Packet) -> flow.Running:
         """Start a task, with the next job."""

@@ -39,29 +39,34 @@ def processes(folder: Path, quick: bool) -> list[Row]:
 
 
 def overload(folder: Path, quick: bool) -> list[Row]:
-    """Three times as many requests as can be answered, due on a schedule, at a budget of 100 ms."""
-    case = models.make("forest")
-    home = ours.home(folder / "home", case, batch={"budget": f"{BUDGET_MS}ms"})
-    seconds = 3.0 if quick else 10.0
-    requests = [post(ours.PATH, case.tensor([(start + row) % 569 for row in range(200)])) for start in range(20)]
+    """Three times as many requests as can be answered, due on a schedule, at a budget of 100 ms.
+
+    Twice: where predicting is nearly all of the work, and where reading requests is a good part of it. Who refuses
+    must have read that; so the second can only come near to the first.
+    """
+    heavy = _overloaded(folder / "heavy", quick, "thousand", 50, "50 rows of 1,000 trees")
+    large = _overloaded(folder / "large", quick, "forest", 200, "200 rows of 100 trees")
+    return heavy + large
+
+
+def _overloaded(folder: Path, quick: bool, model: str, rows: int, name: str) -> list[Row]:
+    case = models.make(model)
+    home = ours.home(folder, case, batch={"budget": f"{BUDGET_MS}ms"})
+    seconds = 4.0 if quick else 10.0
+    requests = [post(ours.PATH, case.tensor([(start + row) % 569 for row in range(rows)])) for start in range(20)]
     with ours.serving(home) as served:
         cases.check(case, cases.ours_answers(served.port, case))
         capacity = generator.run(served.port, requests, 16, seconds)
         beyond = generator.run(served.port, requests, 256, seconds, rate=3 * capacity.rate, warm=2.0)
-    name = "200 rows of the forest"
+    lost = beyond.other + beyond.broken
+    refused = beyond.refused / beyond.seconds
     return [
         Row(f"{name}, capacity", "modelkeep", capacity.rate, p50=capacity.p50, p99=capacity.p99),
         Row(f"{name}, 3x overload", "modelkeep", beyond.rate, p50=beyond.p50, p99=beyond.p99),
-        Row("goodput by capacity", "modelkeep", beyond.rate / capacity.rate, "times", target=">= 0.9"),
-        Row("p99 of the answered", "modelkeep", beyond.p99, "ms", target=f"<= {BUDGET_MS}"),
-        Row(
-            "refused",
-            "modelkeep",
-            beyond.refused / beyond.seconds,
-            p50=beyond.refused_p50,
-            p99=beyond.refused_p99,
-        ),
-        Row("neither answered nor refused", "modelkeep", beyond.other + beyond.broken, "requests", target="<= 0"),
+        Row(f"{name}, goodput", "modelkeep", beyond.rate / capacity.rate, "of capacity", target=">= 0.9"),
+        Row(f"{name}, p99 answered", "modelkeep", beyond.p99, "ms", target=f"<= {BUDGET_MS}"),
+        Row(f"{name}, refused", "modelkeep", refused, p50=beyond.refused_p50, p99=beyond.refused_p99),
+        Row(f"{name}, lost", "modelkeep", lost, "requests", target="<= 0"),
     ]
 
 

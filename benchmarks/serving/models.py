@@ -29,7 +29,7 @@ class Case:
     """A trained model and rows to ask it about.
 
     Attributes:
-        name: ``logistic``, ``forest`` or ``text``.
+        name: ``logistic``, ``forest``, ``thousand`` (trees) or ``text``.
         files: Our package.
         rows: What is asked, row by row.
         probability: (rows, classes), as scikit-learn gives it.
@@ -92,6 +92,11 @@ def _forest() -> tuple[Pipeline, pd.DataFrame, Any]:
     return make_pipeline(RandomForestClassifier(100, random_state=0)), data.data.astype(float), data.target
 
 
+def _thousand() -> tuple[Pipeline, pd.DataFrame, Any]:
+    data = load_breast_cancer(as_frame=True)
+    return make_pipeline(RandomForestClassifier(1000, random_state=0)), data.data.astype(float), data.target
+
+
 _WORDS = 3000
 
 
@@ -106,7 +111,7 @@ def _text() -> tuple[Pipeline, pd.DataFrame, Any]:
     return make_pipeline(TfidfVectorizer(), MultinomialNB()), pd.DataFrame({"document": documents}), topics
 
 
-_CASES = {"logistic": _logistic, "forest": _forest, "text": _text}
+_CASES = {"logistic": _logistic, "forest": _forest, "thousand": _thousand, "text": _text}
 
 
 def make(name: str) -> Case:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,12 @@ def test_statistics_count_what_was_asked(
     assert after["inference_count"] - before["inference_count"] == 6  # type: ignore[operator]
     assert after["execution_count"] - before["execution_count"] == 2  # type: ignore[operator]
     assert after["last_inference"] > before["last_inference"]  # type: ignore[operator]
+
+    def runs(of: dict[str, object], rows: int) -> int:
+        found: list[dict[str, Any]] = of["batch_stats"]  # type: ignore[assignment]
+        return sum(one["compute_infer"]["count"] for one in found if one["batch_size"] == rows)
+
+    assert [runs(after, rows) - runs(before, rows) for rows in (1, 5)] == [1, 1]
     stats: dict[str, dict[str, int]] = after["inference_stats"]  # type: ignore[assignment]
     assert stats["success"]["count"] == stats["compute_infer"]["count"] >= 2
     parts = sum(stats[part]["ns"] for part in ("queue", "compute_input", "compute_infer", "compute_output"))

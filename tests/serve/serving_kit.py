@@ -212,10 +212,12 @@ def version_served(health: dict[str, Any], endpoint: str) -> int | None:
 
 
 @contextmanager
-def worker(home: Home, *, prefix: Sequence[str] = (), ready: bool = True, url: str = "") -> Iterator[Worker]:
+def worker(
+    home: Home, *, prefix: Sequence[str] = (), ready: bool = True, url: str = "", memory: int = 0
+) -> Iterator[Worker]:
     command = [*prefix, sys.executable, str(Path(__file__).with_name("serving_main.py")), str(home.path)]
     command += [url or home.url, home.blobs_url]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MODELKEEP_MODELS_MEMORY": str(memory)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     try:
         assert process.stdout is not None

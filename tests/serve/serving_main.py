@@ -1,6 +1,7 @@
 """A serving process as the application starts it: HOME DATABASE_URL BLOBS_URL [PORT]."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -19,4 +20,5 @@ if __name__ == "__main__":
         port=int(port[0]) if port else 0,
         clock=clock.from_environment(),
         doors=ServingDoors,
+        models_memory=int(os.environ.get("MODELKEEP_MODELS_MEMORY", "0")),
     )

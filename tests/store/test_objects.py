@@ -13,7 +13,7 @@ import pytest
 from modelkeep.core.errors import Invalid, Unavailable
 from modelkeep.store import objects
 from modelkeep.store.blobs import open_blobs
-from modelkeep.store.bytestores import open_bytes
+from modelkeep.store.places import open_bytes
 
 SLOW = (
     b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'

@@ -74,9 +74,10 @@ class Batch(Mapping[str, Array]):
         """The rows at ``index`` (an array of places or a slice)."""
         return Batch(self.layout, self.numbers[:, index], self.strings[:, index], whole=self.whole)
 
-    def matrix(self, places: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Some numeric inputs as a C-contiguous matrix (n, k)."""
-        block = self.numbers if len(places) == len(self.numbers) and _in_order(places) else self.numbers[places]
+    def matrix(self, places: Sequence[int], *, whole: bool = False) -> npt.NDArray[np.float64]:
+        """Some numeric inputs as a C-contiguous matrix (n, k). ``whole`` says that they are all, in order."""
+        whole = whole or (len(places) == len(self.numbers) and _in_order(places))
+        block = self.numbers if whole else self.numbers[places]
         return np.ascontiguousarray(block.T)
 
     def texts(self, places: Sequence[int]) -> Array:

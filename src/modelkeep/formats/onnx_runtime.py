@@ -58,6 +58,7 @@ class OnnxModel:
         self.signature = signature
         self.layout = Layout(signature)
         self._numbers = [self.layout.number_at[name] for name in numbers]
+        self._all = self._numbers == list(range(len(self.layout.numbers)))
         self._strings = [self.layout.string_at[name] for name in strings]
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -65,7 +66,7 @@ class OnnxModel:
         batch = self.layout.pack(columns)
         feed: dict[str, Any] = {}
         if self._numbers:
-            feed["numbers"] = batch.matrix(self._numbers)
+            feed["numbers"] = batch.matrix(self._numbers, whole=self._all)
         if self._strings:
             feed["strings"] = batch.texts(self._strings)
         return dict(zip(self._outputs, self._run(self._outputs, feed), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,6 +18,7 @@ from modelkeep.core.errors import (
     TooLate,
     Unavailable,
 )
+from modelkeep.serve.endpoint import Endpoint
 from modelkeep.serve.http import Sink
 
 _STATUS: tuple[tuple[type[ModelkeepError], int], ...] = (
@@ -45,6 +47,29 @@ def headers(error: ModelkeepError) -> bytes:
 def refuse(sink: Sink, error: ModelkeepError) -> None:
     """Write an error as the answer of a request."""
     sink.write(status(error), body(error), headers(error))
+
+
+def early(
+    endpoint: Endpoint, say: Callable[[Sink, ModelkeepError], None] = refuse
+) -> Callable[[Sink], bool] | None:
+    """What ``Head.early`` may ask of an endpoint: refuses, as ``say`` writes it, while there is no room.
+
+    None where it depends on the request who answers.
+    """
+    lane = endpoint.only
+    if lane is None:
+        return None
+    surely = lane.surely
+
+    def asked(sink: Sink) -> bool:
+        if surely(1):
+            return False
+        full = lane.unread()
+        if full is not None:
+            say(sink, full)
+        return full is not None
+
+    return asked
 
 
 def body(error: ModelkeepError) -> bytes:

@@ -33,7 +33,7 @@ async def serve(
         **tfserving.PredictionService(plane).methods(),
         **health.methods(),
     }
-    server = GrpcServer(methods, max_message=max_message, doorman=doorman)
+    server = GrpcServer(methods, max_message=max_message, doorman=doorman, turns=plane.turns)
     server.stopping.append(health.stop)
     await server.start(listener, tls)
     return server

@@ -79,6 +79,7 @@ class ServingDoors:
             plane.allowed = self._doorman.allowed
         self._grpc: GrpcServer | None = None
         self._plane = plane
+        self.turns = plane.turns
         self._health = health
         self._exporter = metrics.Exporter(
             plane.totals,
@@ -143,8 +144,12 @@ class ServingDoors:
         """The handler of a hot request."""
         if self._doorman is not None and self._doorman.leave(head):
             return None
+        head.free = self._doorman is None or self._doorman.nobody(head)
         found = next((found for finder in self._finders if (found := finder(head)) is not None), None)
-        return found if found is None or self._tracing is None else self._tracing.hot(found)
+        if found is None or self._tracing is None:
+            return found
+        head.early = None  # what is refused is a span too
+        return self._tracing.hot(found)
 
     def admit(self, head: Head) -> tuple[int, bytes, bytes] | None:
         """The refusal of a hot request; None to let it in."""
@@ -193,6 +198,8 @@ class ServingDoors:
                         "mode": way.mode,
                         "weight": way.weight,
                         "runtime": way.lane.loaded.runtime,
+                        "loaded": way.lane.loaded.here,
+                        "loads": way.lane.loaded.loads,
                         "apart": way.lane.loaded.apart.status() if way.lane.loaded.apart else None,
                     }
                     for way in endpoint.ways

@@ -28,6 +28,7 @@ from modelkeep.serve.limits import Limits, redacted
 from modelkeep.serve.metrics import Counters, Stages
 from modelkeep.serve.queueing import NORMAL, Queue
 from modelkeep.serve.shadow import Shadow
+from modelkeep.serve.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class Lane:
         shadows: Who else sees each batch once it is answered.
         memo: Room for doors to keep what depends only on the version.
         cost: What batches take.
+        surely: Whether there is room for so many rows in any case; cheap.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Lane:
         clock: Clock,
         executor: ThreadPoolExecutor,
         limits: Limits = USUAL,
+        turns: Turns | None = None,
     ) -> None:
         self.loaded = loaded
         self.inputs = loaded.inputs
@@ -141,7 +144,9 @@ class Lane:
         self._loop = loop
         self._clock = clock
         self._executor = executor
-        self._queue: Queue[Call] = Queue(channel.endpoint, limits, self.cost)
+        self._turns = turns or Turns()
+        self._queue: Queue[Call] = Queue(channel.endpoint, limits, self.cost, self._turns)
+        self.surely = self._queue.surely
         self._running = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -150,6 +155,16 @@ class Lane:
     def full(self) -> Overloaded | None:
         """Why a call of one row would be refused now; None when there is room."""
         return None if self._queue.surely(1) else self._queue.full(perf_counter())
+
+    def unread(self) -> Overloaded | None:
+        """Why a call of the usual size is refused before it is read; None to read it. Counts the refusal."""
+        queue = self._queue
+        if queue.ranked or queue.surely(1):
+            return None
+        full = queue.full(perf_counter(), max(1, int(queue.usual)))
+        if full is not None:
+            self.counters.shed += 1
+        return full
 
     @property
     def waiting(self) -> int:
@@ -228,7 +243,10 @@ class Lane:
     def _landed(self, calls: list[Call], done: Batch | ModelkeepError) -> None:
         self._running -= 1
         self._queue.free_at = 0.0
-        self._schedule()
+        if self._queue.calls and not (self._queue.in_loop or self._scheduled or self.limits.wait):
+            self._flush()  # the next batch runs while this one is answered
+        else:
+            self._schedule()
         self._land(calls, done)
 
     def _give_up(self, now: float | None = None) -> None:
@@ -305,13 +323,15 @@ class Lane:
         call.door.refuse(call, redacted(error) if self.limits.redact else error)
 
     def _answer(self, calls: list[Call], batch: Batch) -> None:
+        answering = perf_counter()
         start = 0
         for call in calls:
             call.start = start
             start += call.rows.count
             call.door.answer(call, batch)
         now = perf_counter()
-        latency = ((now - np.array([call.began for call in calls])) * 1e3).astype(np.float32)
+        self._turns.worked(batch.times[0] if self._queue.in_loop else answering, now)
+        latency = np.array([(now - call.began) * 1e3 for call in calls], dtype=np.float32)
         stacking, began, ended = batch.times
         if self._queue.in_loop:
             self._queue.spent(now - ended, len(calls))

@@ -60,6 +60,7 @@ class Inputs:
     Attributes:
         names: In the order of the signature.
         types: Theirs, as in ``formats.signature.Type``.
+        width: How many there are.
         index: Position by name.
         required: Names that every request must give.
         plain: Whether all are numbers.
@@ -70,6 +71,7 @@ class Inputs:
         self.signature = signature
         self.names = tuple(field.name for field in signature.inputs)
         self.types = tuple(field.type for field in signature.inputs)
+        self.width = len(self.names)
         self.index = {name: place for place, name in enumerate(self.names)}
         self.required = tuple(field.name for field in signature.inputs if field.required)
         self.memo: dict[str, Any] = {}
@@ -87,7 +89,7 @@ class Inputs:
         Raises:
             Invalid: At paths like ``inputs.distance[3]``, where 3 is the row in the batch; see ``by_row``.
         """
-        if self.plain and all(part.columns is None for part in parts):
+        if self.plain:
             made = self._numbers(parts)
             if made is not None:
                 return made
@@ -95,8 +97,11 @@ class Inputs:
 
     def _numbers(self, parts: Sequence[Rows]) -> Blocks | None:
         """Rows of finite numbers in one step; None when anything is odd."""
-        if all(part.block is None for part in parts):
-            block = self._parsed([part.cells for part in parts])  # type: ignore[misc]
+        lists = [part.cells for part in parts]
+        if all(lists):
+            block = self._parsed(lists)  # type: ignore[arg-type]
+        elif any(part.columns is not None for part in parts):
+            return None
         else:
             found = [self._parsed([part.cells or []]) if part.block is None else part.block for part in parts]
             whole = [one for one in found if one is not None]
@@ -221,6 +226,11 @@ class Loaded:
     def here(self) -> bool:
         """Whether the model is loaded now."""
         return bool(getattr(self.model, "here", True))
+
+    @property
+    def loads(self) -> int:
+        """How often the model was loaded."""
+        return int(getattr(self.model, "loads", 1))
 
     def bring(self) -> None:
         """Load the model now, unless it is there. Blocks. Raises what loading raises."""

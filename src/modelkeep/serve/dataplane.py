@@ -29,6 +29,7 @@ from modelkeep.serve.limits import limits, redacted
 from modelkeep.serve.metrics import Counters, Series, Totals, together
 from modelkeep.serve.shadow import Shadow
 from modelkeep.serve.spool import Spool
+from modelkeep.serve.turns import Turns
 
 __all__ = ["Answer", "DataPlane", "Endpoint", "Packages"]
 
@@ -79,10 +80,12 @@ class DataPlane:
 
     Attributes:
         allowed: Told the endpoint that somebody asks for, and raises when they may not; None allows all.
+        turns: Of the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, spool: Spool | None = None) -> None:
         self.new_id = ids.generator()
+        self.turns = Turns()
         self.endpoints: dict[str, Endpoint] = {}
         self.generation = -1
         self.faults: dict[str, str] = {}
@@ -288,6 +291,7 @@ class DataPlane:
             clock=self._clock,
             executor=self._slow,
             limits=bounds,
+            turns=self.turns,
         )
         shadow = None
         if route.mode == "shadow":

@@ -12,6 +12,8 @@ from modelkeep.serve.capture import Channel
 from modelkeep.serve.routing import Table
 from modelkeep.serve.shadow import Shadow
 
+_NEAR = 2048
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -63,12 +65,13 @@ class Endpoint:
     def admit(self, body: bytes = b"") -> None:
         """Ask before ``body`` is decoded whether there is room at all, so that a refusal costs next to nothing.
 
-        A body that may name a priority is let in: whether there is room for it is seen when it is decoded.
+        A body that may name a priority, near its beginning or its end, is let in: whether there is room for it is
+        seen when it is decoded.
 
         Raises:
             Overloaded: Whoever answers has more waiting than it can answer in time.
         """
-        if self.only is not None and (full := self.only.full) is not None and b"priority" not in body:
+        if self.only is not None and (full := self.only.full) is not None and not _ranked(body):
             self.only.counters.shed += 1
             raise full
 
@@ -90,6 +93,10 @@ class Endpoint:
             known = ", ".join([*map(str, self.versions), *sorted(self._aliases)])
             raise NotFound(f"endpoint {self.name!r} does not serve {ref[:60]!r}; it serves {known}")
         return found
+
+
+def _ranked(body: bytes) -> bool:
+    return b"priority" in body[:_NEAR] or b"priority" in body[-_NEAR:]
 
 
 def same(before: Endpoint | None, wanted: Wanted, route: Route) -> Way | None:

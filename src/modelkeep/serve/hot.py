@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import select
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
@@ -11,7 +12,10 @@ from modelkeep.core.errors import Invalid
 
 JSON = b"application/json"
 _KEY = b"x-modelkeep-key"
+_MAX_HEADS = 4096
+_LONGEST_KEPT = 4096
 TIMEOUT = b"x-modelkeep-timeout-ms"
+_NEVER = object()
 
 
 class Head:
@@ -23,9 +27,24 @@ class Head:
         headers: By lower-case name; of equal names the last.
         key: The ``x-modelkeep-key`` header, which routes by its hash; None without one.
         who: Whoever ``HotRoutes.admit`` found it comes from.
+        free: Whether ``HotRoutes.admit`` need not be asked.
+        early: Asked before the body is read, or while it comes: whether it has answered already, because there is
+            no room. Set with the handler; None for no such question.
     """
 
-    __slots__ = ("handler", "headers", "keep_alive", "key", "length", "method", "stamp", "target", "who")
+    __slots__ = (
+        "early",
+        "free",
+        "handler",
+        "headers",
+        "keep_alive",
+        "key",
+        "length",
+        "method",
+        "stamp",
+        "target",
+        "who",
+    )
 
     def __init__(self, method: bytes, target: bytes, headers: dict[bytes, bytes]) -> None:
         self.method = method
@@ -36,8 +55,10 @@ class Head:
         self.who: Any = None
         self.length = 0
         self.keep_alive = True
+        self.free = False
+        self.early: Callable[[Sink], bool] | None = None
         self.handler: Handler | None = None
-        self.stamp: object = None
+        self.stamp: object = _NEVER
 
     @property
     def deadline(self) -> float | None:
@@ -84,12 +105,62 @@ class Sink(Protocol):
         ...
 
 
+class Heads(dict[bytes, Head]):
+    """Heads that were parsed, by their bytes."""
+
+    def keep(self, first: bytes, head: Head, size: int) -> None:
+        """Keep the head of a message that came alone: ``first`` is its first piece, its body has ``size`` bytes."""
+        if head.key is not None or b"?" in head.target:  # those hardly come twice
+            return
+        at = first.find(b"\r\n\r\n") + 4
+        said = head.headers.get(b"content-length", b"0")
+        if 4 <= at <= _LONGEST_KEPT and said == b"%d" % size and len(first) - at <= size:
+            if len(self) >= _MAX_HEADS:
+                self.clear()
+            head.length = size
+            self[first[:at]] = head
+
+
+class Exchange:
+    """A hot request as uvicorn's own code sees it: a cycle that is complete or not."""
+
+    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self) -> None:
+        self.response_complete = True
+        self.disconnected = False
+        self.keep_alive = True
+        self.message_event = self
+
+    def set(self) -> None:
+        """Nobody waits for a hot request's messages."""
+
+
+def unread(transport: Any) -> bool:
+    """Whether something lies in a transport's socket that nobody has read yet."""
+    waiting = select.poll()
+    waiting.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+_opened: tuple[Any, tuple[bytes, bytes]] = (None, (b"", b""))
+
+
+def opening(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """How an answer of JSON begins, and uvicorn's default headers as lines; the list is another each second."""
+    global _opened
+    if _opened[0] is not headers:
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        _opened = (headers, (b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\n%s" % (JSON, lines), lines))
+    return _opened[1]
+
+
 class HotRoutes(Protocol):
     """What the lean protocol may answer by itself.
 
     Attributes:
         max_body: Bytes of the largest body of a hot request.
-        stamp: Another object whenever ``find`` would answer otherwise than before.
+        stamp: Another object whenever ``find`` would answer otherwise than before; asked once a turn of the loop.
     """
 
     max_body: int

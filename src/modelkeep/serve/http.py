@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
 from typing import Any
 
 import httptools
@@ -23,7 +22,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from modelkeep.serve.hot import JSON, Handler, Head, HotRoutes, Sink, deadline
+from modelkeep.serve.hot import JSON, Exchange, Handler, Head, Heads, HotRoutes, Sink, deadline, opening, unread
+from modelkeep.serve.turns import Turns
 
 __all__ = ["JSON", "Handler", "Head", "HotRoutes", "LeanProtocol", "Sink", "deadline", "protocol"]
 
@@ -36,31 +36,15 @@ BODY_SECONDS = 30.0
 SLOWEST = 65_536
 """Bytes a second that a body must come with on average, beyond the first ``BODY_SECONDS``."""
 SWEEP = 5.0
-_MAX_HEADS = 4096
-_LONGEST_KEPT = 4096
 _COLD = (b"expect", b"content-encoding", b"upgrade")
-
-
-class _Exchange:
-    """A hot request as uvicorn's own code sees it: a cycle that is complete or not."""
-
-    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
-
-    def __init__(self) -> None:
-        self.response_complete = True
-        self.disconnected = False
-        self.keep_alive = True
-        self.message_event = self
-
-    def set(self) -> None:
-        """Nobody waits for a hot request's messages."""
 
 
 class LeanProtocol(HttpToolsProtocol):
     """One connection. Subclasses made by ``protocol`` carry the routes."""
 
     routes: HotRoutes
-    heads: dict[bytes, Head]
+    heads: Heads
+    turns: Turns
 
     def __init__(
         self,
@@ -70,7 +54,7 @@ class LeanProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._exchange = _Exchange()
+        self._exchange = Exchange()
         self.cycle = self._exchange  # type: ignore[assignment]
         self._head: Head | None = None
         self._body = bytearray()
@@ -81,6 +65,8 @@ class LeanProtocol(HttpToolsProtocol):
         self._since = 0.0  # when the message that is coming began
         self._came = 0  # bytes of it
         self._gathering: Head | None = None  # of a message whose body comes without the parser
+        self._named = False  # whether somebody has said who they are
+        self._deaf = False  # the request is answered already, what comes of its body is of no use
         self._first: bytes | None = None  # the piece a message began with, unless something else came before in it
         self._served = 0
         self._swept = 0
@@ -98,28 +84,31 @@ class LeanProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
+        turns = self.turns
+        if turns.over:
+            turns.begin()
         if self._gathering is not None:
+            self._came += len(data)
             self._gather(self._gathering, data)
             return
         if self._between:
             self._first = None
-            if self._exchange.response_complete:
+            exchange = self._exchange
+            if exchange.response_complete:
                 at = data.find(b"\r\n\r\n") + 4
                 head = self.heads.get(data[:at])
                 if (
                     head is not None
                     and len(data) - at <= head.length
                     and self.cycle.response_complete
-                    and self._leads(head)
+                    and (head.stamp is turns.stamp or self._leads(head))
+                    and head.handler is not None
                     and not self.transport.is_closing()
                 ):
-                    self._open(head.keep_alive)
-                    if len(data) - at == head.length:
-                        self._handle(head, data[at:])
-                    else:
-                        self._begin()
-                        self._gathering = head
-                        self._gather(head, data[at:])
+                    exchange.response_complete = False
+                    exchange.keep_alive = head.keep_alive and not (self._draining or self._parting)
+                    self.cycle = exchange  # type: ignore[assignment]
+                    self._take(head, data, at)
                     return
                 self._first = data
         try:
@@ -134,9 +123,24 @@ class LeanProtocol(HttpToolsProtocol):
             if self._head_size > MAX_HEAD:
                 self._turn_away(431, b"the head of the request is larger than %d bytes" % MAX_HEAD)
 
+    def _take(self, head: Head, data: bytes, at: int) -> None:
+        """A message whose head is known: ``data`` holds its body, or the beginning of it, from ``at`` on."""
+        if self._exchange.keep_alive and head.free and not self._named:  # the usual request
+            lets_in = head.early is None or not head.early(self)
+        else:
+            lets_in = self._lets_in(head)
+        if len(data) - at == head.length:
+            if lets_in:
+                self._handle(head, data[at:])
+            return
+        self._begin()
+        self._gathering, self._deaf = head, not lets_in
+        self._came = len(data) - at
+        self._gather(head, data[at:])
+
     def _begin(self) -> None:
         """A message has begun."""
-        self._between = False
+        self._between = self._deaf = False
         self._since = self.loop.time()
         self._came = 0
         self._body.clear()
@@ -144,16 +148,19 @@ class LeanProtocol(HttpToolsProtocol):
 
     def _gather(self, head: Head, data: bytes) -> None:
         """A further piece of a body whose head is known."""
-        body = self._body
-        body += data
-        if len(body) < head.length:
+        if self._came < head.length:
+            if not self._deaf:
+                self._body += data
             return
-        whole, rest = bytes(memoryview(body)[: head.length]), bytes(memoryview(body)[head.length :])
+        body, over = self._body, self._came - head.length
+        body += memoryview(data)[: len(data) - over]
+        whole, deaf = bytes(body), self._deaf
         body.clear()
-        self._gathering, self._between = None, True
-        self._handle(head, whole)
-        if rest and not self.transport.is_closing():
-            self.data_received(rest)
+        self._gathering, self._between, self._deaf = None, True, False
+        if not deaf:
+            self._handle(head, whole)
+        if over and not self.transport.is_closing():
+            self.data_received(data[len(data) - over :])
 
     def on_message_begin(self) -> None:
         if not self._between:
@@ -177,7 +184,10 @@ class LeanProtocol(HttpToolsProtocol):
             if self._is_hot(head):
                 self._head = head
                 head.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-                self._open(head.keep_alive)
+                self._exchange.response_complete = False
+                self._exchange.keep_alive = head.keep_alive and not (self._draining or self._parting)
+                self.cycle = self._exchange  # type: ignore[assignment]
+                self._deaf = not self._lets_in(head)
                 return
         url, headers = self.url, self.headers
         super().on_message_begin()
@@ -197,23 +207,41 @@ class LeanProtocol(HttpToolsProtocol):
 
     def _leads(self, head: Head) -> bool:
         """Whether there is a handler for the head; it is looked up when the routes have changed."""
-        if head.stamp is not self.routes.stamp:
-            head.stamp = self.routes.stamp
+        turns = self.turns
+        if turns.stamp is None:
+            turns.stamp = self.routes.stamp
+        if head.stamp is not turns.stamp:
+            head.stamp = turns.stamp
+            head.early = None
             head.handler = self.routes.find(head)
         return head.handler is not None
 
-    def _open(self, keep_alive: bool) -> None:
-        exchange = self._exchange
-        exchange.response_complete = False
-        exchange.keep_alive = keep_alive and not (self._draining or self._parting)
-        self.cycle = exchange  # type: ignore[assignment]
+    def _lets_in(self, head: Head) -> bool:
+        """Whether a request whose head is here is to be handled; otherwise it is answered now.
+
+        Who wants the connection closed is told when all has come: the close would outrun the answer.
+        """
+        return not self._exchange.keep_alive or self._admits(head)
+
+    def _admits(self, head: Head) -> bool:
+        try:
+            if not head.free or self._named:
+                self._named = not head.free
+                refusal = self.routes.admit(head)
+                if refusal is not None:
+                    self.write(*refusal)
+                    return False
+            return head.early is None or not head.early(self)
+        except Exception:
+            self._failed()
+            return False
 
     def on_body(self, body: bytes) -> None:
         if self._head is None:
             super().on_body(body)
             return
         self._size += len(body)
-        if self._size <= self.routes.max_body:
+        if self._size <= self.routes.max_body and not self._deaf:
             self._body += body
 
     def on_message_complete(self) -> None:
@@ -223,41 +251,38 @@ class LeanProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         head, self._head = self._head, None
+        if self._deaf:
+            self._deaf = False
+            self._remember(head, self._size)
+            return
         if self._size > self.routes.max_body:  # chunked, so its length was not known before
             self._exchange.keep_alive = False
             self.write(413, b'{"error":"the body is larger than %d bytes"}' % self.routes.max_body)
             return
         body = bytes(self._body)
         self._body.clear()
-        self._remember(head, body)
+        self._remember(head, len(body))
         self._handle(head, body)
 
     def _handle(self, head: Head, body: bytes) -> None:
-        """Call a handler; one that raises has a fault of ours, which must not pass for the client's."""
+        if not self._exchange.keep_alive and not self._admits(head):
+            return
         try:
-            refusal = self.routes.admit(head)
-            if refusal is not None:
-                self.write(*refusal)
-                return
-            assert head.handler is not None
-            head.handler(self, body, head)
+            head.handler(self, body, head)  # type: ignore[misc]
         except Exception:
-            log.exception("a hot handler failed")
-            if not self._exchange.response_complete:
-                self.write(500, b'{"error":"this is our fault; see the log of the serving process"}')
+            self._failed()
 
-    def _remember(self, head: Head, body: bytes) -> None:
+    def _failed(self) -> None:
+        """A handler that raises has a fault of ours, which must not pass for the client's."""
+        log.exception("a hot handler failed")
+        if not self._exchange.response_complete:
+            self.write(500, b'{"error":"this is our fault; see the log of the serving process"}')
+
+    def _remember(self, head: Head, size: int) -> None:
         """Keep the head of a message that came alone, so that the same bytes need no parser."""
         first, self._first = self._first, None
-        if first is None or head.key is not None or b"?" in head.target:  # those hardly come twice
-            return
-        at = first.find(b"\r\n\r\n") + 4
-        said = head.headers.get(b"content-length", b"0")
-        if 4 <= at <= _LONGEST_KEPT and said == b"%d" % len(body) and len(first) - at <= len(body):
-            if len(self.heads) >= _MAX_HEADS:
-                self.heads.clear()
-            head.length = len(body)
-            self.heads[first[:at]] = head
+        if first is not None:
+            self.heads.keep(first, head, size)
 
     # bytes out
 
@@ -265,24 +290,18 @@ class LeanProtocol(HttpToolsProtocol):
         """Answer the hot request of this connection."""
         exchange = self._exchange
         exchange.response_complete = True
-        if exchange.disconnected or self.transport.is_closing():
+        transport = self.transport
+        if exchange.disconnected or transport.is_closing():
             return
-        close = b"" if exchange.keep_alive else b"connection: close\r\n"
-        self.transport.write(
-            b"%scontent-type: %s\r\n%s%s%scontent-length: %d\r\n\r\n%s"
-            % (
-                STATUS_LINE[status],
-                kind,
-                _lines(self.server_state.default_headers),
-                headers,
-                close,
-                len(body),
-                body,
-            )
-        )
+        usual, lines = opening(self.server_state.default_headers)
+        if status != 200 or kind is not JSON:
+            usual = b"%scontent-type: %s\r\n%s" % (STATUS_LINE[status], kind, lines)
+        if not exchange.keep_alive:
+            headers += b"connection: close\r\n"
+        transport.write(b"%s%scontent-length: %d\r\n\r\n%s" % (usual, headers, len(body), body))
         self._served += 1
         if not exchange.keep_alive:
-            self.transport.close()
+            transport.close()
         elif self.pipeline:
             self.on_response_complete()
         else:
@@ -305,13 +324,12 @@ class LeanProtocol(HttpToolsProtocol):
         if not self._between:
             if self.flow.read_paused:  # it is not the client that is slow
                 self._since += SWEEP
-            came = self._came if self._gathering is None else len(self._body)
-            limit = HEAD_SECONDS if self._in_head else BODY_SECONDS + came / SLOWEST
-            if now - self._since > limit and not self._unread():
+            limit = HEAD_SECONDS if self._in_head else BODY_SECONDS + self._came / SLOWEST
+            if now - self._since > limit and not unread(self.transport):
                 self._turn_away(408, b"the request did not come whole within %d seconds" % limit)
                 return
         elif self._served == self._swept and self.cycle.response_complete:
-            if now - self._idle_since > self.timeout_keep_alive and not self._unread():
+            if now - self._idle_since > self.timeout_keep_alive and not unread(self.transport):
                 self.transport.close()
                 return
         else:
@@ -320,17 +338,12 @@ class LeanProtocol(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, but not over a request that lies there unread: timers run before sockets."""
-        if not self._unread():
+        if not unread(self.transport):
             super().timeout_keep_alive_handler()
-
-    def _unread(self) -> bool:
-        waiting = select.poll()
-        waiting.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(waiting.poll(0))
 
     def _turn_away(self, status: int, why: bytes) -> None:
         """Say why, unless an earlier request must be answered first, and close."""
-        if self._gathering or self._head or self.cycle.response_complete:
+        if not self._deaf and (self._gathering or self._head or self.cycle.response_complete):
             self._exchange.keep_alive = False
             self.write(status, b'{"error":"%s"}' % why)
         self.transport.close()
@@ -371,22 +384,12 @@ class LeanProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
 
-_rendered: tuple[Any, bytes] = (None, b"")
-
-
-def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """uvicorn's default headers (date, server) as lines; it makes a new list once a second."""
-    global _rendered
-    if _rendered[0] is not headers:
-        _rendered = (headers, b"".join(b"%s: %s\r\n" % pair for pair in headers))
-    return _rendered[1]
-
-
 def protocol(hot: HotRoutes) -> type[LeanProtocol]:
     """The protocol class that answers these routes, for ``uvicorn.Config(http=...)``."""
 
     class Protocol(LeanProtocol):
         routes = hot
-        heads = {}  # noqa: RUF012 - shared by every connection of the server on purpose
+        turns = getattr(hot, "turns", None) or Turns()
+        heads = Heads()  # shared by every connection of the server
 
     return Protocol

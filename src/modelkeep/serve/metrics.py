@@ -17,6 +17,7 @@ from modelkeep.serve.columns import Array
 
 BOUNDS_MS = np.array([0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000])
 _FOLD = 256
+_EXACT = 64
 
 
 class Stages(NamedTuple):
@@ -31,6 +32,32 @@ class Stages(NamedTuple):
     input: float
     infer: float
     output: float
+
+
+class Runs(Struct, frozen=True, gc=False):
+    """Runs of the model on batches of one size.
+
+    Attributes:
+        count: How many.
+        input, infer, output: Seconds, as in ``Stages``, summed up over the runs.
+    """
+
+    count: int
+    input: float
+    infer: float
+    output: float
+
+    def plus(self, other: Runs) -> Runs:
+        """Both together."""
+        return Runs(
+            self.count + other.count,
+            self.input + other.input,
+            self.infer + other.infer,
+            self.output + other.output,
+        )
+
+
+_NONE = Runs(0, 0.0, 0.0, 0.0)
 
 
 class Totals(Struct, frozen=True, gc=False):
@@ -50,6 +77,7 @@ class Totals(Struct, frozen=True, gc=False):
         seconds: Sum over requests, from the whole request to the answer.
         queue, input, infer, output: Its parts, likewise; a batch's time counts for each of its requests.
         last: When the last batch was answered, in seconds since 1970 UTC; 0 for never.
+        sizes: Runs by rows of the batch; beyond 64 rows by the next power of two, so that there are few.
     """
 
     endpoint: str
@@ -72,6 +100,7 @@ class Totals(Struct, frozen=True, gc=False):
     infer: float
     output: float
     last: float
+    sizes: dict[int, Runs] = {}
 
     @property
     def failures(self) -> int:
@@ -101,6 +130,10 @@ class Totals(Struct, frozen=True, gc=False):
             self.infer + other.infer,
             self.output + other.output,
             max(self.last, other.last),
+            {
+                size: self.sizes.get(size, _NONE).plus(other.sizes.get(size, _NONE))
+                for size in sorted({*self.sizes, *other.sizes})
+            },
         )
 
 
@@ -125,6 +158,7 @@ class Counters:
         "_folding",
         "_last",
         "_recent",
+        "_sizes",
         "_sums",
         "errors",
         "hits",
@@ -138,7 +172,8 @@ class Counters:
         self.requests = self.rows = self.errors = 0
         self.hits = self.shed = self.late = 0
         self._folding = Lock()
-        self._recent: deque[tuple[Array, Stages]] = deque()
+        self._recent: deque[tuple[Array, int, Stages]] = deque()
+        self._sizes: dict[int, Runs] = {}
         self._buckets = np.zeros(len(BOUNDS_MS) + 1, dtype=np.int64)
         self._sums = np.zeros(4)  # all, input, infer, output: seconds
         self._batches = 0
@@ -154,7 +189,7 @@ class Counters:
         self.rows += rows
         self._batches += 1
         self._last = time()
-        self._recent.append((latency, stages))
+        self._recent.append((latency, rows, stages))
         if len(self._recent) >= _FOLD:
             self._fold()
 
@@ -162,17 +197,38 @@ class Counters:
         with self._folding:  # a shadow's thread and the loop may both get here
             taken = [self._recent.popleft() for _ in range(len(self._recent))]
             if taken:
-                latency = np.concatenate([one for one, _ in taken])
-                sizes = np.array([len(one) for one, _ in taken])
+                latency = np.concatenate([one for one, _, _ in taken])
+                sizes = np.array([len(one) for one, _, _ in taken])
                 self._buckets += np.bincount(BOUNDS_MS.searchsorted(latency), minlength=len(self._buckets))
                 self._sums[0] += latency.sum(dtype=np.float64) / 1e3
-                self._sums[1:] += sizes @ np.array([stages for _, stages in taken])
+                spent = np.array([stages for _, _, stages in taken])
+                self._sums[1:] += sizes @ spent
+                self._sort([_bounded(rows) for _, rows, _ in taken], spent)
+
+    def _sort(self, sizes: list[int], spent: Array) -> None:
+        """Count runs by the size of their batch."""
+        different, places, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+        sums = np.zeros((len(different), spent.shape[1]))
+        np.add.at(sums, places, spent)
+        found = dict(self._sizes)
+        for size, count, seconds in zip(different.tolist(), counts.tolist(), sums.tolist(), strict=True):
+            found[size] = found.get(size, _NONE).plus(Runs(count, *seconds))
+        self._sizes = found
+
+    @property
+    def sizes(self) -> dict[int, Runs]:
+        """Runs by the size of their batch, as of the last ``sums``."""
+        return self._sizes
 
     def sums(self) -> tuple[list[int], float, float, float, float, int, float]:
         """Cumulative buckets; seconds in all, of input, model, output; batches; time of the last one."""
         self._fold()
         seconds, given, infer, output = self._sums.tolist()
         return np.cumsum(self._buckets).tolist(), seconds, given, infer, output, self._batches, self._last
+
+
+def _bounded(rows: int) -> int:
+    return rows if rows <= _EXACT else 1 << (rows - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,4 +263,5 @@ class Series:
             infer=infer,
             output=output,
             last=last,
+            sizes=counters.sizes,
         )

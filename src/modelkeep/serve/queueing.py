@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
 from modelkeep.core.errors import Overloaded, TooLate
 from modelkeep.serve.columns import Rows
 from modelkeep.serve.cost import Cost
 from modelkeep.serve.limits import Limits
+from modelkeep.serve.turns import Turns
 
 MAX_WAITING = 16_384
 NORMAL = 5
 """The priority of calls that name none."""
 _LOOP = 0.5
-_THREAD = 0.8
+_THREAD = 0.6
+_CALM = 0.1
 
 
 class Waits(Protocol):
@@ -43,6 +46,7 @@ class Queue(Generic[C]):
         endpoint: For messages.
         limits: Of the endpoint.
         cost: What batches take; kept up to date by whoever predicts.
+        turns: Of the loop: what calls waited in their sockets is part of their time.
 
     Attributes:
         calls: Those that wait, in the order in which they came.
@@ -51,11 +55,16 @@ class Queue(Generic[C]):
         per_call: Seconds that decoding and answering one request take the loop.
         in_loop: Whether batches run in the loop. Then requests wait unseen in sockets for as long as a turn of the
             loop takes, so a turn may use only half of the budget.
+        ranked: Whether any call has ever named a priority: then a call is read before it is refused.
+        usual: Rows of a call, on average.
+        most: Rows of a batch, at most.
     """
 
     __slots__ = (
+        "_calm",
         "_dated",
         "_mixed",
+        "_refused",
         "_sure",
         "calls",
         "cost",
@@ -63,19 +72,29 @@ class Queue(Generic[C]):
         "free_at",
         "in_loop",
         "limits",
+        "most",
         "per_call",
+        "ranked",
         "rows",
+        "turns",
+        "usual",
     )
 
-    def __init__(self, endpoint: str, limits: Limits, cost: Cost) -> None:
+    def __init__(self, endpoint: str, limits: Limits, cost: Cost, turns: Turns | None = None) -> None:
         self.endpoint = endpoint
         self.limits = limits
         self.cost = cost
+        self.turns = turns or Turns()
         self.calls: list[C] = []
         self.rows = 0
         self.free_at = 0.0
         self.per_call = 0.0
         self.in_loop = True
+        self.ranked = False
+        self.usual = 1.0
+        self.most = limits.max_rows
+        self._refused = -math.inf
+        self._calm = _CALM * limits.budget
         self._sure = 0
         self._dated = self._mixed = False
 
@@ -87,7 +106,10 @@ class Queue(Generic[C]):
         """
         cost = self.cost
         fixed = 0.0 if cost.fixed == math.inf else cost.fixed
-        expected = fixed + cost.per_row * (rows + count) + self.per_call * calls
+        batches = max(1.0, (rows + count) / self.most)
+        # a call waits in its socket for the rest of one turn, and until it is read in the next
+        expected = 2 * self.turns.standing + self.per_call * calls
+        expected += fixed * batches + cost.per_row * (rows + count)
         if self.free_at > now:
             expected += self.free_at - now
         share = _LOOP if self.in_loop else _THREAD
@@ -97,11 +119,12 @@ class Queue(Generic[C]):
         """Seconds until a further call of ``count`` rows can be expected to be answered."""
         cost = self.cost
         fixed = 0.0 if cost.fixed == math.inf else cost.fixed
-        return fixed + cost.per_row * (self.rows + count) + max(self.free_at - now, 0.0)
+        rows = self.rows + count
+        return fixed * max(1.0, rows / self.most) + cost.per_row * rows + max(self.free_at - now, 0.0)
 
     def surely(self, count: int) -> bool:
         """Whether there is room for ``count`` rows by what was known after the last batch; cheap."""
-        return self.rows + count <= self._sure and not self.free_at
+        return self.rows + count <= self._sure and not self.free_at and self.turns.standing <= self._calm
 
     def _reckon(self) -> None:
         """How many rows there is room for in any case, each counted as a call of its own, while nothing runs."""
@@ -111,9 +134,9 @@ class Queue(Generic[C]):
         room, each = _LOOP * self.limits.budget - cost.fixed, cost.per_row + self.per_call
         self._sure = min(int(room / each), MAX_WAITING - 1) if room > 0 and each > 0 else 0
 
-    def full(self, now: float) -> Overloaded | None:
-        """Why a call of one row would be refused; None when there is room."""
-        excess = self.excess(now, self.rows, len(self.calls), 1)
+    def full(self, now: float, count: int = 1) -> Overloaded | None:
+        """Why a call of ``count`` rows would be refused; None when there is room."""
+        excess = self.excess(now, self.rows, len(self.calls), count)
         if excess <= 0 and len(self.calls) < MAX_WAITING:
             return None
         return self._overloaded(excess)
@@ -129,6 +152,10 @@ class Queue(Generic[C]):
             TooLate: Its deadline has passed.
         """
         count = call.rows.count
+        if call.deadline is None and call.priority == NORMAL and self.surely(count):
+            self.calls.append(call)
+            self.rows += count
+            return ()
         if call.deadline is not None:
             if call.deadline <= call.began:
                 raise self.late()
@@ -139,7 +166,7 @@ class Queue(Generic[C]):
             if excess > 0 or len(self.calls) >= MAX_WAITING:
                 replaced = self._make_room(call, excess)
         if call.priority != NORMAL:
-            self._mixed = True
+            self._mixed = self.ranked = True
         self.calls.append(call)
         self.rows += count
         return replaced
@@ -177,15 +204,23 @@ class Queue(Generic[C]):
         return late
 
     def outwaited(self, now: float) -> list[C]:
-        """Take out the calls that more urgent ones kept waiting beyond the budget."""
-        if not self._mixed:
+        """Take out the calls that could not be answered within the budget any more.
+
+        Only where others are refused or go first: a machine that stalled for once answers late rather than not.
+        """
+        budget = self.limits.budget
+        if not self._mixed and self._refused + budget < now:
             return []
-        old = [call for call in self.calls if call.began + self.limits.budget < now]
+        cost = self.cost
+        # a version slower than that answers late in any case
+        ahead = min(cost.estimate(min(self.rows, self.most)), budget / 2) if cost.fixed < budget / 2 else 0.0
+        old = [call for call in self.calls if call.began + budget < now + ahead]
         self._drop(old)
         return old
 
     def take(self, most: int) -> tuple[list[C], int]:
         """The next batch, the most urgent calls first, and its rows: at most ``most``, but at least one call."""
+        self.most = most
         if self._mixed:
             self.calls.sort(key=_urgency)
         calls, rows = self.calls, self.rows
@@ -205,6 +240,8 @@ class Queue(Generic[C]):
             self.rows = 0
         if not self.calls:
             self._mixed = self._dated = False
+        if calls:
+            self.usual += 0.1 * (rows / len(calls) - self.usual)
         self._reckon()
         return calls, rows
 
@@ -222,6 +259,7 @@ class Queue(Generic[C]):
         return self._overloaded(0.0)
 
     def _overloaded(self, excess: float) -> Overloaded:
+        self._refused = perf_counter()
         return Overloaded(
             f"{self.endpoint!r} has {len(self.calls)} requests waiting and could not answer in time",
             retry_after=max(excess, 0.05),

@@ -13,12 +13,12 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from modelkeep.core.clock import Clock
 from modelkeep.serve.capture import BATCH_ROWS, Channel, Record
@@ -27,6 +27,8 @@ from modelkeep.serve.columns import Array
 log = logging.getLogger(__name__)
 
 EVERY = 1.0
+PIECE_REQUESTS, PIECE_ROWS = 1_000, 10_000
+BREATH = 0.002
 _ARROW = {"float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_()}
 
 
@@ -124,7 +126,12 @@ class Spool:
             "end": records[-1].time if records else now,
         }
         try:
-            self._save(table(channel, records).replace_schema_metadata({"modelkeep": json.dumps(about)}))
+            tables = []
+            for piece in _pieces(records):
+                tables.append(table(channel, piece))
+                self._stop.wait(BREATH)  # the requests' turn at the interpreter
+            whole = pa.concat_tables(tables) if tables else table(channel, [])
+            self._save(whole.replace_schema_metadata({"modelkeep": json.dumps(about)}))
         except (OSError, pa.ArrowException, ValueError, TypeError) as error:
             channel.lost += rows
             log.warning("%d captured rows of %s were dropped: %s", rows, channel.endpoint, error)
@@ -146,6 +153,18 @@ class Spool:
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
+
+
+def _pieces(records: list[Record]) -> Iterator[list[Record]]:
+    """Runs of records that take well under a millisecond to convert."""
+    start = requests = rows = 0
+    for place, record in enumerate(records):
+        requests, rows = requests + len(record.ids), rows + record.rows
+        if requests >= PIECE_REQUESTS or rows >= PIECE_ROWS:
+            yield records[start : place + 1]
+            start, requests, rows = place + 1, 0, 0
+    if start < len(records):
+        yield records[start:]
 
 
 def table(channel: Channel, records: list[Record]) -> pa.Table:
@@ -195,6 +214,8 @@ def _prediction_ids(names: list[str], counts: Array) -> pa.Array:
     requests = pa.array(names, type=pa.string())
     if (counts == 1).all():
         return requests
+    import pyarrow.compute as pc  # ten megabytes that a process asked for single rows does without
+
     whole = requests.take(pa.array(np.repeat(np.arange(len(counts)), counts)))
     starts = np.repeat(np.cumsum(counts) - counts, counts)
     rows = pa.array(np.arange(len(starts)) - starts).cast(pa.string())

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ POLL = 0.15
 RETRY = 1.0
 DRAIN = 10
 BACKLOG = 2048
+SWITCH = 0.001
+"""Seconds that a thread which is at work may keep the event loop waiting for the interpreter."""
 
 
 @dataclass
@@ -208,6 +211,7 @@ def run_worker(
     listener = None if supervised else _listen(host, port)
     grpc = None if supervised or grpc_port is None else _listen(host, grpc_port)
     gc.set_threshold(50_000, 20, 50)
+    sys.setswitchinterval(SWITCH)
     spool = Spool(home / "capture", clock, every=capture_every)
     uvloop.run(
         _serve(

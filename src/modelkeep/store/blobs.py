@@ -14,8 +14,9 @@ from blake3 import blake3
 
 from modelkeep.core.errors import Damaged, Invalid, NotFound, Problem
 from modelkeep.core.ports import BlobStore, Progress, Silent
-from modelkeep.store.bytestores import Batch, ByteStore, open_bytes
+from modelkeep.store.bytestores import Batch, ByteStore
 from modelkeep.store.chunks import LIST, SMALL, Buffer, ChunkList, cut, digest_of, pack, read_fully, unpack
+from modelkeep.store.places import open_bytes
 
 _SEAL_EVERY = 32 * 1024 * 1024
 

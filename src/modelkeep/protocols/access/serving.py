@@ -37,11 +37,12 @@ class Doorman:
         head.who = found if isinstance(found, Pass) else None
         return found is None
 
+    def nobody(self, head: Head) -> bool:
+        """Whether nobody need say who they are; should that change, the head is looked up anew."""
+        return head.who is not None and head.who.who is None
+
     def admit(self, head: Head) -> Lean | None:
-        """The refusal of a hot request; None to let it in."""
-        known = head.who
-        if known is not None and known.who is None and asgi.asking() is None:
-            return None  # nobody need say who they are; had that changed, the head would have been looked up anew
+        """The refusal of a hot request that is not ``free``; None to let it in."""
         found = self._find(head.who, head.method.decode("latin-1"), head.headers)
         if isinstance(found, Refusal):
             return found.lean()

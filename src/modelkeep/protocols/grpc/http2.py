@@ -95,6 +95,8 @@ class Connection(Outgoing, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = self.server.loop.time()
+        if self.server.turns.over:
+            self.server.turns.begin()
         if self._parts:
             self._parts.append(data)
             self._have += len(data)

@@ -18,6 +18,7 @@ from modelkeep.protocols.grpc.exchange import Exchange, Head, Method
 from modelkeep.protocols.grpc.frames import ErrorCode
 from modelkeep.protocols.grpc.http2 import Connection
 from modelkeep.protocols.grpc.status import Code
+from modelkeep.serve.turns import Turns
 
 MAX_MESSAGE: Final = 64 * 1024 * 1024
 GRACE: Final = 0.25
@@ -47,6 +48,7 @@ class GrpcServer:
         methods: By path, as ``b"/package.Service/Method"``.
         max_message: Bytes of the largest message taken.
         doorman: Who may call; None for everybody.
+        turns: Told of the first bytes of a turn of the loop; one of its own without.
 
     Attributes:
         connections: Those that are open.
@@ -55,11 +57,17 @@ class GrpcServer:
     """
 
     def __init__(
-        self, methods: Mapping[bytes, Method], *, max_message: int = MAX_MESSAGE, doorman: Doorman | None = None
+        self,
+        methods: Mapping[bytes, Method],
+        *,
+        max_message: int = MAX_MESSAGE,
+        doorman: Doorman | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.methods = methods
         self.max_message = max_message
         self._doorman = doorman
+        self.turns = turns or Turns()
         self.connections: set[Connection] = set()
         self.stopping: list[Callable[[], None]] = []
         self.watch: Callable[[Exchange], None] | None = None

@@ -92,7 +92,15 @@ def _statistics(line: Totals) -> dict[str, Any]:
             "cache_hit": spent(line.hits, 0.0),
             "cache_miss": spent(0, 0.0),
         },
-        "batch_stats": [],
+        "batch_stats": [
+            {
+                "batch_size": size,
+                "compute_input": spent(runs.count, runs.input),
+                "compute_infer": spent(runs.count, runs.infer),
+                "compute_output": spent(runs.count, runs.output),
+            }
+            for size, runs in sorted(line.sizes.items())
+        ],
     }
 
 

@@ -91,17 +91,15 @@ def _flag(given: Mapping[str, Any] | None, name: str, path: str, default: bool, 
 class _Frame:
     """What every answer of one version has in common."""
 
-    __slots__ = ("head", "names", "pieces")
+    __slots__ = ("head", "names", "row")
 
     def __init__(self, lane: Lane) -> None:
         about = {"model_name": lane.channel.endpoint, "model_version": str(lane.channel.version)}
         self.head = _encode(about)[:-1] + b',"id":'
         self.names = [output.name for output in lane.loaded.signature.outputs]
-        tensors = [_opening(lane, place, 1) + b',"data":[' for place in range(len(self.names))]
-        # what stands before each output's values in an answer of one row
-        self.pieces = [
-            (b',"outputs":[' if place == 0 else b"]},") + opening for place, opening in enumerate(tensors)
-        ]
+        tensors = [_opening(lane, place, 1).replace(b"%", b"%%") for place in range(len(self.names))]
+        # what follows the id in an answer of one row, but for the outputs' values
+        self.row = b',"outputs":[' + b",".join(b'%s,"data":[%%s]}' % one for one in tensors) + b"]}"
 
 
 def _opening(lane: Lane, place: int, count: int) -> bytes:
@@ -119,19 +117,25 @@ def _frame(lane: Lane) -> _Frame:
 
 def answer(call: Call, batch: Batch) -> bytes:
     """The response's JSON for the call's rows, with every output."""
-    frame = _frame(batch.lane)
-    start, count = call.start, call.rows.count
-    texts = [rendered(batch, name) for name in frame.names]
-    parts = [frame.head, _encode(call.id)]
+    count = call.rows.count
     if count == 1:
-        for piece, text in zip(frame.pieces, texts, strict=True):
-            parts += (piece, text[start])
-    else:
-        for place, text in enumerate(texts):
-            parts += (b"]}," if place else b',"outputs":[', _opening(batch.lane, place, count), b',"data":[')
-            parts.append(b",".join(text[start : start + count]))
+        head, rows = batch.rendered.get("oip rows") or _rows(batch)
+        return b"%s%s%s" % (head, _encode(call.id), rows[call.start])
+    frame, start = _frame(batch.lane), call.start
+    parts = [frame.head, _encode(call.id)]
+    for place, name in enumerate(frame.names):
+        parts += (b"]}," if place else b',"outputs":[', _opening(batch.lane, place, count), b',"data":[')
+        parts.append(b",".join(rendered(batch, name)[start : start + count]))
     parts.append(b"]}]}")
     return b"".join(parts)
+
+
+def _rows(batch: Batch) -> tuple[bytes, list[bytes]]:
+    """What answers of one row begin with, and how each ends behind its id; made once for the batch."""
+    frame = _frame(batch.lane)
+    texts = zip(*(rendered(batch, name) for name in frame.names), strict=True)
+    made = batch.rendered["oip rows"] = frame.head, [frame.row % row for row in texts]
+    return made
 
 
 def rendered(batch: Batch, name: str) -> list[bytes]:

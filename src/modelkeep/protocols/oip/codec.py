@@ -80,11 +80,15 @@ class Request(Struct, gc=False):
 
 
 _decoder: Final = msgspec.json.Decoder(Request)
+_decode: Final = _decoder.decode
 
 
 def decode(body: bytes) -> Request:
     """The request in ``body``. Raises ``Invalid`` as ``parsed`` does."""
-    return parsed(_decoder, body)
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return parsed(_decoder, body)  # which says what is wrong
 
 
 def parsed(decoder: msgspec.json.Decoder[T], body: bytes | memoryview) -> T:
@@ -112,6 +116,16 @@ def rows(inputs: Inputs, tensors: list[Tensor], *, ignore_unknown: bool = False)
     """
     if len(tensors) == 1:
         tensor = tensors[0]
+        shape, data = tensor.shape, tensor.data
+        if (
+            inputs.plain
+            and len(shape) == 2
+            and shape[1] == inputs.width > 1
+            and len(data) == shape[0] * shape[1] > 0
+            and type(data[0]) is not list
+            and tensor.datatype in _FLOATS
+        ):
+            return Rows(shape[0], cells=data)
         if is_matrix(inputs, tensor.name, tensor.shape):
             return _matrix(inputs, tensor)
     single = _single(inputs, tensors)
@@ -222,14 +236,6 @@ def _short(place: int, found: int, size: int, problems: list[Problem]) -> list[A
 def _matrix(inputs: Inputs, tensor: Tensor) -> Rows:
     """All inputs in one tensor of shape [n, inputs]."""
     count, width = tensor.shape
-    if (
-        inputs.plain
-        and tensor.datatype in _FLOATS
-        and width == len(inputs.names)
-        and len(tensor.data) == count * width > 0
-        and type(tensor.data[0]) is not list
-    ):
-        return Rows(count, cells=tensor.data)
     problems: list[Problem] = []
     if width != len(inputs.names) or count < 1:
         shape = f"and its shape {shorten(tensor.shape)} is not [n, {len(inputs.names)}] of all inputs"

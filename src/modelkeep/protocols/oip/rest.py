@@ -23,9 +23,10 @@ from modelkeep.protocols import errors
 from modelkeep.protocols.bodies import unpacked
 from modelkeep.protocols.oip import about, answers, binary, codec
 from modelkeep.protocols.respond import Later, json_response
-from modelkeep.serve.batching import Batch, Call
+from modelkeep.serve.batching import Batch, Call, Lane
 from modelkeep.serve.columns import shorten
 from modelkeep.serve.dataplane import DataPlane, Endpoint
+from modelkeep.serve.hot import TIMEOUT
 from modelkeep.serve.http import Handler, Head, Sink, deadline
 
 VERSION = "0.1.0"
@@ -123,19 +124,7 @@ class OpenInference:
                 rows = binary.rows(lane, request, body, split)
             else:
                 rows = binary.bare(lane.inputs, body)
-            priority = 0
-            if request.parameters:
-                deadline, priority = urgency(request.parameters, deadline)
-            wanted = None
-            if request.outputs or request.parameters:
-                if isinstance(request, codec.Request):
-                    wanted = answers.wishes(lane, request.outputs, request.parameters)
-                else:
-                    wanted = binary.wishes(lane, request)
-            if wanted is None:
-                lane.submit(Call(rows, id, _ALL, sink, key, deadline, priority))
-            else:
-                lane.submit(Call(rows, id, _CHOSEN, _Some(sink, wanted), key, deadline, priority))
+            _submit(lane, request, Call(rows, id, _ALL, sink, key, deadline))
         except ModelkeepError as error:
             errors.refuse(sink, self._plane.shown(name, error))
 
@@ -155,7 +144,7 @@ class OpenInference:
         else:
             return None
         try:
-            self._plane.endpoint(name)
+            endpoint = self._plane.endpoint(name)
             split = None if said is None else binary.head_length(said.decode("latin-1"))
         except ModelkeepError:
             return None  # the ASGI route says what is wrong
@@ -168,7 +157,28 @@ class OpenInference:
                 return
             self.infer(sink, body, name, version, key=head.key, deadline=deadline, split=split)
 
-        return handle
+        if version:
+            return handle
+        head.early = errors.early(endpoint)
+        lane, new_id = endpoint.only, self._plane.new_id
+        if split is not None or lane is None or not head.free or TIMEOUT in head.headers:
+            return handle
+        inputs, ignore = lane.inputs, lane.ignore_unknown
+
+        def plain(sink: Sink, body: bytes, head: Head) -> None:
+            """The usual request: JSON to whom anybody may ask, let in already, one version to answer it."""
+            try:
+                request = codec.decode(body)
+                rows = codec.rows(inputs, request.inputs, ignore_unknown=ignore)
+                call = Call(rows, request.id or new_id(), _ALL, sink, head.key)
+                if request.outputs is None and request.parameters is None:
+                    lane.submit(call)
+                else:
+                    _submit(lane, request, call)
+            except ModelkeepError as error:
+                errors.refuse(sink, self._plane.shown(name, error))
+
+        return plain
 
     def routes(self) -> list[Route]:
         """The same and everything else as ASGI routes."""
@@ -263,6 +273,21 @@ _index_decoder = msgspec.json.Decoder(_Index)
 async def _unsupported(request: Request) -> Response:
     """Extensions of other servers, which their clients may ask for: said plainly rather than not found."""
     return json_response({"error": f"{request.url.path} is not supported here; see the extensions at /v2"}, 501)
+
+
+def _submit(lane: Lane, request: codec.Request | binary.Request, call: Call) -> None:
+    """Queue a call as its request's outputs and parameters want it."""
+    if request.parameters:
+        call.deadline, priority = urgency(request.parameters, call.deadline)
+        call.priority = priority or call.priority
+    if request.outputs or request.parameters:
+        if isinstance(request, codec.Request):
+            wanted = answers.wishes(lane, request.outputs, request.parameters)
+        else:
+            wanted = binary.wishes(lane, request)
+        if wanted is not None:
+            call.door, call.sink = _CHOSEN, _Some(call.sink, wanted)
+    lane.submit(call)
 
 
 def urgency(parameters: Mapping[str, Any], deadline: float | None) -> tuple[float | None, int]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,14 @@ def post(path: str, body: bytes, headers: str = "Content-Type: application/json\
 
 
 def run(
-    port: int, requests: Sequence[bytes], connections: int, seconds: float, *, rate: float = 0, warm: float = 1.0
+    port: int,
+    requests: Sequence[bytes],
+    connections: int,
+    seconds: float,
+    *,
+    rate: float = 0,
+    warm: float = 1.0,
+    core: int = LOAD_CORE,
 ) -> Load:
     """Send the requests in turn. ``rate`` 0 keeps every connection busy; else so many are due each second."""
     with tempfile.NamedTemporaryFile(suffix=".requests") as file:
@@ -84,7 +92,7 @@ def run(
             file.write(struct.pack("<I", len(one)) + one)
         file.flush()
         command = [str(compiled()), str(port), str(connections), str(warm), str(seconds), str(rate), file.name]
-        done = subprocess.run(pinned(LOAD_CORE, command), capture_output=True, text=True, check=False)
+        done = subprocess.run(pinned(core, command), capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the load generator failed: {done.stderr[-2000:]}")
     found = Load(**json.loads(done.stdout))
@@ -94,3 +102,12 @@ def run(
             file=sys.stderr,
         )
     return found
+
+
+def together(
+    port: int, requests: Sequence[bytes], connections: int, seconds: float, cores: Sequence[int]
+) -> list[Load]:
+    """A generator on each of these cores at the same time."""
+    compiled()
+    with ThreadPoolExecutor(len(cores)) as pool:
+        return list(pool.map(lambda core: run(port, requests, connections, seconds, core=core), cores))

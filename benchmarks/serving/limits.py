@@ -20,21 +20,25 @@ BUDGET_MS = 100
 
 
 def processes(folder: Path, quick: bool) -> list[Row]:
-    """Two processes on two cores against one, with requests so heavy that the generator's share does not count."""
+    """Two processes against one, each beside a generator of its own on the same core: no third core is needed.
+
+    One server and its generator share core 0; then two servers and two generators share cores 0 and 1. What a
+    second core brings is measured, and the generators' share is the same both times.
+    """
     case = models.make("forest")
     home = ours.home(folder / "home", case)
-    seconds = 2.0 if quick else 6.0
+    seconds = 3.0 if quick else 6.0
     requests = [post(ours.PATH, case.tensor([(start + row) % 569 for row in range(100)])) for start in range(20)]
     rates = []
-    for count in (1, 2):
-        with ours.fleet(home, count) as served:
-            load = generator.run(served.port, requests, 32, seconds)
-            rates.append(load)
-    one, two = rates
+    for cores in ((0,), (0, 1)):
+        with ours.fleet(home, len(cores), cores) as served:
+            rates.append(generator.together(served.port, requests, 16, seconds, cores))
+    (one,), two = rates
+    both = sum(load.rate for load in two)
     return [
-        Row("100 rows of the forest", "1 process", one.rate, p50=one.p50, p99=one.p99),
-        Row("100 rows of the forest", "2 processes", two.rate, p50=two.p50, p99=two.p99),
-        Row("2 processes by 1", "modelkeep", two.rate / one.rate, "times", target=">= 1.8"),
+        Row("1 process and generator, 1 core", "modelkeep", one.rate, p50=one.p50, p99=one.p99),
+        Row("2 and 2, 2 cores", "modelkeep", both, p50=two[0].p50, p99=max(load.p99 for load in two)),
+        Row("2 processes by 1", "modelkeep", both / one.rate, "times", target=">= 1.8"),
     ]
 
 
@@ -107,12 +111,32 @@ def swaps(folder: Path, quick: bool) -> list[Row]:
 
 
 def start(folder: Path, quick: bool) -> list[Row]:
-    """From the start of the process to the first answer, and its memory then, with one small model."""
-    home = ours.home(folder / "home", models.make("logistic"))
+    """From the start of a process to its first answer, and its memory, with one small model and with a hundred."""
+    case = models.make("logistic")
+    requests = [post(ours.PATH, case.tensor([row])) for row in range(100)]
+    home = ours.home(folder / "home", case)
     with ours.serving(home):
         pass  # the first start copies the package
     with ours.serving(home) as served:
-        return [
-            Row("ready", "modelkeep", served.ready_seconds, "s", target="<= 1"),
-            Row("memory", "modelkeep", served.rss, "MiB", target="<= 150"),
-        ]
+        ready, at_rest = served.ready_seconds, served.rss
+        generator.run(served.port, requests, 16, 1.0)
+        busy = ours.resident(served.pids[0])
+    forest = models.make("forest")
+    one = _resting(folder / "one", forest, 1)
+    hundred = _resting(folder / "hundred", forest, 100)
+    size = len(forest.files["model.onnx"]) / 2**20
+    return [
+        Row("ready", "modelkeep", ready, "s", target="<= 1"),
+        Row("memory, 1 small model", "modelkeep", at_rest, "MiB", target="<= 150"),
+        Row("memory, after a second of load", "modelkeep", busy, "MiB"),
+        Row("memory, 100 forests", "modelkeep", hundred, "MiB"),
+        Row("each further forest", "modelkeep", (hundred - one) / 99, "MiB"),
+        Row("a forest's file", "modelkeep", size, "MiB"),
+    ]
+
+
+def _resting(folder: Path, case: models.Case, count: int) -> float:
+    """Resident mebibytes of a process with so many models, each a package of its own."""
+    home = ours.home(folder, case, copies=count)
+    with ours.serving(home) as served:
+        return served.rss

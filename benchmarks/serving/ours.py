@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,18 +42,22 @@ class Served:
     rss: float
 
 
-def home(folder: Path, case: Case, **deploy: Any) -> Path:
-    """A registry that wants the case's model served, with all that is on by default: capture, ids, checks."""
+def home(folder: Path, case: Case, copies: int = 1, **deploy: Any) -> Path:
+    """A registry that wants the case's model served, with all that is on by default: capture, ids, checks.
+
+    Args:
+        copies: Endpoints; each but the first has a package of its own with the same model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     database = Database.open(f"sqlite:///{folder / 'modelkeep.db'}")
-    digest = put_tree(open_blobs(str(folder / "blobs")), case.files)
-    wanted = Wanted(
-        endpoint="bench",
-        model="bench",
-        routes=(Route(version=1, package=digest, weight=1.0, mode="stable"),),
-        settings={"declaration": {"deploy": deploy}},
-    )
-    database.write(lambda conn: endpoints.put(conn, wanted))
+    blobs = open_blobs(str(folder / "blobs"))
+    for number in range(copies):
+        name = f"bench{number or ''}"
+        files = {**case.files, "number.txt": b"%d" % number} if number else case.files
+        route = Route(version=1, package=put_tree(blobs, files), weight=1.0, mode="stable")
+        settings = {"declaration": {"deploy": deploy}}
+        wanted = Wanted(endpoint=name, model=name, routes=(route,), settings=settings)
+        database.write(lambda conn, wanted=wanted: endpoints.put(conn, wanted))  # type: ignore[misc]
     database.close()
     return folder
 
@@ -80,8 +84,8 @@ def serving(folder: Path) -> Iterator[Served]:
 
 
 @contextmanager
-def fleet(folder: Path, processes: int) -> Iterator[Served]:
-    """So many serving processes on one port, on whatever cores there are, as ``modelkeep up`` runs them."""
+def fleet(folder: Path, processes: int, cores: Sequence[int] = ()) -> Iterator[Served]:
+    """So many serving processes on one port, as ``modelkeep up`` runs them, each kept on one of ``cores``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -98,6 +102,9 @@ def fleet(folder: Path, processes: int) -> Iterator[Served]:
         while not all(member.slots for member in made.members) or len(made.members) < processes:
             time.sleep(0.02)
         pids = [member.process.pid for member in made.members]
+        for pid, core in zip(pids, cores, strict=False):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {core})
         yield Served(port, pids, time.perf_counter() - began, sum(map(resident, pids)))
     finally:
         made.stop()

@@ -32,6 +32,27 @@ class Echo:
         sink.write(200, body)
 
 
+class Full(Echo):
+    """Refuses before it reads."""
+
+    def __init__(self) -> None:
+        self.full = True
+        self.read = 0
+
+    def find(self, head: Head) -> Handler | None:
+        head.free, head.early = True, self.early
+        return super().find(head)
+
+    def early(self, sink: Sink) -> bool:
+        if self.full:
+            sink.write(429, b"full")
+        return self.full
+
+    def answer(self, sink: Sink, body: bytes, head: Head) -> None:
+        self.read += 1
+        super().answer(sink, body, head)
+
+
 async def cold(_: Scope, receive: Receive, send: Send) -> None:
     """Answers what is not hot likewise."""
     body = (await receive())["body"]
@@ -44,13 +65,14 @@ def told(
     monkeypatch: pytest.MonkeyPatch,
     keep_alive: int = 60,
     state: ServerState | None = None,
+    routes: Echo | None = None,
 ) -> None:
     monkeypatch.setattr(http, "SWEEP", 0.02)
     monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(http, "BODY_SECONDS", 0.2)
 
     async def run() -> None:
-        made = protocol(Echo())
+        made = protocol(routes or Echo())
         config = uvicorn.Config(cold, http=made, lifespan="off", timeout_keep_alive=keep_alive)
         config.load()
         known = state or ServerState()
@@ -171,3 +193,55 @@ def test_an_idle_connection_is_not_closed_over_a_request_that_nobody_has_read_ye
                     said += some
 
     told(story, monkeypatch, state=state)
+
+
+def test_what_is_refused_before_it_is_whole_does_not_disturb_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = Full()
+
+    async def story(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for known in (False, True):  # the second time the parser is not asked
+            routes.full = True
+            for begun in (HEAD, HEAD + b"01234"):
+                writer.write(begun)
+                assert await answered(reader) == (429, b"full")
+                rest = 10 - (len(begun) - len(HEAD))
+                writer.write(b"x" * rest + (HEAD + b"0123456789" if known else b""))  # and the next at once
+                if known:
+                    assert await answered(reader) == (429, b"full")
+            writer.write(HEAD + b"0123456789")
+            assert await answered(reader) == (429, b"full")
+            assert routes.read == known
+            routes.full = False
+            writer.write(HEAD + b"0123456789")
+            assert await answered(reader) == (200, b"0123456789")
+        writer.close()
+
+    told(story, monkeypatch, routes=routes)
+
+
+def test_who_wants_the_connection_closed_is_told_when_all_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(port: int) -> None:
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD.replace(b"Host: x", b"Connection: close"))
+            writer.write(b"01234")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(1), 0.05)
+            writer.write(b"56789")
+            assert await answered(reader) == (429, b"full")
+            assert await reader.read() == b""
+            writer.close()
+
+    told(story, monkeypatch, routes=Full())
+
+
+def test_a_client_that_is_refused_and_goes_on_sending_slowly_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"01")
+        assert await answered(reader) == (429, b"full")
+        assert await reader.read() == b"", "and nothing is said twice"
+        writer.close()
+
+    told(story, monkeypatch, routes=Full())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 from typing import Any
 
@@ -19,6 +20,7 @@ from modelkeep.serve.columns import Inputs, Rows
 from modelkeep.serve.cost import Cost
 from modelkeep.serve.limits import Limits
 from modelkeep.serve.queueing import Queue
+from modelkeep.serve.turns import WINDOW, Turns
 
 
 def call(count: int = 1, *, priority: int = 0, deadline: float | None = None, name: str = "") -> Call:
@@ -81,7 +83,7 @@ def test_every_call_let_in_comes_out_once_the_urgent_first(given: list[tuple[int
 
 def test_calls_that_cannot_be_answered_within_the_budget_are_refused() -> None:
     waiting = queue(budget=0.1, per_row=0.01)
-    for _ in range(8):
+    for _ in range(7):
         assert not waiting.put(call())
     with pytest.raises(Overloaded) as refused:
         waiting.put(call())
@@ -110,13 +112,13 @@ def test_a_version_slower_than_its_budget_answers_one_while_one_waits() -> None:
 
 def test_an_urgent_call_takes_the_place_of_the_last_least_urgent_one() -> None:
     waiting = queue(budget=0.1, per_row=0.01)
-    for name, priority in zip("abcdefgh", (5, 9, 5, 9, 5, 5, 5, 5), strict=True):
+    for name, priority in zip("abcdefg", (5, 9, 5, 9, 5, 5, 5), strict=True):
         assert not waiting.put(call(name=name, priority=priority))
     assert [one.id for one in waiting.put(call(name="first", priority=1))] == ["d"]
-    assert [one.id for one in waiting.put(call(2, name="second", priority=1))] == ["b", "h"]
+    assert [one.id for one in waiting.put(call(2, name="second", priority=1))] == ["b", "g"]
     with pytest.raises(Overloaded):
         waiting.put(call(priority=9))
-    assert [one.id for one in waiting.take(1000)[0]] == ["first", "second", "a", "c", "e", "f", "g"]
+    assert [one.id for one in waiting.take(1000)[0]] == ["first", "second", "a", "c", "e", "f"]
 
 
 def test_deadlines() -> None:
@@ -139,6 +141,94 @@ def test_what_urgent_calls_keep_waiting_is_given_up_after_the_budget() -> None:
     waiting.put(call(name="high", priority=1))
     assert waiting.outwaited(perf_counter()) == []
     assert {one.id for one in waiting.outwaited(perf_counter() + 1)} == {"low", "high"}
+
+
+def test_what_cannot_be_answered_in_time_any_more_is_given_up_only_where_others_are_refused() -> None:
+    waiting = queue(budget=0.5, per_row=1e-3)
+    waiting.put(call(10))
+    waiting.put(call(330))
+    late = perf_counter() + 0.6
+    assert waiting.outwaited(late) == [], "a machine that stalled answers late"
+    with pytest.raises(Overloaded):
+        waiting.put(call(40))
+    assert waiting.outwaited(perf_counter()) == []
+    assert len(waiting.outwaited(perf_counter() + 0.3)) == 2, "their batch would end too late"
+    assert waiting.rows == 0
+
+
+def test_what_took_longer_than_expected_makes_room_smaller_and_is_forgotten() -> None:
+    waiting = queue(budget=1.0, per_row=1e-3)
+    waiting.put(call(500))
+    (one,), _ = waiting.take(1000)
+    waiting.answered(one, one.began + 0.25)
+    assert waiting.bias == 1.0
+    waiting.answered(one, one.began + 2.0)
+    assert 1.0 < waiting.bias < 2.0
+    with pytest.raises(Overloaded):
+        for _ in range(7):
+            waiting.put(call(100))
+    assert waiting.rows < 700
+    for _ in range(200):
+        waiting.answered(call(1), perf_counter())
+    assert waiting.bias == 1.0
+    waiting.take(1000)
+    for _ in range(7):
+        assert not waiting.put(call(100))
+
+
+def test_every_batch_costs_what_a_batch_costs() -> None:
+    cost = Cost()
+    for rows in (1, 10, 100) * 40:
+        cost.observe(rows, 0.01 + 1e-5 * rows)
+    waiting: Queue[Call] = Queue("e", Limits(budget=1.0, max_rows=10), cost)
+    waiting.take(10)
+    assert waiting.excess(0.0, 100, 100, 10) - waiting.excess(0.0, 0, 0, 10) == pytest.approx(0.1, rel=0.2)
+
+
+def test_what_stands_in_sockets_counts() -> None:
+    turns = Turns()
+    waiting = Queue("e", Limits(budget=0.1), queue(budget=0.1, per_row=1e-4).cost, turns)
+    waiting.take(10)
+    assert waiting.surely(1) and waiting.full(perf_counter()) is None
+    turns.standing = 0.02
+    assert not waiting.surely(1) and waiting.full(perf_counter()) is None
+    turns.standing = 0.04
+    assert waiting.full(perf_counter()) is not None
+
+
+def test_only_what_stands_over_several_turns_is_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("modelkeep.serve.turns.perf_counter", lambda: now)
+
+    async def story() -> None:
+        nonlocal now
+        turns = Turns()
+
+        async def turn(takes: float, sleeps: float = 0.0) -> float:
+            """One turn that is at work for so long, after the loop has slept."""
+            nonlocal now
+            now += sleeps
+            turns.begin()
+            assert not turns.over
+            turns.worked(now, now + takes)
+            now += takes
+            await asyncio.sleep(0)
+            assert turns.over
+            return turns.standing
+
+        assert [await turn(takes) for takes in (0.001, 0.5, 0.001, 0.001, 0.001, 0.001)] == pytest.approx(
+            [0.0] * 4 + [0.001] * 2
+        )
+        for _ in range(WINDOW):
+            await turn(0.05)
+        assert await turn(0.05) == pytest.approx(0.05)
+        assert await turn(0.05, sleeps=1.0) == 0.0, "a loop that sleeps has nothing to read"
+        for _ in range(WINDOW):
+            now += 0.3
+            turns.worked(now - 0.001, now)  # woken by a thread, with nothing to read meanwhile
+            assert await turn(0.0) == 0.0 or turns.standing < 0.01
+
+    asyncio.run(story())
 
 
 # the cache

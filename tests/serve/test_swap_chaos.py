@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from modelkeep.serve.dataplane import DataPlane
 from modelkeep.store.database import Database
 
 SWAPS = 100
+AWAY = float(os.environ.get("MODELKEEP_CHAOS_AWAY", "2"))
+"""Seconds of load while PostgreSQL is away; 60 for the long form."""
 
 
 def wants(version: int, package: str, model: str = "m", endpoint: str = "e") -> Wanted:
@@ -87,7 +90,7 @@ def test_postgresql_stops_and_comes_back(home: Home, first: Made, second: Made, 
     address = url()
     with worker(home, url=address) as found:
         load = Load(int(found.url.rsplit(":", 1)[1]), "/v2/models/tumours/infer", bodies)
-        thread = threading.Thread(target=lambda: asyncio.run(load.run(3.0, 4)))
+        thread = threading.Thread(target=lambda: asyncio.run(load.run(1 + AWAY, 4)))
         thread.start()
         server.cleanup()
         found.until(lambda health: not health["database"])

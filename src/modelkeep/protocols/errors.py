@@ -49,25 +49,29 @@ def refuse(sink: Sink, error: ModelkeepError) -> None:
     sink.write(status(error), body(error), headers(error))
 
 
-def early(
-    endpoint: Endpoint, say: Callable[[Sink, ModelkeepError], None] = refuse
-) -> Callable[[Sink], bool] | None:
-    """What ``Head.early`` may ask of an endpoint: refuses, as ``say`` writes it, while there is no room.
+def early(endpoint: Endpoint) -> Callable[[Sink], bool] | None:
+    """What ``Head.early`` may ask of an endpoint: refuses while there is no room.
 
     None where it depends on the request who answers.
     """
     lane = endpoint.only
     if lane is None:
         return None
-    surely = lane.surely
+    surely, unread, overloaded = lane.surely, lane.unread, lane.overloaded
+    made: dict[int, tuple[int, bytes, bytes]] = {}
 
     def asked(sink: Sink) -> bool:
         if surely(1):
             return False
-        full = lane.unread()
-        if full is not None:
-            say(sink, full)
-        return full is not None
+        after = unread()
+        if after is None:
+            return False
+        seconds = math.ceil(after)
+        if seconds not in made:  # refusals cost what they cost in the worst of times
+            error = overloaded(seconds)
+            made[seconds] = status(error), body(error), headers(error)
+        sink.write(*made[seconds])
+        return True
 
     return asked
 

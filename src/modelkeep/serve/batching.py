@@ -56,7 +56,7 @@ class Call:
         priority: 1 is the most urgent, larger numbers less so; 0 stands for ``NORMAL``, as in Triton's protocol.
     """
 
-    __slots__ = ("began", "deadline", "door", "id", "key", "priority", "rows", "sink", "start")
+    __slots__ = ("began", "deadline", "door", "expected", "id", "key", "priority", "rows", "sink", "start")
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class Call:
         self.deadline = deadline
         self.priority = priority or NORMAL
         self.began = perf_counter()
+        self.expected = 0.0
         self.start = 0
 
 
@@ -156,15 +157,22 @@ class Lane:
         """Why a call of one row would be refused now; None when there is room."""
         return None if self._queue.surely(1) else self._queue.full(perf_counter())
 
-    def unread(self) -> Overloaded | None:
-        """Why a call of the usual size is refused before it is read; None to read it. Counts the refusal."""
+    def unread(self) -> float | None:
+        """Seconds after which a call of the usual size, refused before it is read, may try again; None to read it.
+
+        Counts the refusal.
+        """
         queue = self._queue
         if queue.ranked or queue.surely(1):
             return None
-        full = queue.full(perf_counter(), max(1, int(queue.usual)))
-        if full is not None:
+        excess = queue.unread(perf_counter(), max(1, int(queue.usual)))
+        if excess is not None:
             self.counters.shed += 1
-        return full
+        return excess
+
+    def overloaded(self, excess: float) -> Overloaded:
+        """What such a call is told."""
+        return self._queue.overloaded(excess)
 
     @property
     def waiting(self) -> int:
@@ -237,12 +245,17 @@ class Lane:
 
     def _in_thread(self, calls: list[Call]) -> None:
         self._running += 1
+        if not self.loaded.here:
+            self._queue.patient = True
+            for call in calls:
+                call.expected = math.inf
         future = self._executor.submit(self._work, calls)
         future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._landed, calls, done.result()))
 
     def _landed(self, calls: list[Call], done: Batch | ModelkeepError) -> None:
         self._running -= 1
         self._queue.free_at = 0.0
+        self._queue.patient = False
         if self._queue.calls and not (self._queue.in_loop or self._scheduled or self.limits.wait):
             self._flush()  # the next batch runs while this one is answered
         else:
@@ -256,6 +269,7 @@ class Lane:
     def _work(self, calls: list[Call]) -> Batch | ModelkeepError:
         """Run the model on what the calls hold. Thread-safe; an error speaks of the batch as a whole."""
         stacking = perf_counter()
+        here = self.loaded.here
         try:
             inputs = self.inputs.stack([call.rows for call in calls])
             began = perf_counter()
@@ -267,7 +281,7 @@ class Lane:
                 outputs, hits, computed = self._cache.predict(inputs, counts, self.loaded.model.predict)
                 self.counters.hits += hits
             ended = perf_counter()
-            if computed:
+            if computed and here:  # loading is no part of what a batch costs
                 self.cost.observe(computed, ended - began)
         except ModelkeepError as error:
             return error
@@ -330,6 +344,7 @@ class Lane:
             start += call.rows.count
             call.door.answer(call, batch)
         now = perf_counter()
+        self._queue.answered(calls[0], now)
         self._turns.worked(batch.times[0] if self._queue.in_loop else answering, now)
         latency = np.array([(now - call.began) * 1e3 for call in calls], dtype=np.float32)
         stacking, began, ended = batch.times

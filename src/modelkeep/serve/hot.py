@@ -109,7 +109,7 @@ class Heads(dict[bytes, Head]):
     """Heads that were parsed, by their bytes."""
 
     def keep(self, first: bytes, head: Head, size: int) -> None:
-        """Keep the head of a message that came alone: ``first`` is its first piece, its body has ``size`` bytes."""
+        """Keep the head of a message that came alone: ``first`` is its first piece, ``size`` its body's bytes."""
         if head.key is not None or b"?" in head.target:  # those hardly come twice
             return
         at = first.find(b"\r\n\r\n") + 4

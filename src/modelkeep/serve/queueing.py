@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
 from modelkeep.core.errors import Overloaded, TooLate
@@ -23,8 +22,9 @@ MAX_WAITING = 16_384
 NORMAL = 5
 """The priority of calls that name none."""
 _LOOP = 0.5
-_THREAD = 0.6
+_THREAD = 0.7
 _CALM = 0.1
+_MOST_BIAS = 3.0
 
 
 class Waits(Protocol):
@@ -32,6 +32,7 @@ class Waits(Protocol):
 
     began: float
     deadline: float | None
+    expected: float
     priority: int
     rows: Rows
 
@@ -57,7 +58,9 @@ class Queue(Generic[C]):
             loop takes, so a turn may use only half of the budget.
         ranked: Whether any call has ever named a priority: then a call is read before it is refused.
         usual: Rows of a call, on average.
+        bias: How much longer calls take than was expected when they came: whatever else this machine does.
         most: Rows of a batch, at most.
+        patient: Whether calls wait for the model to be loaded: then they are let in however long that takes.
     """
 
     __slots__ = (
@@ -66,6 +69,7 @@ class Queue(Generic[C]):
         "_mixed",
         "_refused",
         "_sure",
+        "bias",
         "calls",
         "cost",
         "endpoint",
@@ -73,6 +77,7 @@ class Queue(Generic[C]):
         "in_loop",
         "limits",
         "most",
+        "patient",
         "per_call",
         "ranked",
         "rows",
@@ -92,11 +97,23 @@ class Queue(Generic[C]):
         self.in_loop = True
         self.ranked = False
         self.usual = 1.0
+        self.bias = 1.0
         self.most = limits.max_rows
+        self.patient = False
         self._refused = -math.inf
         self._calm = _CALM * limits.budget
         self._sure = 0
         self._dated = self._mixed = False
+
+    def reckoned(self, now: float, rows: int, calls: int, count: int) -> float:
+        """Seconds in which a call of ``count`` rows should be answered behind ``rows`` of ``calls`` others."""
+        cost = self.cost
+        fixed = 0.0 if cost.fixed == math.inf else cost.fixed
+        batches = max(1.0, (rows + count) / self.most)
+        # a call waits in its socket for the rest of one turn, and until it is read in the next
+        expected = 2 * self.turns.standing + self.per_call * calls
+        expected += fixed * batches + cost.per_row * (rows + count)
+        return expected + self.free_at - now if self.free_at > now else expected
 
     def excess(self, now: float, rows: int, calls: int, count: int) -> float:
         """Seconds by which a call of ``count`` rows would exceed the budget behind ``rows`` of ``calls`` others.
@@ -104,16 +121,18 @@ class Queue(Generic[C]):
         A call may always wait for one batch of its own size: a version slower than its budget answers none the
         less. Not above zero means that there is room.
         """
+        if self.patient:
+            return 0.0
         cost = self.cost
         fixed = 0.0 if cost.fixed == math.inf else cost.fixed
-        batches = max(1.0, (rows + count) / self.most)
-        # a call waits in its socket for the rest of one turn, and until it is read in the next
-        expected = 2 * self.turns.standing + self.per_call * calls
-        expected += fixed * batches + cost.per_row * (rows + count)
-        if self.free_at > now:
-            expected += self.free_at - now
-        share = _LOOP if self.in_loop else _THREAD
-        return expected - max(share * self.limits.budget, 2 * (fixed + cost.per_row * count))
+        room = (_LOOP if self.in_loop else _THREAD) * self.limits.budget / self.bias
+        return self.reckoned(now, rows, calls, count) - max(room, 2 * (fixed + cost.per_row * count))
+
+    def answered(self, call: C, now: float) -> None:
+        """Compare what was expected of a call with what came true: quick to see that it takes longer."""
+        ratio = (now - call.began) / max(call.expected, _CALM * self.limits.budget)
+        weight = 0.2 if ratio > self.bias else 0.05
+        self.bias = max(1.0, self.bias + weight * (min(ratio, _MOST_BIAS) - self.bias))
 
     def expected(self, now: float, count: int) -> float:
         """Seconds until a further call of ``count`` rows can be expected to be answered."""
@@ -136,10 +155,16 @@ class Queue(Generic[C]):
 
     def full(self, now: float, count: int = 1) -> Overloaded | None:
         """Why a call of ``count`` rows would be refused; None when there is room."""
+        excess = self.unread(now, count)
+        return None if excess is None else self.overloaded(excess)
+
+    def unread(self, now: float, count: int) -> float | None:
+        """Seconds after which there may be room for a call of ``count`` rows; None when there is."""
         excess = self.excess(now, self.rows, len(self.calls), count)
         if excess <= 0 and len(self.calls) < MAX_WAITING:
             return None
-        return self._overloaded(excess)
+        self._refused = now
+        return excess
 
     def put(self, call: C) -> Sequence[C]:
         """Let a call in.
@@ -165,6 +190,9 @@ class Queue(Generic[C]):
             excess = self.excess(call.began, self.rows, len(self.calls), count)
             if excess > 0 or len(self.calls) >= MAX_WAITING:
                 replaced = self._make_room(call, excess)
+            call.expected = self.reckoned(call.began, self.rows, len(self.calls), count)
+        if self.patient:
+            call.expected = math.inf
         if call.priority != NORMAL:
             self._mixed = self.ranked = True
         self.calls.append(call)
@@ -184,7 +212,8 @@ class Queue(Generic[C]):
             rows, waiting = rows - gone.rows.count, waiting - 1
             excess = self.excess(call.began, rows, waiting, call.rows.count)
         if excess > 0 or waiting >= MAX_WAITING:
-            raise self._overloaded(excess)
+            self._refused = call.began
+            raise self.overloaded(excess)
         self._drop(replaced)
         return replaced
 
@@ -254,14 +283,10 @@ class Queue(Generic[C]):
         """What a call is told whose deadline has passed."""
         return TooLate(f"the deadline passed before {self.endpoint!r} could begin")
 
-    def overloaded(self) -> Overloaded:
-        """What a call is told that has to make room."""
-        return self._overloaded(0.0)
-
-    def _overloaded(self, excess: float) -> Overloaded:
-        self._refused = perf_counter()
+    def overloaded(self, excess: float = 0.0) -> Overloaded:
+        """What a call is told that is not let in, or has to make room."""
         return Overloaded(
-            f"{self.endpoint!r} has {len(self.calls)} requests waiting and could not answer in time",
+            f"{self.endpoint!r} has too many requests waiting and could not answer in time",
             retry_after=max(excess, 0.05),
         )
 

@@ -9,6 +9,7 @@ probabilities. The request's id comes back as ``x-modelkeep-prediction-id``; wit
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from itertools import chain
@@ -283,6 +284,8 @@ class Scoring:
             return None
         target = head.target
         if target == b"/invocations":
+            with contextlib.suppress(ModelkeepError):
+                head.early = errors.early(self._plane.default())
             return lambda sink, body, head: self.invoke(
                 sink, body, head.key, None, timeout=head.headers.get(TIMEOUT)
             )
@@ -294,7 +297,7 @@ class Scoring:
             return None
         name = unquote(target.split(b"/")[2].decode("latin-1"))
         try:
-            self._plane.endpoint(name)
+            head.early = errors.early(self._plane.endpoint(name))
         except ModelkeepError:
             return None
         return lambda sink, body, head: self.invoke(sink, body, head.key, name, timeout=head.headers.get(TIMEOUT))

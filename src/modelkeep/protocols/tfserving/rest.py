@@ -130,9 +130,11 @@ class TensorFlowServing:
         if asked is None or asked.verb in ("", "metadata"):
             return None
         try:
-            self._plane.endpoint(asked.name)
+            endpoint = self._plane.endpoint(asked.name)
         except ModelkeepError:
             return None  # the ASGI route says what is wrong
+        if not (asked.version or asked.label):
+            head.early = errors.early(endpoint)
 
         def handle(sink: Sink, body: bytes, head: Head) -> None:
             try:

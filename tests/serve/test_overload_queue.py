@@ -185,6 +185,17 @@ def test_every_batch_costs_what_a_batch_costs() -> None:
     assert waiting.excess(0.0, 100, 100, 10) - waiting.excess(0.0, 0, 0, 10) == pytest.approx(0.1, rel=0.2)
 
 
+def test_large_calls_are_let_in_before_anything_is_known_of_large_batches() -> None:
+    cost = Cost()
+    cost.observe(1, 1e-4)
+    waiting: Queue[Call] = Queue("e", Limits(budget=1.0), cost)
+    for _ in range(2):
+        for _ in range(8):
+            assert not waiting.put(call(500))
+        waiting.take(cost.rows_within(0.25))
+        waiting.take(16_384)
+
+
 def test_what_stands_in_sockets_counts() -> None:
     turns = Turns()
     waiting = Queue("e", Limits(budget=0.1), queue(budget=0.1, per_row=1e-4).cost, turns)

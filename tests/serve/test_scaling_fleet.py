@@ -125,7 +125,13 @@ def test_processes_come_go_and_die_under_load_and_nothing_is_lost(
     with found.under_load(first, 12) as load:
         found.wanted = Bounds(2, 3, 600)
         found.serving(2)
-        until(lambda: all(member.standing.requests > 0 for member in found.fleet.members))
+        # the kernel chooses whose a connection becomes, so there must be new ones until each has had one
+        until(
+            lambda: (
+                found.asks(tensor(first, [0])) == 200
+                and all(member.standing.requests > 0 for member in found.fleet.members)
+            )
+        )
         found.wanted = Bounds(1, 1, 600)
         found.serving(1)
         before = len(load.latencies)

@@ -21,10 +21,10 @@ from modelkeep.serve.turns import Turns
 MAX_WAITING = 16_384
 NORMAL = 5
 """The priority of calls that name none."""
-_LOOP = 0.5
-_THREAD = 0.7
+_SURELY = 0.5
+_SHARE = 0.7
 _CALM = 0.1
-_MOST_BIAS = 3.0
+_MOST_BIAS = 2.0
 
 
 class Waits(Protocol):
@@ -54,12 +54,11 @@ class Queue(Generic[C]):
         rows: Theirs together.
         free_at: ``time.perf_counter`` at which the batch under way can be expected to end.
         per_call: Seconds that decoding and answering one request take the loop.
-        in_loop: Whether batches run in the loop. Then requests wait unseen in sockets for as long as a turn of the
-            loop takes, so a turn may use only half of the budget.
+        in_loop: Whether batches run in the loop.
         ranked: Whether any call has ever named a priority: then a call is read before it is refused.
         usual: Rows of a call, on average.
         bias: How much longer calls take than was expected when they came: whatever else this machine does.
-        most: Rows of a batch, at most.
+        most: Rows of a batch that takes a quarter of the budget.
         patient: Whether calls wait for the model to be loaded: then they are let in however long that takes.
     """
 
@@ -109,10 +108,8 @@ class Queue(Generic[C]):
         """Seconds in which a call of ``count`` rows should be answered behind ``rows`` of ``calls`` others."""
         cost = self.cost
         fixed = 0.0 if cost.fixed == math.inf else cost.fixed
-        batches = max(1.0, (rows + count) / self.most)
-        # a call waits in its socket for the rest of one turn, and until it is read in the next
-        expected = 2 * self.turns.standing + self.per_call * calls
-        expected += fixed * batches + cost.per_row * (rows + count)
+        batches = max(1.0, (rows + count) / max(self.most, self.usual))
+        expected = self.per_call * calls + fixed * batches + cost.per_row * (rows + count)
         return expected + self.free_at - now if self.free_at > now else expected
 
     def excess(self, now: float, rows: int, calls: int, count: int) -> float:
@@ -125,8 +122,10 @@ class Queue(Generic[C]):
             return 0.0
         cost = self.cost
         fixed = 0.0 if cost.fixed == math.inf else cost.fixed
-        room = (_LOOP if self.in_loop else _THREAD) * self.limits.budget / self.bias
-        return self.reckoned(now, rows, calls, count) - max(room, 2 * (fixed + cost.per_row * count))
+        room = _SHARE * self.limits.budget / self.bias
+        # a call waits in its socket for the rest of one turn, and until it is read in the next
+        expected = 2 * self.turns.standing + self.reckoned(now, rows, calls, count)
+        return expected - max(room, 2 * (fixed + cost.per_row * count))
 
     def answered(self, call: C, now: float) -> None:
         """Compare what was expected of a call with what came true: quick to see that it takes longer."""
@@ -139,7 +138,11 @@ class Queue(Generic[C]):
         cost = self.cost
         fixed = 0.0 if cost.fixed == math.inf else cost.fixed
         rows = self.rows + count
-        return fixed * max(1.0, rows / self.most) + cost.per_row * rows + max(self.free_at - now, 0.0)
+        return (
+            fixed * max(1.0, rows / max(self.most, self.usual))
+            + cost.per_row * rows
+            + max(self.free_at - now, 0.0)
+        )
 
     def surely(self, count: int) -> bool:
         """Whether there is room for ``count`` rows by what was known after the last batch; cheap."""
@@ -150,7 +153,10 @@ class Queue(Generic[C]):
         cost = self.cost
         if cost.fixed == math.inf:
             return
-        room, each = _LOOP * self.limits.budget - cost.fixed, cost.per_row + self.per_call
+        room, each = _SURELY * self.limits.budget - cost.fixed, cost.per_row + self.per_call
+        if each > 0 and cost.per_row > 0:
+            span = max(self.limits.budget / 4, 2 * cost.fixed) - cost.fixed
+            self.most = min(max(int(span / cost.per_row), 1), self.limits.max_rows)
         self._sure = min(int(room / each), MAX_WAITING - 1) if room > 0 and each > 0 else 0
 
     def full(self, now: float, count: int = 1) -> Overloaded | None:
@@ -249,7 +255,6 @@ class Queue(Generic[C]):
 
     def take(self, most: int) -> tuple[list[C], int]:
         """The next batch, the most urgent calls first, and its rows: at most ``most``, but at least one call."""
-        self.most = most
         if self._mixed:
             self.calls.sort(key=_urgency)
         calls, rows = self.calls, self.rows

@@ -152,6 +152,25 @@ def test_connections_to_a_killed_process_are_taken_by_another(
     assert found.fleet.starts == 3
 
 
+def test_a_process_without_models_gets_connections_only_when_no_other_has_any(
+    running: Callable[[Bounds], Running], first: Made, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = running(Bounds(1, 2, 600))
+    found.serving(1)
+    monkeypatch.setattr(fleet, "PATIENCE", 0.0)
+    database, away = home.path / "modelkeep.db", home.path / "away.db"
+    database.rename(away)
+    (home.path / "serve" / "state.json").unlink()
+    found.wanted = Bounds(2, 2, 600)
+    until(lambda: len(found.pids) == 2 and found.fleet.members[1].standing.busy > 0)
+    assert [found.asks(tensor(first, [row])) for row in range(20)] == [200] * 20
+    assert not found.fleet.members[1].slots
+    found.fleet.members[0].process.kill()
+    assert found.asks(tensor(first, [0])) == 503  # it says so itself
+    away.rename(database)
+    until(lambda: found.asks(tensor(first, [0])) == 200)
+
+
 def test_without_requests_there_is_no_process_and_the_first_request_waits_for_one(
     running: Callable[[Bounds], Running], first: Made
 ) -> None:

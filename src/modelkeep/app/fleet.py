@@ -36,7 +36,8 @@ BUSY = 0.75
 EASED = 0.5
 PRESSED_FOR = 1.0
 SETTLE = 2.0
-PATIENCE = 5.0
+PATIENCE = 30.0
+"""Seconds that connections wait for the first process to load; then it accepts without, and says so itself."""
 
 
 class Bounds(NamedTuple):
@@ -64,8 +65,13 @@ class _Member:
 
     @property
     def ready(self) -> bool:
-        """Whether to let it accept; one that cannot load says so itself after a while."""
-        return self.standing.ready or time.monotonic() - self.began > PATIENCE
+        """Whether it has loaded what is wanted, and is to stay."""
+        return self.standing.ready and not self.retiring
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it should have loaded by now, and is to stay."""
+        return time.monotonic() - self.began > PATIENCE and not self.retiring
 
     def hear(self) -> None:
         """Take in what it told."""
@@ -199,7 +205,7 @@ class Fleet:
             if now >= self._not_before:
                 self._start()
             return
-        if not active or not all(member.ready for member in active) or now - self._changed < SETTLE:
+        if not active or not all(member.ready or member.overdue for member in active) or now - self._changed < SETTLE:
             return
         if len(active) > self.bounds.max:
             self._retire(active[-1], now)
@@ -226,7 +232,8 @@ class Fleet:
 
     def _assign(self) -> None:
         """Give each socket to one process that is ready; what it loses is taken away only when another has it."""
-        takers = [member for member in self.members if member.ready and not member.retiring]
+        takers = [member for member in self.members if member.ready]
+        takers = takers or [member for member in self.members if member.overdue]
         if not takers:
             return
         numbers = [number for number in self._sockets if number != GRPC]
@@ -238,8 +245,10 @@ class Fleet:
             if take:
                 member.order(Order(take=take), [self._sockets[number] for number in take])
                 member.slots |= set(take)
-        for member in takers:
-            drop = sorted(member.slots - wanted[id(member)] - {GRPC})
+        for member in self.members:
+            if member.retiring:  # gives up all of them when it ends
+                continue
+            drop = sorted(member.slots - wanted.get(id(member), set()) - {GRPC})
             if drop:
                 member.order(Order(drop=drop))
                 member.slots -= set(drop)

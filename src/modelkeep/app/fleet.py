@@ -205,7 +205,8 @@ class Fleet:
             if now >= self._not_before:
                 self._start()
             return
-        if not active or not all(member.ready or member.overdue for member in active) or now - self._changed < SETTLE:
+        starting = any(not member.ready and not member.overdue for member in active)
+        if not active or starting or now - self._changed < SETTLE:
             return
         if len(active) > self.bounds.max:
             self._retire(active[-1], now)

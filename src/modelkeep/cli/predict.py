@@ -14,9 +14,11 @@ from modelkeep.core.errors import Invalid
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from modelkeep.core.ports import Engine
     from modelkeep.formats.signature import Signature
     from modelkeep.lifecycle.keep import Keep
     from modelkeep.registry.models import Version
+    from modelkeep.spec.declaration import Declaration
 
 _FORMATS = ("parquet", "csv", "jsonl", "arrow")
 
@@ -28,6 +30,7 @@ _FORMATS = ("parquet", "csv", "jsonl", "arrow")
         "modelkeep predict flights -v carrier=UA -v distance=1400 -v origin=EWR",
         "cat rows.jsonl | modelkeep predict flights - --json",
         "modelkeep predict flights@champion --in s3://lake/flights/2026/ --out s3://lake/scored --on-error skip",
+        "modelkeep predict flights --in s3://lake/new/ --out s3://lake/scored --engine ray://cluster:10001",
     )
 )
 @click.argument("ref", metavar="MODEL[@VERSION]")
@@ -50,7 +53,8 @@ _FORMATS = ("parquet", "csv", "jsonl", "arrow")
     show_default=True,
     help="With --in: at a row that the signature refuses, stop; or put it aside with the reason.",
 )
-@click.option("--workers", type=click.IntRange(1), help="With --in: processes; default one per core.")
+@click.option("--engine", metavar="ADDRESS", help="With --in: where to work; default as the version was declared.")
+@click.option("--workers", type=click.IntRange(1), help="With --in: processes here; default one per core.")
 @click.option("--limit", type=int, default=20, show_default=True, help="Show at most so many rows.")
 @file_option
 @json_option
@@ -63,6 +67,7 @@ def predict(
     out: str | None,
     suffix: str | None,
     on_error: Literal["fail", "skip"],
+    engine: str | None,
     workers: int | None,
     limit: int,
     file: Path,
@@ -77,7 +82,7 @@ def predict(
     if (rows is not None) + bool(values) + (source is not None) != 1:
         raise Invalid("give one of: a file of rows, values with -v NAME=VALUE, files with --in")
     with opened(file) as keep:
-        found, trusted = _version(keep, ref)
+        found, trusted, declared = _version(keep, ref)
         if source is not None:
             _score(
                 keep,
@@ -87,7 +92,7 @@ def predict(
                 out=out,
                 suffix=f".{suffix}" if suffix else "",
                 on_error=on_error,
-                workers=workers,
+                engine=_engine(keep, declared, engine, workers),
                 as_json=as_json,
             )
             return
@@ -100,8 +105,18 @@ def predict(
     _tell(found.name, given, made, Path(out) if out else None, limit, as_json)
 
 
-def _version(keep: Keep, ref: str) -> tuple[Version, tuple[str, ...]]:
-    """The version a reference names, and what may run on loading it."""
+def _engine(keep: Keep, declared: Declaration | None, address: str | None, workers: int | None) -> Engine:
+    """Where many files are scored: as asked for, else as declared, else on this machine's cores."""
+    if workers is not None:
+        if address is not None:
+            raise Invalid("give one of --engine and --workers", path="--workers")
+        address = f"local://{workers}"
+    resources = declared.resources if declared is not None else None
+    return keep.engines.get(address or (declared.engine if declared else "local"), None, resources)
+
+
+def _version(keep: Keep, ref: str) -> tuple[Version, tuple[str, ...], Declaration | None]:
+    """The version a reference names, what may run on loading it, and what it was made of."""
     from modelkeep.lifecycle import deploy_foreign
     from modelkeep.registry import models
     from modelkeep.spec import loading
@@ -111,7 +126,8 @@ def _version(keep: Keep, ref: str) -> tuple[Version, tuple[str, ...]]:
         found = models.version(conn, model, version or "champion")
         granted = deploy_foreign.granted(conn, model)
     said = found.lineage.declaration_text if found.lineage else ""
-    return found, (*granted, *(loading.load_text(said).trust if said else ()))
+    declared = loading.load_text(said) if said else None
+    return found, (*granted, *(declared.trust if declared else ())), declared
 
 
 def _tell(name: str, given: pa.Table, made: dict[str, Any], out: Path | None, limit: int, as_json: bool) -> None:
@@ -143,7 +159,7 @@ def _score(
     out: str | None,
     suffix: str,
     on_error: Literal["fail", "skip"],
-    workers: int | None,
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Score many files; what was finished before is kept."""
@@ -168,13 +184,13 @@ def _score(
         suffix=suffix,
         on_error=on_error,
     )
-    cores = LocalEngine().workers
-    processes = min(workers or cores, scoring.parts)
+    # elsewhere a part has the cores that the engine gives it
+    cores, here = LocalEngine().workers, isinstance(engine, LocalEngine)
+    processes = min(engine.slots(), scoring.parts) if here else cores
     where = str(scoring.job.out)
     lock = f"score-{of_value(where)[:16]}"
     with (
         locks.held(keep.home, lock, doing=f"scoring into {where}"),
-        LocalEngine(processes) as engine,
         watching(quiet=as_json) as progress,
     ):
         files = read_files(keep.blobs, version.package)

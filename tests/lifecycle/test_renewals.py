@@ -10,6 +10,7 @@ import pytest
 
 from modelkeep.app import children
 from modelkeep.app.settings import settings
+from modelkeep.core.errors import Invalid
 from modelkeep.lifecycle import facts, renewals
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.renewals import Renewals
@@ -94,6 +95,48 @@ def test_a_job_that_is_killed_is_taken_up_again(waiting: Project) -> None:
         assert kinds.count("renewal.ended") == 1
         assert kinds.count("version.registered") == 2
     assert waiting.running() == []
+
+
+def test_a_job_that_is_cancelled_ends_at_once_and_goes_on_when_tried_again(waiting: Project) -> None:
+    with waiting.opened() as keep:
+        start = Starter(keep)
+        tended = Renewals(keep, start)
+        tended.tend()
+        log = renewals.log_of(keep.home, 1)
+        until(lambda: log.exists() and "job 1, attempt 1: late, because rows" in log.read_text(), limit=60)
+        keep.db.write(lambda conn: renewals.cancel(conn, 1, keep.clock.now()))
+
+        def ended() -> bool:
+            tended.tend()
+            return start.started[0].poll() is not None
+
+        until(ended, limit=60)
+        tended.tend()
+        assert job(keep).state == "cancelled" and not tended.busy()
+        with keep.db.read() as conn:
+            told = events.history(conn, "late", kind="renewal.ended")
+            assert [event.data for event in told] == [{"job": 1, "cancelled": True}]
+            assert models.alias(conn, "late", "champion") == 1, "nothing half done is live"
+        keep.db.write(lambda conn: renewals.retry(conn, 1, keep.clock.now()))
+
+        def done() -> bool:
+            tended.tend()
+            return job(keep).state == "done" and not tended.busy()
+
+        until(done, limit=120, pause=0.1)
+        assert len(start.started) == 2
+        assert "ended: {'version': 2" in log.read_text()
+        with keep.db.read() as conn:
+            assert models.alias(conn, "late", "champion") == 2
+
+
+def test_how_many_run_at_once_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert renewals.room().jobs == 1
+    monkeypatch.setenv("MODELKEEP_JOBS", "3")
+    assert renewals.room().jobs == 3
+    monkeypatch.setenv("MODELKEEP_JOBS", "many")
+    with pytest.raises(Invalid, match="'many' is not a number"):
+        renewals.room()
 
 
 def test_a_job_whose_control_process_is_gone_is_taken_up_after_its_lease(waiting: Project) -> None:

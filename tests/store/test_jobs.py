@@ -8,6 +8,7 @@ import pytest
 from modelkeep.core.errors import Conflict, NotFound
 from modelkeep.store import jobs, stages
 from modelkeep.store.database import Database
+from modelkeep.store.scheduling import Room
 
 
 def enqueue(db: Database, model: str = "flights", **options: object) -> int:
@@ -119,3 +120,40 @@ def test_stages_are_remembered_until_forgotten(db: Database) -> None:
     db.write(lambda conn: stages.forget(conn, "k1"))
     with db.read() as conn:
         assert stages.recall(conn, "k1") is None
+
+
+def test_priority_and_fair_share_decide_whose_turn_it_is(db: Database) -> None:
+    usual, urgent, other = enqueue(db), enqueue(db, priority=5), enqueue(db, "trains")
+    room = Room(jobs=3)
+
+    def turn() -> int:
+        job = db.write(lambda conn: jobs.claim(conn, "w", 100.0, 1000.0, room=room))
+        assert job is not None
+        return job.id
+
+    assert [turn(), turn(), turn()] == [urgent, other, usual]
+    enqueue(db)
+    assert db.write(lambda conn: jobs.claim(conn, "w", 100.0, 10.0, room=room)) is None, "there is no room"
+
+
+def test_a_job_is_cancelled_and_tried_again(db: Database) -> None:
+    number = enqueue(db, resources={"cpu": 2.0})
+    claim(db, "w1", 101.0)
+    before = db.write(lambda conn: jobs.cancel(conn, number, 102.0))
+    assert (before.state, before.cores) == ("running", 2.0)
+    assert get(db, number).state == "cancelled"
+    with pytest.raises(Conflict, match="cancelled"):
+        db.write(lambda conn: jobs.renew(conn, number, "w1", 103.0, 10.0))
+    with pytest.raises(Conflict, match="cancelled"):
+        db.write(lambda conn: jobs.finish(conn, number, {}, 103.0))
+    with pytest.raises(Conflict, match="cancelled"):
+        db.write(lambda conn: jobs.cancel(conn, number, 103.0))
+    assert claim(db, "w2", 104.0) is None
+    again = db.write(lambda conn: jobs.retry(conn, number, 105.0))
+    assert (again.state, again.attempts, again.finished) == ("queued", 0, None)
+    with pytest.raises(Conflict, match="queued"):
+        db.write(lambda conn: jobs.retry(conn, number, 105.0))
+    found = claim(db, "w2", 106.0)
+    assert found is not None and found.id == number
+    with pytest.raises(NotFound):
+        db.write(lambda conn: jobs.retry(conn, 999, 105.0))

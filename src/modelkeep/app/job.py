@@ -8,25 +8,52 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from modelkeep.app.children import die_with_parent
 from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect
-from modelkeep.core.errors import ModelkeepError, Refused
-from modelkeep.core.ports import Silent
+from modelkeep.core.errors import Conflict, ModelkeepError, Refused
 from modelkeep.lifecycle import renewals
 from modelkeep.lifecycle.apply import Applied, apply
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.spec import loading
 from modelkeep.store import jobs
 
+EVERY = 5.0
+"""Seconds between two lines about one step."""
+
+
+class Written:
+    """Progress as lines of the job's log: the first and last of each step, one every few seconds between."""
+
+    def __init__(self) -> None:
+        self._name, self._told = "", 0.0
+
+    def step(self, name: str, done: float, total: float | None = None, note: str = "") -> None:
+        """One line, if it is time for one."""
+        now = time.monotonic()
+        if name == self._name and done != total and now - self._told < EVERY:
+            return
+        self._name, self._told = name, now
+        count = f" {done:g}/{total:g}" if total is not None else ""
+        write(f"{name}{count} {note}".rstrip())
+
+
+def write(line: str) -> None:
+    """One line of the log, with the time (UTC)."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    sys.stdout.write(f"{stamp} {line}\n")
+    sys.stdout.flush()
+
 
 def work(keep: Keep, job: jobs.Job) -> dict[str, Any]:
     """Do what the job asks for and return its result."""
     declaration = loading.from_builtins(job.payload["declaration"])
-    done: Applied = apply(keep, declaration, Silent(), because=job.payload["because"], actor="loop")
+    done: Applied = apply(keep, declaration, Written(), because=job.payload["because"], actor="loop")
     return {"version": done.version, "champion": done.champion, "note": done.note}
 
 
@@ -40,18 +67,22 @@ def main(arguments: list[str]) -> int:
     try:
         with keep.db.read() as conn:
             job = jobs.get(conn, number)
+        write(f"job {number}, attempt {job.attempts}: {job.model}, because {job.payload['because']}")
         try:
-            result = work(keep, job)
+            told = work(keep, job)
         except Refused as error:
-            refusal = {"refused": error.message}
-            keep.db.write(lambda conn: renewals.succeed(conn, job, refusal, keep.clock.now()))
+            told = {"refused": error.message}
         except ModelkeepError as error:
             reason = str(error)
+            write(f"failed: {reason}")
             keep.db.write(lambda conn: renewals.give_up(conn, job, reason, keep.clock.now()))
             return 1
-        else:
-            keep.db.write(lambda conn: renewals.succeed(conn, job, result, keep.clock.now()))
+        write(f"ended: {told}")
+        keep.db.write(lambda conn: renewals.succeed(conn, job, told, keep.clock.now()))
         return 0
+    except Conflict as error:  # cancelled while it ended
+        write(str(error))
+        return 1
     finally:
         keep.close()
 

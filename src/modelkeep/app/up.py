@@ -23,7 +23,7 @@ from modelkeep.app.watch import Watch
 from modelkeep.app.wiring import connect
 from modelkeep.core.clock import FileClock
 from modelkeep.core.errors import Unavailable
-from modelkeep.lifecycle import locks
+from modelkeep.lifecycle import locks, renewals
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import access, endpoints
 from modelkeep.serve.limits import replicas
@@ -183,7 +183,7 @@ class _Running:
     def _start_job(self, job: Job) -> children.Child:
         base = job.payload.get("base") or str(self.keep.base)
         arguments = [str(self.where.home), str(job.id), self.where.database, self.where.blobs, base]
-        return children.start("modelkeep.app.job", arguments, self.where.home / "logs" / f"job-{job.id}.log")
+        return children.start("modelkeep.app.job", arguments, renewals.log_of(self.where.home, job.id))
 
     def _write_addresses(self, addresses: Addresses) -> None:
         told = {

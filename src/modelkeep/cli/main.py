@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("again", "Give all traffic back to an earlier version."),
     "predict": ("predict", "Predict the rows of a file, or one row of values."),
     "data": ("data", "List, show, compare, grow and export snapshots."),
+    "jobs": ("jobs", "Renewals in the queue: show, cancel, try again, read their logs."),
     "labels": ("labels", "Send the truth about past predictions."),
     "import": ("transfer", "Copy an MLflow server, its database or its folder here."),
     "export": ("transfer", "Copy what is kept here to an MLflow server."),

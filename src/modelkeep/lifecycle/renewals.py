@@ -7,22 +7,25 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import Conflict
+from modelkeep.core.errors import Conflict, Invalid
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import events, snapshots
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
 from modelkeep.store import jobs
 from modelkeep.store.jobs import Job
+from modelkeep.store.scheduling import Room
 
 KIND = "renew"
 LEASE = 10.0
 """Seconds of the machine's own clock after which a job whose control process vanished is taken up by the next."""
 ATTEMPTS = 10
+JOBS = "MODELKEEP_JOBS"
 
 
 class Worker(Protocol):
@@ -44,7 +47,16 @@ def ask(conn: Connection, declaration: Declaration, *, now: float, because: str)
     """Queue a renewal and write down why."""
     payload = {"declaration": loading.to_builtins(declaration), "because": because, "at": now}
     newest = snapshots.latest(conn, declaration.model)
-    number = jobs.enqueue(conn, declaration.model, KIND, payload, time.time(), max_attempts=ATTEMPTS)
+    number = jobs.enqueue(
+        conn,
+        declaration.model,
+        KIND,
+        payload,
+        time.time(),
+        max_attempts=ATTEMPTS,
+        priority=declaration.update.priority,
+        resources={"cpu": declaration.resources.cpu},
+    )
     data = {"because": because, "job": number, "snapshot": newest.digest if newest else ""}
     events.append(conn, "renewal.started", declaration.model, data, now=now)
     return number
@@ -68,13 +80,56 @@ def give_up(conn: Connection, job: Job, reason: str, now: float) -> None:
     _tell(conn, job, {"failed": reason}, now)
 
 
+def cancel(conn: Connection, number: int, now: float) -> Job:
+    """End a renewal that nobody wants; its process is ended by whoever runs it. What it had made stays unused.
+
+    Raises:
+        Conflict: It has ended already.
+        NotFound: There is no such job.
+    """
+    job = jobs.cancel(conn, number, time.time())
+    _tell(conn, job, {"cancelled": True}, now)
+    return job
+
+
+def retry(conn: Connection, number: int, now: float) -> Job:
+    """Put a renewal that failed or was cancelled back in line; it goes on where it stopped.
+
+    Raises:
+        Conflict: It waits, runs or is done.
+        NotFound: There is no such job.
+    """
+    job = jobs.retry(conn, number, time.time())
+    newest = snapshots.latest(conn, job.model)
+    data = {"because": f"job {number} again", "job": number, "snapshot": newest.digest if newest else ""}
+    events.append(conn, "renewal.started", job.model, data, now=now)
+    return job
+
+
+def log_of(home: Path, number: int) -> Path:
+    """Where a job's process writes what it says."""
+    return home / "logs" / f"job-{number}.log"
+
+
+def room() -> Room:
+    """How many jobs may run at once on this machine: ``MODELKEEP_JOBS``, one when unset, on all cores together.
+
+    Raises:
+        Invalid: The setting is not a number above 0.
+    """
+    text = os.environ.get(JOBS, "1")
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1000:
+        raise Invalid(f"{text!r} is not a number from 1 to 1000", path=JOBS)
+    return Room(int(text), float(os.cpu_count() or 1))
+
+
 def _tell(conn: Connection, job: Job, told: dict[str, Any], now: float) -> None:
     events.append(conn, "renewal.ended", job.model, {"job": job.id, **told}, now=now)
 
 
 @dataclass
 class Renewals:
-    """Works on queued renewals, one at a time: training takes every core it gets.
+    """Works on queued renewals, as many at once as ``room`` says: one, for training takes every core it gets.
 
     Attributes:
         keep: The home.
@@ -84,56 +139,60 @@ class Renewals:
     keep: Keep
     start: Start
     owner: str = field(default_factory=lambda: f"control-{os.getpid()}-{time.time_ns()}")
-    _running: tuple[Job, Worker] | None = None
+    _running: dict[int, tuple[Job, Worker]] = field(default_factory=dict)
 
     def tend(self) -> None:
-        """Start what waits, keep the lease of what runs, write down what ended."""
-        if self._running is not None:
-            job, worker = self._running
+        """Start what waits and has room, keep the lease of what runs, write down what ended."""
+        ending = False
+        for job, worker in list(self._running.values()):
             code = worker.poll()
             if code is None:
-                self._hold(job, worker)
-                return
-            self._running = None
-            self.keep.db.write(lambda conn: self._ended(conn, job.id, code))
-        claimed = self.keep.db.write(self._claim)
-        if claimed is not None:
-            self._running = (claimed, self.start(claimed))
+                ending |= not self._hold(job, worker)
+                continue
+            del self._running[job.id]
+            self.keep.db.write(lambda conn, job=job, code=code: self._ended(conn, job.id, code))  # type: ignore[misc]
+        # what was told to end is waited for: its model may be the next one's
+        while not ending and (claimed := self.keep.db.write(self._claim)) is not None:
+            self._running[claimed.id] = (claimed, self.start(claimed))
 
     def busy(self) -> bool:
         """Whether a renewal runs or could run now."""
-        if self._running is not None:
+        if self._running:
             return True
         with self.keep.db.read() as conn:
             return any(job.kind == KIND and job.state in ("queued", "running") for job in jobs.listing(conn))
 
     def stop(self) -> None:
         """End what runs and give it back to the queue, for the next start."""
-        if self._running is None:
-            return
-        job, worker = self._running
-        worker.terminate()
-        self._running = None
+        running, self._running = list(self._running.values()), {}
+        for _, worker in running:
+            worker.terminate()
         again = "control was stopped"
-        with contextlib.suppress(Conflict):  # it has ended just now
-            self.keep.db.write(
-                lambda conn: jobs.fail(conn, job.id, again, time.time(), owner=self.owner, retry_after=0.0)
-            )
+        for job, _ in running:
+            with contextlib.suppress(Conflict):  # it has ended just now
+                self.keep.db.write(
+                    lambda conn, job=job: jobs.fail(  # type: ignore[misc]
+                        conn, job.id, again, time.time(), owner=self.owner, retry_after=0.0
+                    )
+                )
 
-    def _hold(self, job: Job, worker: Worker) -> None:
-        """Keep the lease of what runs."""
+    def _hold(self, job: Job, worker: Worker) -> bool:
+        """Keep the lease of what runs; False when it was told to end."""
         try:
             self.keep.db.write(lambda conn: jobs.renew(conn, job.id, self.owner, time.time(), LEASE))
         except Conflict:
             with self.keep.db.read() as conn:
-                if jobs.get(conn, job.id).state != "running":
-                    return  # it has said how it ended, and its process is about to
-            worker.terminate()  # another has taken it over
+                state = jobs.get(conn, job.id).state
+            if state in ("done", "failed"):
+                return True  # it has said how it ended, and its process is about to
+            worker.terminate()  # nobody wants it any more, or another has taken it over
+            return False
+        return True
 
     def _claim(self, conn: Connection) -> Job | None:
         for job in jobs.give_up_lapsed(conn, time.time()):
             _tell(conn, job, {"failed": job.error}, self.keep.clock.now())
-        return jobs.claim(conn, self.owner, time.time(), LEASE, kind=KIND)
+        return jobs.claim(conn, self.owner, time.time(), LEASE, kind=KIND, room=room())
 
     def _ended(self, conn: Connection, number: int, code: int) -> None:
         job = jobs.get(conn, number)

@@ -38,6 +38,7 @@ def check_model(declaration: Declaration, report: Report) -> None:
     report.parse_all("update.when", parse_trigger, declaration.update.when)
     report.unique("update.when", declaration.update.when)
     report.parse("update.cooldown", seconds, declaration.update.cooldown)
+    report.between("update.priority", declaration.update.priority, -1000, 1000)
     report.parse("engine", address, declaration.engine)
     _resources(declaration, report)
 

@@ -305,10 +305,13 @@ class Update(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     Attributes:
         when: Triggers: ``drift``, ``performance_drop``, ``new_rows >= N``, ``cron M H D M W``.
         cooldown: Shortest time between two renewals, as a duration.
+        priority: Of its renewals, where those of several models wait: higher goes first; an hour of waiting counts
+            as one.
     """
 
     when: Names = ()
     cooldown: str = "0s"
+    priority: int = 0
 
 
 class Resources(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

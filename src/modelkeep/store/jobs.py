@@ -8,13 +8,17 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, and_, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
 from modelkeep.core.errors import Conflict, NotFound
 from modelkeep.store.bulk import decode, encode
+from modelkeep.store.scheduling import Room, Turn, choose
 from modelkeep.store.tables import jobs
 
-State = Literal["queued", "running", "done", "failed"]
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+
+RECENT = 24 * 3600.0
+"""Seconds that fair share looks back."""
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -27,6 +31,8 @@ class Job(Struct, frozen=True, kw_only=True):
         lease_until: When another worker may take it over, seconds since 1970.
         result: What ``finish`` was given.
         error: What ``fail`` was last given.
+        priority: Higher goes first.
+        resources: What it keeps busy: ``cpu`` in cores.
     """
 
     id: int
@@ -44,6 +50,13 @@ class Job(Struct, frozen=True, kw_only=True):
     finished: float | None
     result: dict[str, Any] | None
     error: str | None
+    priority: int = 0
+    resources: dict[str, Any] | None = None
+
+    @property
+    def cores(self) -> float:
+        """What it keeps busy."""
+        return float((self.resources or {}).get("cpu", 1.0))
 
 
 def enqueue(
@@ -55,10 +68,14 @@ def enqueue(
     *,
     not_before: float | None = None,
     max_attempts: int = 3,
+    priority: int = 0,
+    resources: dict[str, Any] | None = None,
 ) -> int:
     """Add a job and return its number.
 
     Args:
+        priority: Higher goes first.
+        resources: What it keeps busy, JSON types.
         not_before: Earliest time it may be claimed; ``now`` when None.
         max_attempts: How often it may be claimed before it counts as failed.
     """
@@ -70,41 +87,48 @@ def enqueue(
         "max_attempts": max_attempts,
         "not_before": now if not_before is None else not_before,
         "created": now,
+        "priority": priority,
+        "resources": None if resources is None else encode(resources),
     }
     return int(conn.execute(insert(jobs).returning(jobs.c.id), row).scalar_one())
 
 
-def claim(conn: Connection, owner: str, now: float, lease: float, *, kind: str | None = None) -> Job | None:
-    """Take the oldest job that is due, or whose worker let its lease run out; None when there is none.
+def claim(
+    conn: Connection,
+    owner: str,
+    now: float,
+    lease: float,
+    *,
+    kind: str | None = None,
+    room: Room | None = None,
+) -> Job | None:
+    """Take the job whose turn it is of those that are due, or whose worker let its lease run out.
 
-    Of any number of concurrent claimers exactly one gets a given job.
+    Of any number of concurrent claimers exactly one gets a given job. ``scheduling.choose`` says whose turn it is.
 
     Args:
         owner: Who claims: any text that names one worker.
         lease: Seconds until another may take it over.
         kind: Only jobs of this kind.
+        room: How many may run at once, and on how much, whoever runs them; None does not ask.
     """
     lapsed = and_(jobs.c.state == "running", jobs.c.lease_until < now, jobs.c.attempts < jobs.c.max_attempts)
     due = or_(and_(jobs.c.state == "queued", jobs.c.not_before <= now), lapsed)
-    query = select(jobs.c.id).where(due).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=True)
+    query = select(jobs).where(due).order_by(jobs.c.id)
+    held = select(jobs).where(jobs.c.state == "running", jobs.c.lease_until >= now)
     if kind is not None:
-        query = query.where(jobs.c.kind == kind)
-    number = conn.execute(query).scalar()
-    if number is None:
-        return None
-    taken = (
-        update(jobs)
-        .where(jobs.c.id == number)
-        .values(
-            state="running",
-            owner=owner,
-            attempts=jobs.c.attempts + 1,
-            lease_until=now + lease,
-            started=now,
-        )
-    )
-    conn.execute(taken)
-    return get(conn, number)
+        query, held = query.where(jobs.c.kind == kind), held.where(jobs.c.kind == kind)
+    while waiting := [_turn(_job(row)) for row in conn.execute(query)]:
+        running = [_turn(_job(row)) for row in conn.execute(held)]
+        turn = choose(waiting, running, _used(conn, now), room or Room(jobs=len(running) + 1), now)
+        if turn is None:
+            return None
+        taken = update(jobs).where(jobs.c.id == turn.id, due)
+        values = {"state": "running", "owner": owner, "lease_until": now + lease, "started": now}
+        if conn.execute(taken.values(**values, attempts=jobs.c.attempts + 1)).rowcount == 1:
+            return get(conn, turn.id)
+        # another took it just now
+    return None
 
 
 def renew(conn: Connection, number: int, owner: str, now: float, lease: float) -> None:
@@ -152,6 +176,33 @@ def fail(
     _change(conn, number, owner, change)
 
 
+def cancel(conn: Connection, number: int, now: float) -> Job:
+    """End a job that nobody wants any more, as it was before; whoever works on it hears of it when it renews.
+
+    Raises:
+        Conflict: It has ended already.
+        NotFound: There is no such job.
+    """
+    before = get(conn, number)
+    _change(conn, number, None, {"state": "cancelled", "finished": now, "lease_until": None})
+    return before
+
+
+def retry(conn: Connection, number: int, now: float) -> Job:
+    """Put a job that failed or was cancelled back in line, with all its attempts.
+
+    Raises:
+        Conflict: It waits, runs or is done.
+        NotFound: There is no such job.
+    """
+    fresh = {"state": "queued", "attempts": 0, "not_before": now, "finished": None, "error": None, "owner": None}
+    over = and_(jobs.c.id == number, jobs.c.state.in_(("failed", "cancelled")))
+    if conn.execute(update(jobs).where(over).values(**fresh)).rowcount != 1:
+        job = get(conn, number)
+        raise Conflict(f"job {number} is {job.state}; only one that failed or was cancelled can be tried again")
+    return get(conn, number)
+
+
 def give_up_lapsed(conn: Connection, now: float) -> list[Job]:
     """Fail the jobs whose worker let its lease run out at their last attempt; gives them as they are now."""
     worn = and_(jobs.c.state == "running", jobs.c.lease_until < now, jobs.c.attempts >= jobs.c.max_attempts)
@@ -191,13 +242,26 @@ def _change(conn: Connection, number: int, owner: str | None, values: dict[str, 
     if conn.execute(update(jobs).where(condition).values(**values)).rowcount == 1:
         return
     job = get(conn, number)
-    raise Conflict(
-        f"job {number} is {job.state} and held by {job.owner!r}; {owner or 'nobody'!r} cannot change it"
-    )
+    if owner is None:
+        raise Conflict(f"job {number} is {job.state}; only one that waits or runs can be changed")
+    raise Conflict(f"job {number} is {job.state} and held by {job.owner!r}; {owner!r} cannot change it")
+
+
+def _used(conn: Connection, now: float) -> dict[str, float]:
+    """Seconds of work of each model lately."""
+    ended = func.coalesce(jobs.c.finished, now)
+    spent = func.sum(ended - jobs.c.started)
+    query = select(jobs.c.model, spent).where(jobs.c.started.is_not(None), ended > now - RECENT)
+    return {model: float(seconds) for model, seconds in conn.execute(query.group_by(jobs.c.model))}
+
+
+def _turn(job: Job) -> Turn:
+    return Turn(job.id, job.model, job.priority, job.cores, since=max(job.created, job.not_before))
 
 
 def _job(row: Row[Any]) -> Job:
     values = dict(row._mapping)
     values["payload"] = decode(values["payload"])
-    values["result"] = None if values["result"] is None else decode(values["result"])
+    for name in ("result", "resources"):
+        values[name] = None if values[name] is None else decode(values[name])
     return Job(**values)

@@ -323,7 +323,7 @@ jobs = Table(
     _text("model"),
     _text("kind"),
     _text("payload"),
-    _text("state"),  # queued, running, done, failed
+    _text("state"),  # queued, running, done, failed, cancelled
     _number("attempts", 0, Integer),
     _number("max_attempts", 3, Integer),
     Column("owner", Text),
@@ -334,6 +334,8 @@ jobs = Table(
     _time("finished", nullable=True),
     Column("result", Text),
     Column("error", Text),
+    _number("priority", 0, Integer),
+    Column("resources", Text),
 )
 Index("ix_jobs_state", jobs.c.state, jobs.c.not_before)
 Index("ix_jobs_model", jobs.c.model, jobs.c.id)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from modelkeep.core.errors import Refused
 from modelkeep.core.here import Here
 from modelkeep.data import pieces
-from modelkeep.formats import runtimes
+from modelkeep.formats import runtimes, skops_io
 from modelkeep.formats.signature import Signature
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.packages import files_of
@@ -62,6 +63,34 @@ def test_pieces_end_where_one_table_does(table: Project, tmp_path, monkeypatch: 
 def signature(keep: Keep, version: int | None) -> Signature:
     with keep.db.read() as conn:
         return runtimes.signature(files_of(keep.blobs, models.version(conn, "late", version or 0).package))
+
+
+def test_a_linear_model_is_learnt_from_the_parts(table: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELKEEP_MEMORY", "1MB")
+    monkeypatch.setattr("modelkeep.app.wiring._engine", lambda *_: Here())
+    monkeypatch.setattr(pieces, "LEAST", 100_000)
+    params = {"alpha": 1e-5, "passes": 4, "method": "all_reduce"}
+    table.declare(lambda said: said.update(train={"algorithm": "linear_out_of_core", "params": params}))
+    read = []
+    monkeypatch.setattr(
+        "modelkeep.lifecycle.making.open_table", lambda *_: read.append(1) or pytest.fail("held whole")
+    )
+    done = table.apply()
+    assert read == []
+    with table.opened() as keep, keep.db.read() as conn:
+        trained = stages.latest(conn, "late", "train")[1]
+        assert len(parts_of(keep.blobs, stages.latest(conn, "late", "prepare")[1]["train"])) > 1
+        kept = skops_io.loads(keep.blobs.read(trained["pipeline"]))
+        assert runtimes.signature(files_of(keep.blobs, models.version(conn, "late", done.version).package))
+    assert trained["classes"] == [0, 1]
+    # As scikit-learn's solver ends on all rows at once, which the same features were fitted on.
+    with table.opened() as keep:
+        rows = open_table(keep.blobs, prepared(table)["train"]).to_pandas()
+        features = kept.named_steps["features"].transform(rows[list(prepared(table)["inputs"])])
+    peer = LogisticRegression(C=1 / (1e-5 * len(rows)), tol=1e-8, max_iter=1000).fit(features, rows["late"])
+    assert kept.named_steps["model"].predict_proba(features)[:, 1] == pytest.approx(
+        peer.predict_proba(features)[:, 1], abs=0.01
+    )
 
 
 def test_what_needs_all_rows_says_how_much_they_are(table: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,22 +265,12 @@ class Making:
         )
 
     def _train(self, prepared: Prepared) -> Trained:
-        declaration, keep = self.declaration, self.keep
+        keep = self.keep
         log = self._run()
         if self._transformer is None:
             self._transformer = self._revived(prepared.transformer)
         try:
-            fitted = fit(
-                declaration.train,
-                self.train_table,
-                declaration.data.target,
-                prepared.inputs,
-                self._transformer,
-                base=keep.base,
-                log=log,
-                progress=self.teller.progress,
-                state=self.tuning_folder,
-            )
+            fitted = self._fitted(prepared, log)
         except BaseException:
             with contextlib.suppress(ModelkeepError):  # on a full disk the next apply closes it
                 log.end("FAILED")
@@ -288,6 +278,33 @@ class Making:
         self._pipeline = fitted.pipeline
         log.flush()
         return _remembered(fitted, log.run_id, keep.blobs.put(skops_io.dumps(fitted.pipeline)))
+
+    def _fitted(self, prepared: Prepared, log: RegistryLog) -> Fitted:
+        declaration, keep = self.declaration, self.keep
+        if len(self.train_parts) > 1 and overparts.learns(declaration):
+            return overparts.fit(
+                keep.blobs,
+                self.train_parts,
+                keep.engine(declaration),
+                declaration,
+                self._transformer,
+                prepared.inputs,
+                base=keep.base,
+                log=log,
+                progress=self.teller.progress,
+                state=self.tuning_folder,
+            )
+        return fit(
+            declaration.train,
+            self.train_table,
+            declaration.data.target,
+            prepared.inputs,
+            self._transformer,
+            base=keep.base,
+            log=log,
+            progress=self.teller.progress,
+            state=self.tuning_folder,
+        )
 
     def _run(self) -> RegistryLog:
         """The run of this training. One that a kill left open under the same key is closed first."""
@@ -317,8 +334,8 @@ class Making:
                     f"{self.declaration.train.algorithm} needs all {self.prepared.rows[0]:,} training rows in "
                     f"memory: {memory.shown(size)}, {pieces.COPIES} times over; the budget is "
                     f"{memory.shown(memory.budget())}",
-                    hint="train.algorithm: linear learns part by part; or raise MODELKEEP_MEMORY, or keep fewer "
-                    "rows with a filter under data.clean",
+                    hint="train.algorithm: linear_out_of_core learns part by part; or raise MODELKEEP_MEMORY, or "
+                    "keep fewer rows with a filter under data.clean",
                 )
             self._tables[name] = open_table(self.keep.blobs, digest)
         return self._tables[name]

@@ -1,26 +1,71 @@
-"""What is asked of all rows of a table in parts that are never held together: metrics, classes, a signature."""
+"""What is asked of all rows of a table in parts that are never held together: a model, metrics, a signature."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modelkeep.core.ports import BlobStore, Engine
+from modelkeep.core.ports import BlobStore, Engine, Progress
 from modelkeep.formats.inference import infer_fields, merge_fields
 from modelkeep.formats.signature import Field
-from modelkeep.lifecycle.tables import BlobParts, TablePart
+from modelkeep.lifecycle.tables import BlobParts, PartRows, TablePart
+from modelkeep.spec.declaration import Declaration
 from modelkeep.train import evaluate_parts
 from modelkeep.train.evaluate_parts import Sums
+from modelkeep.train.fit import Fitted
+from modelkeep.train.linear import entry
+from modelkeep.train.log import RunLog
 from modelkeep.train.predict import outputs
-from modelkeep.train.task import truth
+from modelkeep.train.task import read_target, truth
 
 MOST_VALUES = 100_000
 """Distinct values of a target up to which all are told."""
+
+
+def learns(declaration: Declaration) -> bool:
+    """Whether what is declared learns from parts, none of which is held whole."""
+    return declaration.train.algorithm == entry.NAME and not declaration.train.tune
+
+
+def fit(
+    blobs: BlobStore,
+    parts: Sequence[TablePart],
+    engine: Engine,
+    declaration: Declaration,
+    transformer: Any,
+    inputs: Sequence[str],
+    *,
+    base: Path,
+    log: RunLog,
+    progress: Progress,
+    state: Path,
+) -> Fitted:
+    """Train on the rows of all parts; what the task is and which classes there are is asked of all rows too.
+
+    Raises:
+        Invalid: As ``train.fit.fit``.
+    """
+    train, target = declaration.train, declaration.data.target
+    aim = read_target(train, distinct(blobs, parts, engine, target), target, base=base)
+    columns = (*inputs, *(() if target in inputs else (target,)))
+    return entry.fit_parts(
+        train,
+        [PartRows(blobs, part, columns) for part in parts],
+        transformer,
+        target,
+        aim.classes,
+        inputs=inputs,
+        engine=engine,
+        log=log,
+        progress=progress,
+        state=state,
+    )
 
 
 def metrics(

@@ -12,6 +12,12 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
 
+KEY = "T0vKjS5vXgXw0pJq8m3yq1nQm0o8mYw8c2l7bqk3v0s="
+"""What MLflow encrypts the secrets of webhooks with; a Fernet key."""
+
+os.environ.setdefault("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", KEY)
+os.environ.setdefault("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true")  # so that no name is looked up
+
 POINTS = 1500
 """Points of the longest history."""
 
@@ -39,6 +45,8 @@ def _seed(client: Any, tracking: str, folder: Path) -> dict[str, Any]:
     _training(client, made, folder)
     _odd(client, made, folder)
     made["trace"] = _trace(client, made)
+    if not tracking.startswith("file:"):  # folders hold neither
+        _evaluation(client, made)
     client.delete_experiment(made["gone"])
     _models(client, made, folder)
     return made
@@ -153,6 +161,40 @@ def _trace(client: Any, made: dict[str, Any]) -> str:
     mlflow.log_expectation(trace_id=trace_id, name="wanted", value={"answer": 3})
     client.set_trace_tag(trace_id, "later", "yes")
     return trace_id
+
+
+def _evaluation(client: Any, made: dict[str, Any]) -> None:
+    """A dataset of two experiments with records of every form, one without any, and webhooks."""
+    from mlflow.entities.webhook import WebhookEvent
+    from mlflow.genai.datasets import create_dataset
+
+    dataset = create_dataset("Fragen", experiment_id=[made["work"], "0"], tags={"kind": "grün"})
+    dataset.merge_records(
+        [
+            {
+                "inputs": {"question": "wieviel ü?"},
+                "outputs": {"answer": 3},
+                "expectations": {"expected": [1, None]},
+                "tags": {"hard": "yes"},
+            },
+            {"inputs": {"question": "none"}},
+            {
+                "inputs": {"question": "traced"},
+                "outputs": "text",
+                "source": {"source_type": "TRACE", "source_data": {"trace_id": made["trace"]}},
+            },
+        ]
+    )
+    made["dataset"] = dataset.dataset_id
+    create_dataset("empty", experiment_id=made["work"])
+    made["hook"] = client.create_webhook(
+        "told",
+        "https://hooks.example.com/mlflow?x=1",
+        [WebhookEvent.from_str("prompt_alias.deleted"), WebhookEvent.from_str("model_version_alias.deleted")],
+        description="who is töld",
+        secret="s3cret",
+    ).webhook_id
+    client.create_webhook("unsigned", "https://hooks.example.com/", ["model_version_tag.set"], status="DISABLED")
 
 
 def _models(client: Any, made: dict[str, Any], folder: Path) -> None:

@@ -53,6 +53,8 @@ def _describe(client: MlflowClient, *, ids: bool) -> dict[str, Any]:
         found["logged models"] = sorted(
             (_logged(model) for model in client.search_logged_models(wanted)), key=lambda each: each["id"]
         )
+        if not client.tracking_uri.startswith("file:"):
+            found |= _told_by_databases(client)
         found["traces"] = [_trace(trace) for trace in client.search_traces(locations=wanted)]
     return found
 
@@ -138,6 +140,34 @@ def _logged(model: Any) -> dict[str, Any]:
         "metrics": sorted(
             (each.key, each.value, each.step, each.timestamp, each.dataset_name) for each in model.metrics or ()
         ),
+    }
+
+
+def _told_by_databases(client: MlflowClient) -> dict[str, Any]:
+    """What MLflow keeps in no folder."""
+    datasets = [_dataset(client, each) for each in client.search_datasets()]
+    hooks = client.list_webhooks()
+    return {
+        "evaluation datasets": sorted(datasets, key=lambda each: str(each["id"])),
+        "webhooks": sorted(
+            (each.name, each.url, each.description or "", sorted(map(str, each.events)), each.creation_timestamp)
+            for each in hooks
+        ),
+    }
+
+
+def _dataset(client: MlflowClient, dataset: Any) -> dict[str, Any]:
+    dataset = client.get_dataset(dataset.dataset_id)
+    records = sorted((each.to_dict() for each in dataset.records), key=lambda each: str(each["dataset_record_id"]))
+    return {
+        "id": dataset.dataset_id,
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "schema": json.loads(dataset.schema or "{}"),
+        "tags": dataset.tags,
+        "times": (dataset.created_time, dataset.last_update_time),
+        "experiments": sorted(dataset.experiment_ids),
+        "records": records,
     }
 
 

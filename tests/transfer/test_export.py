@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from same_mlflow import describe
@@ -15,6 +16,8 @@ from modelkeep.core.errors import Conflict
 from modelkeep.core.ports import Silent
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow.transfer import exporting
+from modelkeep.protocols.mlflow.transfer.choosing import open_source
+from modelkeep.registry import webhooks
 from small import Project
 
 
@@ -38,10 +41,13 @@ def returned(target: str) -> dict[str, Any]:
     return {name.replace("back ", "", 1): what for name, what in found.items() if " back " in name}
 
 
-def test_there_and_back(filled: Keep, target: str) -> None:
+def test_there_and_back(filled: Keep, target: str, server: dict[str, Any], sqlite_source: dict[str, Any]) -> None:
+    made = ("made-here", "https://hooks.example.com/", ["model_version_alias.deleted"])
+    filled.db.write(lambda conn: webhooks.add(conn, *made, 1, secret="told there"))
     report = exporting.run(filled, target, Silent(), prefix="back ")
     assert report.faults == []
     assert report.left == []
+    assert (report.exported["evaluation datasets"], report.exported["webhooks"]) == (2, 1)
     assert report.compared == 3
     assert report.exported["points"] == 1507
     with answering(filled) as here:
@@ -65,12 +71,43 @@ def test_there_and_back(filled: Keep, target: str) -> None:
     by_alias = client.get_model_version_by_alias("back flüge", "champion")
     assert (str(by_alias.version), by_alias.run_id) == ("3", parent.info.run_id)
     assert client.get_model_version("back flüge", "1").source == f"models:/{model.model_id}"
+    _datasets_and_webhooks(client, server, sqlite_source["dataset"])
     before = counts(filled)
     again = exporting.run(filled, target, Silent(), prefix="back ")
-    assert again.unchanged == {"runs": 3, "logged models": 1}
+    assert again.unchanged == {"runs": 3, "logged models": 1, "evaluation datasets": 2, "webhooks": 3}
     assert again.faults == again.left == []
     assert returned(target) == mine
     assert counts(filled) == {**before, "events": before["events"] + 1}
+
+
+def _datasets_and_webhooks(client: MlflowClient, server: dict[str, Any], dataset_id: str) -> None:
+    """Records as the client reads them there; the secret as the server's database holds it."""
+    work = client.get_experiment_by_name("back Fünf Flüge").experiment_id
+    default = client.get_experiment_by_name("back Default").experiment_id
+    sets = [each for each in client.search_datasets() if each.tags.get("modelkeep.dataset_id") == dataset_id]
+    assert [(each.name, each.tags["kind"]) for each in sets] == [("Fragen", "grün")]
+    found = client.get_dataset(sets[0].dataset_id)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(client.tracking_uri)  # where the records are fetched from, once they are asked for
+    try:
+        records = {each.inputs["question"]: each for each in found.records}
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert sorted(records) == ["none", "traced", "wieviel ü?"]
+    full = records["wieviel ü?"]
+    assert (full.outputs, full.expectations, full.tags) == (
+        {"answer": 3},
+        {"expected": [1, None]},
+        {"hard": "yes", **{key: value for key, value in full.tags.items() if key.startswith("mlflow.")}},
+    )
+    assert records["traced"].source.source_type == "TRACE"
+    source = open_source(f"sqlite:///{server['folder']}/mlflow.db")
+    hooks = {each.name: each for each in source.webhooks()}
+    within = {each.dataset_id: each.experiments for page in source.evaluation_datasets() for each in page}
+    source.close()
+    assert within[found.dataset_id] == [int(default), int(work)]
+    assert (hooks["made-here"].secret, hooks["made-here"].status) == ("told there", "ACTIVE")
+    assert hooks["made-here"].events == ["model_version_alias.deleted"]
 
 
 def test_names_that_are_taken_there(home: Keep, target: str, sqlite_source: dict[str, Any]) -> None:
@@ -105,8 +142,6 @@ def test_what_apply_made_can_be_loaded_from_there(project: Project, target: str,
     assert report.left == []
     client = MlflowClient(target)
     version = client.get_model_version_by_alias("late", "champion")
-    import mlflow
-
     folder = Path(mlflow.artifacts.download_artifacts(version.source, dst_path=str(tmp_path), tracking_uri=target))
     assert (folder / "MLmodel").is_file()
     assert (folder / "model.onnx").is_file()

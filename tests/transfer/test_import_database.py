@@ -19,7 +19,7 @@ from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow.transfer import importing
 from modelkeep.protocols.mlflow.transfer.choosing import open_source
 from modelkeep.protocols.mlflow.transfer.importing import Options, Report
-from modelkeep.registry import runs
+from modelkeep.registry import runs, webhooks
 from modelkeep.registry.verify import verify
 from modelkeep.store.columns import metadata
 from modelkeep.store.transfer_tables import imports
@@ -51,6 +51,7 @@ def test_everything_is_as_it_was(keep: Keep, sqlite_source: dict[str, Any]) -> N
     assert report.checked.points == 1507
     assert report.checked.files == report.copied["files"] == 6
     assert report.copied["traces"] == 1
+    assert report.copied["evaluation records"] == report.checked.records == 3
     with answering(keep) as here:
         assert describe(here) == describe(sqlite_source["uri"])
     assert verify(keep.db, keep.blobs, Silent()) == []  # type: ignore[arg-type]
@@ -69,7 +70,13 @@ def test_again_copies_nothing_twice(home: Keep, sqlite_source: dict[str, Any]) -
     before = counts(home)
     report = bring(home, sqlite_source["uri"])
     assert counts(home) == {**before, "events": 2}
-    assert report.unchanged == {"runs": 2, "logged models": 1, "traces": 1}
+    assert report.unchanged == {
+        "runs": 2,
+        "logged models": 1,
+        "traces": 1,
+        "evaluation datasets": 2,
+        "webhooks": 2,
+    }
     assert report.checked.faults == []
     assert bring(home, sqlite_source["uri"], again=True).copied["runs"] == 5
     assert counts(home) == {**before, "events": 3}
@@ -90,11 +97,40 @@ def test_later_only_what_is_new_is_copied(home: Keep, sqlite_source: dict[str, A
     client.log_metric(sqlite_source["child"], "late", 2.5, step=7, timestamp=70)
     client.set_experiment_tag(sqlite_source["work"], "team", "moved")
     client.set_registered_model_alias("flüge", "champion", "1")
+    from mlflow.genai.datasets import get_dataset
+
+    get_dataset(dataset_id=sqlite_source["dataset"]).merge_records(
+        [{"inputs": {"question": "none"}, "tags": {"now": "tagged"}}, {"inputs": {"question": "late"}}]
+    )
     report = bring(home, f"sqlite:///{copy}")
     assert report.unchanged["runs"] == 0
     assert report.checked.faults == []
     with answering(home) as address:
         assert describe(address) == describe(f"sqlite:///{copy}")
+
+
+def test_secrets_of_webhooks_come_when_they_can_be_read(
+    home: Keep, sqlite_source: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the server's key one that signs comes switched off; with it the next import brings its secret."""
+
+    def told() -> list[tuple[str, str, str, list[str]]]:
+        with home.db.read() as conn:
+            found = webhooks.listing(conn, limit=10)
+        return sorted((each.name, each.status, each.secret, sorted(each.events)) for each in found)
+
+    events = ["model_version_alias.deleted", "prompt_alias.deleted"]
+    unsigned = ("unsigned", "DISABLED", "", ["model_version_tag.set"])
+    for wrong in ("", "no key", "A" * 43 + "="):
+        monkeypatch.setenv("MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY", wrong)
+        report = bring(home, sqlite_source["uri"], again=True)
+        assert report.checked.faults == []
+        assert ["'told'" in line and "switched off" in line for line in report.left] == [True]
+        assert told() == [("told", "DISABLED", "", events), unsigned]
+    monkeypatch.undo()
+    report = bring(home, sqlite_source["uri"])
+    assert (report.left, report.copied["webhooks"], report.checked.webhooks) == ([], 1, 2)
+    assert told() == [("told", "ACTIVE", "s3cret", events), unsigned]
 
 
 def test_new_experiments_get_numbers_after_those_that_came(keep: Keep, sqlite_source: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def test_everything_is_as_it_was_in_the_folder(home: Keep, mlruns: Path, monkeyp
     _written(there)
     assert report.others == {"traces": len(there.pop("traces"))} == {"traces": 1}
     with answering(home) as here:
-        assert describe(here) == {**there, "traces": []}
+        assert describe(here) == {**there, "traces": [], "evaluation datasets": [], "webhooks": []}
     before = counts(home)
     bring(home, mlruns.as_uri())
     assert counts(home) == {**before, "events": 2}

@@ -61,8 +61,8 @@ def import_mlflow(
     """Copy an MLflow server, its database or an mlruns folder, keeping ids and times.
 
     Experiments, runs with whole histories, datasets, logged models, traces, files, registered models, versions,
-    aliases, tags. The SOURCE is only read. Stopped midway, the same command goes on; later, it copies what is
-    new.
+    aliases, tags, evaluation datasets, webhooks. The SOURCE is only read. Stopped midway, the same command goes
+    on; later, it copies what is new.
     """
     from modelkeep.protocols.mlflow.transfer import importing
     from modelkeep.protocols.mlflow.transfer.checking import SAMPLE

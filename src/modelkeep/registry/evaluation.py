@@ -224,7 +224,7 @@ def merge(conn: Connection, dataset_id: str, records: Sequence[Record], now_ms: 
         NotFound: There is no such dataset.
     """
     row = find(conn, dataset_id)
-    digests = [_inputs_digest(record.inputs) for record in records]
+    digests = [inputs_digest(record.inputs) for record in records]
     known = _contents(conn, row.id, digests)
     merged: dict[str, dict[str, Any]] = {}
     authors: dict[str, str | None] = {}
@@ -249,7 +249,8 @@ def merge(conn: Connection, dataset_id: str, records: Sequence[Record], now_ms: 
     return inserted, len(records) - inserted
 
 
-def _inputs_digest(inputs: dict[str, Any]) -> str:
+def inputs_digest(inputs: dict[str, Any]) -> str:
+    """What tells records of a dataset apart."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

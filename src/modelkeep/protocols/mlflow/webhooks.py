@@ -134,8 +134,15 @@ def _id(value: str) -> int:
     return int(value)
 
 
+def check(name: str, url: str, given: list[Event]) -> list[str]:
+    """Whether a webhook may be such: its events. Raises ``Invalid``, ``Refused``."""
+    _name(name)
+    _url(url)
+    return _events(given)
+
+
 def _create(asked: Create, now: int) -> Work:
-    name, url, wanted = _name(asked.name), _url(asked.url), _events(asked.events)
+    name, url, wanted = asked.name, asked.url, check(asked.name, asked.url, asked.events)
     status: Any = _status(asked.status or "ACTIVE")
     checks.length("secret", asked.secret, 1000)
     checks.length("description", asked.description, 1000)

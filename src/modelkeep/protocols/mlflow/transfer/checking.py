@@ -14,7 +14,7 @@ from sqlalchemy import select
 from modelkeep.core.errors import Damaged, ModelkeepError
 from modelkeep.core.ports import Progress
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow.transfer import departing
+from modelkeep.protocols.mlflow.transfer import departing, evaluated, hooked
 from modelkeep.protocols.mlflow.transfer.records import LoggedModel, Owned, Point, Run, Source, id_of
 from modelkeep.store import tables
 from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
@@ -31,6 +31,8 @@ class Checked(Struct):
     """
 
     runs: int = 0
+    records: int = 0
+    webhooks: int = 0
     points: int = 0
     files: int = 0
     bytes: int = 0
@@ -85,6 +87,10 @@ def check(keep: Keep, source: Source, sample: Sample, *, files: bool, progress: 
             _files(keep, source, run, found)
     for model in sample.models() if files else ():
         _files(keep, source, model, found)
+    for compared, said in (("records", evaluated.differences), ("webhooks", hooked.differences)):
+        same, faults = said(keep, source)
+        setattr(found, compared, same)
+        found.faults += faults
     return found
 
 

@@ -17,9 +17,20 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from modelkeep.core.errors import Invalid, MissingExtra, NotFound, Refused, Unavailable
-from modelkeep.protocols.mlflow.transfer import rows, traced
+from modelkeep.protocols.mlflow.transfer import evaluated, hooked, rows, traced
 from modelkeep.protocols.mlflow.transfer.places import Places
-from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Owned, Point, Run, Trace
+from modelkeep.protocols.mlflow.transfer.records import (
+    EvaluationDataset,
+    EvaluationRecord,
+    Experiment,
+    Hook,
+    LoggedModel,
+    Model,
+    Owned,
+    Point,
+    Run,
+    Trace,
+)
 
 PAGE = 500
 PIECE = 50_000
@@ -60,14 +71,13 @@ LATER = (
     "assessments",
     "entity_associations",
     "evaluation_datasets",
+    "evaluation_dataset_tags",
+    "evaluation_dataset_records",
     "webhooks",
+    "webhook_events",
     "scorers",
 )
-_NOT_COPIED = {
-    "evaluation_datasets": "evaluation datasets",
-    "webhooks": "webhooks",
-    "scorers": "scorers",
-}
+_NOT_COPIED = {"scorers": "scorers"}
 
 
 class DatabaseSource:
@@ -171,6 +181,28 @@ class DatabaseSource:
         table = self._tables["registered_models"]
         for found in self._pages(self._here(select(table), table), table.c.name):
             yield rows.models(found, self._by)
+
+    def evaluation_datasets(self) -> Iterator[list[EvaluationDataset]]:
+        """Pages of the datasets of evaluations, in order of their ids."""
+        table = self._tables.get("evaluation_datasets")
+        if table is None:
+            return
+        for found in self._pages(self._here(select(table), table), table.c.dataset_id):
+            yield evaluated.of_rows(found, self._by)
+
+    def evaluation_records(self, dataset_id: str) -> Iterator[list[EvaluationRecord]]:
+        """Pages of the records of one, in order of their ids."""
+        table = self._tables["evaluation_dataset_records"]
+        for found in self._pages(select(table).where(table.c.dataset_id == dataset_id), table.c.dataset_record_id):
+            yield [evaluated.record_of_row(row) for row in found]
+
+    def webhooks(self) -> list[Hook]:
+        """All, with their secrets as far as they can be read."""
+        table = self._tables.get("webhooks")
+        if table is None:
+            return []
+        found = [dict(row) for row in self._conn.execute(self._here(select(table), table)).mappings()]
+        return hooked.of_rows(sorted(found, key=lambda row: str(row["webhook_id"])), self._by)
 
     def files(self, owner: Owned) -> list[tuple[str, int | None]]:
         """What lies at its artifact URI. Raises ``Invalid``."""

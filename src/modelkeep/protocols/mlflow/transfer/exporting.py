@@ -20,6 +20,7 @@ from modelkeep.core.ports import Progress
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow.transfer import departing, posting
 from modelkeep.protocols.mlflow.transfer.exporting_models import Registry
+from modelkeep.protocols.mlflow.transfer.exporting_more import More
 from modelkeep.protocols.mlflow.transfer.posting import Files, Poster
 from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Run, fingerprint
 from modelkeep.protocols.mlflow.transfer.rest import Client
@@ -31,9 +32,9 @@ from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
 SENDERS = 8
 SAMPLE = 50
 LOST = (
-    "ids of experiments, runs and logged models: the server gives its own; ours are the tags modelkeep.experiment,"
-    " modelkeep.run_id and modelkeep.model_id",
-    "the times at which experiments, models and versions were made, and who made them",
+    "ids of experiments, runs, logged models and evaluation datasets: the server gives its own; ours are the tags"
+    " modelkeep.experiment, modelkeep.run_id, modelkeep.model_id and modelkeep.dataset_id",
+    "when experiments, models, versions, evaluation datasets and webhooks were made, and who made them",
     "deleted experiments, runs and logged models",
     "traces",
 )
@@ -93,6 +94,7 @@ class _Export:
         self._poster = Poster(client, keep.blobs)
         self._report = Report(client.address, {}, {}, {}, [], faults=[])
         self._runs: dict[str, str] = {}
+        self._there: dict[int, str] = {}
         self._models: dict[str, str] = {}
         self._sample: list[Run] = []
 
@@ -107,6 +109,9 @@ class _Export:
             for each in experiments:
                 self._experiment(each, places, pool)
         registry.send(self._runs, self._models)
+        more = More(self._keep, self._client, self._source, self._report)
+        more.datasets(self._there)
+        more.webhooks()
         self._compare()
         self._report.seconds = round(time.monotonic() - began, 3)
         said = {"exported": self._report.exported, "faults": self._report.faults[:100]}
@@ -153,6 +158,7 @@ class _Export:
             for key, value in {**given.tags, posting.EXPERIMENT: posting.mark(given)}.items():
                 said = {"experiment_id": there, "key": key, "value": value}
                 self._client.post("experiments/set-experiment-tag", said)
+        self._there[given.id] = there
         self._count("experiments")
         known = {run.tags[posting.RUN]: run for run in self._known(there) if posting.RUN in run.tags}
         parents: dict[str, str] = {}

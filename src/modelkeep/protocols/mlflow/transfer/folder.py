@@ -17,7 +17,10 @@ import yaml
 from modelkeep.core.errors import Damaged, NotFound, Refused
 from modelkeep.protocols.mlflow.transfer.places import Places, below, opened
 from modelkeep.protocols.mlflow.transfer.records import (
+    EvaluationDataset,
+    EvaluationRecord,
     Experiment,
+    Hook,
     LoggedModel,
     Model,
     ModelPoint,
@@ -122,6 +125,18 @@ class FolderSource:
                 )
             )
         yield found
+
+    def evaluation_datasets(self) -> Iterator[list[EvaluationDataset]]:
+        """None: MLflow keeps them in databases only."""
+        yield from ()
+
+    def evaluation_records(self, dataset_id: str) -> Iterator[list[EvaluationRecord]]:
+        """None."""
+        yield from ()
+
+    def webhooks(self) -> list[Hook]:
+        """None: MLflow keeps them in databases only."""
+        return []
 
     def files(self, owner: Owned) -> list[tuple[str, int | None]]:
         """What is in its folder here, or at its artifact URI. Raises ``Invalid``."""

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from modelkeep.core.errors import Invalid, NotFound, Refused
 from modelkeep.core.ports import Progress
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow.transfer import arrive, checking, naming, sources_here, traced
+from modelkeep.protocols.mlflow.transfer import arrive, checking, evaluated, hooked, naming, sources_here, traced
 from modelkeep.protocols.mlflow.transfer.naming import Place
 from modelkeep.protocols.mlflow.transfer.records import (
     Experiment,
@@ -126,6 +126,8 @@ class _Import:
             for number, model in enumerate(models, start=1):
                 self._model(model, names[model.name])
                 self._progress.step("models", number, len(models), model.name)
+            self._evaluations()
+            self._webhooks()
             self._report.others = self._source.others()
             self._report.checked = checking.check(
                 self._keep, self._source, self._sample, files=self._options.files, progress=self._progress
@@ -178,6 +180,21 @@ class _Import:
         if given.lifecycle_stage == "active":
             for traces in self._source.traces(given.id):
                 self._traces(traces, target)
+
+    def _evaluations(self) -> None:
+        for page in self._source.evaluation_datasets():
+            for each in page:
+                records = evaluated.bring(self._keep, self._source, each, again=self._options.again)
+                self._count("evaluation datasets", 1, self._report.unchanged if records is None else None)
+                self._count("evaluation records", records or 0)
+
+    def _webhooks(self) -> None:
+        for each in self._source.webhooks():
+            new, said = hooked.bring(self._keep, self._source, each, again=self._options.again)
+            if new or not said:
+                self._count("webhooks", 1, None if new else self._report.unchanged)
+            if said:
+                self._leave(said)
 
     def _traces(self, page: list[Trace], target: int) -> None:
         with self._keep.db.read() as conn:

@@ -140,6 +140,51 @@ class Model(Struct, frozen=True):
     versions: list[Version] = field(default_factory=list)
 
 
+class EvaluationDataset(Struct, frozen=True):
+    """A dataset that evaluations run on, without its records; ``schema`` is JSON."""
+
+    dataset_id: str
+    name: str
+    digest: str
+    created_ms: int
+    updated_ms: int
+    schema: str | None = None
+    created_by: str | None = None
+    updated_by: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    experiments: list[int] = field(default_factory=list)
+
+
+class EvaluationRecord(Struct, frozen=True):
+    """A record of one; ``content`` has those of inputs, outputs, expectations, tags and source that there are."""
+
+    record_id: str
+    content: dict[str, Any]
+    created_ms: int
+    updated_ms: int
+    created_by: str | None = None
+    updated_by: str | None = None
+
+
+class Hook(Struct, frozen=True):
+    """A webhook.
+
+    Attributes:
+        events: As ``model_version.created``.
+        secret: What signs; empty for none, None when the source does not tell.
+    """
+
+    hook_id: str
+    name: str
+    url: str
+    status: str
+    events: list[str]
+    created_ms: int
+    updated_ms: int
+    description: str = ""
+    secret: str | None = None
+
+
 Owned = Run | LoggedModel
 """What has files of its own."""
 
@@ -201,6 +246,18 @@ class Source(Protocol):
 
     def models(self) -> Iterator[list[Model]]:
         """Pages of registered models."""
+        ...
+
+    def evaluation_datasets(self) -> Iterator[list[EvaluationDataset]]:
+        """Pages of the datasets of evaluations; none from a source that cannot tell them."""
+        ...
+
+    def evaluation_records(self, dataset_id: str) -> Iterator[list[EvaluationRecord]]:
+        """Pages of the records of one."""
+        ...
+
+    def webhooks(self) -> list[Hook]:
+        """All; none from a source that cannot tell them."""
         ...
 
     def files(self, owner: Owned) -> list[tuple[str, int | None]]:

@@ -9,9 +9,20 @@ from typing import Any, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
 from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Refused
-from modelkeep.protocols.mlflow.transfer import answers, traced
+from modelkeep.protocols.mlflow.transfer import answers, evaluated, hooked, traced
 from modelkeep.protocols.mlflow.transfer.places import PROXIED, Places, place
-from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Owned, Point, Run, Trace
+from modelkeep.protocols.mlflow.transfer.records import (
+    EvaluationDataset,
+    EvaluationRecord,
+    Experiment,
+    Hook,
+    LoggedModel,
+    Model,
+    Owned,
+    Point,
+    Run,
+    Trace,
+)
 from modelkeep.protocols.mlflow.transfer.rest import AJAX, API, FILES, NEWER, Client, file_path
 
 PARALLEL = 8
@@ -119,6 +130,37 @@ class ServerSource:
                 fresh = [each for each in page if each["name"] not in seen]
                 seen |= {each["name"] for each in fresh}
                 yield [answers.model(each, list(versions.get(each["name"], {}).values())) for each in fresh]
+
+    def evaluation_datasets(self) -> Iterator[list[EvaluationDataset]]:
+        """Pages of the datasets of evaluations; none from a server that has none."""
+        try:
+            for page in self._pages("datasets/search", {"max_results": PAGE}, "datasets", api=NEWER):
+                within = self._pool.map(self._within, [each["dataset_id"] for each in page])
+                yield [evaluated.of_answer(each, ids) for each, ids in zip(page, within, strict=True)]
+        except NotFound:
+            return
+
+    def _within(self, dataset_id: str) -> list[str]:
+        return list(self._client.get(f"datasets/{dataset_id}/experiment-ids", api=NEWER).get("experiment_ids", []))
+
+    def evaluation_records(self, dataset_id: str) -> Iterator[list[EvaluationRecord]]:
+        """Pages of the records of one."""
+        token = ""
+        while True:
+            asked = {"max_results": PAGE, **({"page_token": token} if token else {})}
+            found = self._client.get(f"datasets/{dataset_id}/records", asked, api=NEWER)
+            yield evaluated.records_of_answer(found.get("records", ""))
+            token = found.get("next_page_token", "")
+            if not token:
+                return
+
+    def webhooks(self) -> list[Hook]:
+        """All, without their secrets; none from a server that has none."""
+        try:
+            pages = self._listed("webhooks", {"max_results": 100}, "webhooks")
+            return [hooked.of_answer(each) for page in pages for each in page]
+        except (NotFound, Invalid):
+            return []
 
     def files(self, owner: Owned) -> list[tuple[str, int | None]]:
         """What is below its artifact root. Raises ``Invalid``, ``Unavailable``."""

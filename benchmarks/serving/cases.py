@@ -62,7 +62,7 @@ def compared(
         check(case, ours_answers(served.port, case))
         requests = [post(ours.PATH, case.tensor([row])) for row in range(ASKED)]
         for n in CONNECTIONS:
-            mine[n] = load = generator.run(served.port, requests, n, seconds)
+            mine[n] = load = generator.run(served.port, requests, n, seconds, server=served.pids)
             found.append(row_of(name, n, "modelkeep", load))
             if p99:
                 found.append(Row(f"{name}, p99", f"{n} conns", load.p99, "ms", target=p99[n]))
@@ -73,7 +73,7 @@ def compared(
                 print("  nginx is not installed: skipped", file=sys.stderr)
             else:
                 for n in CONNECTIONS:
-                    load = generator.run(constant.port, requests, n, seconds)
+                    load = generator.run(constant.port, requests, n, seconds, server=constant.pids)
                     found.append(row_of(name, n, "nginx", load, mine[n], targets.get("nginx", "")))
     for who in chosen:
         peer = peers.PEERS[who]
@@ -85,7 +85,7 @@ def compared(
                 check(case, np.array(answers).reshape(5, -1), peer.name)
                 requests = [peer.request(case, [row]) for row in range(ASKED)]
                 for n in CONNECTIONS:
-                    load = generator.run(served.port, requests, n, seconds)
+                    load = generator.run(served.port, requests, n, seconds, server=served.pids)
                     found.append(row_of(name, n, who, load, mine[n], targets.get(who, "")))
         except RuntimeError as error:
             print(f"  {who} does not serve {name}: {error}", file=sys.stderr)
@@ -95,7 +95,18 @@ def compared(
 def row_of(name: str, n: int, server: str, load: Load, mine: Load | None = None, target: str = "") -> Row:
     """One line of the table; ``mine`` makes it a peer's."""
     ratio = None if mine is None else mine.rate / max(load.rate, 1e-9)
-    return Row(f"{name}, {n} connections", server, load.rate, "requests/s", load.p50, load.p99, ratio, target)
+    less = None if mine is None or not mine.cpu or not load.cpu else load.cpu / mine.cpu
+    return Row(
+        f"{name}, {n} connections",
+        server,
+        load.rate,
+        p50=load.p50,
+        p99=load.p99,
+        ratio=ratio,
+        target=target,
+        cpu=load.cpu,
+        cpu_ratio=less,
+    )
 
 
 def ours_answers(port: int, case: Case, rows: int = 5) -> Any:
@@ -125,9 +136,18 @@ def rows(folder: Path, quick: bool) -> list[Row]:
         binary = [post(ours.PATH, *case.binary(each)) for each in many]
         as_json = [post(ours.PATH, case.tensor(each)) for each in many]
         for name, requests, target in (("JSON", as_json, ">= 450000"), ("raw tensors", binary, ">= 3000000")):
-            load = generator.run(served.port, requests, 4, seconds)
+            load = generator.run(served.port, requests, 4, seconds, server=served.pids)
             case_name = f"1,000 rows, {name}"
             found.append(
-                Row(case_name, "modelkeep", load.rate * 1000, "rows/s", load.p50, load.p99, target=target)
+                Row(
+                    case_name,
+                    "modelkeep",
+                    load.rate * 1000,
+                    "rows/s",
+                    load.p50,
+                    load.p99,
+                    target=target,
+                    cpu=load.cpu,
+                )
             )
     return found

@@ -12,8 +12,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from benchmarks.serving.proc import spent
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "bench-serving"
@@ -28,8 +30,10 @@ class Load:
         seconds: How long was counted.
         ok, refused, other, broken: Answers 200; 429 or 503; any other status; connections that ended.
         unsent: Requests that were due and could not be sent, because no connection was free.
+        answered: Answers of any status, those while it warmed up too.
         p50, p99, longest: Milliseconds of the answers 200.
         refused_p50, refused_p99: Milliseconds of the refusals.
+        cpu: Processor microseconds of the server for each answer; None when it was not told which that is.
     """
 
     seconds: float
@@ -38,11 +42,13 @@ class Load:
     other: int
     broken: int
     unsent: int
+    answered: int
     p50: float
     p99: float
     longest: float
     refused_p50: float
     refused_p99: float
+    cpu: float | None = None
 
     @property
     def rate(self) -> float:
@@ -85,17 +91,25 @@ def run(
     rate: float = 0,
     warm: float = 1.0,
     core: int = LOAD_CORE,
+    server: Sequence[int] = (),
 ) -> Load:
-    """Send the requests in turn. ``rate`` 0 keeps every connection busy; else so many are due each second."""
+    """Send the requests in turn. ``rate`` 0 keeps every connection busy; else so many are due each second.
+
+    ``server`` names the processes whose processor time is told.
+    """
     with tempfile.NamedTemporaryFile(suffix=".requests") as file:
         for one in requests:
             file.write(struct.pack("<I", len(one)) + one)
         file.flush()
         command = [str(compiled()), str(port), str(connections), str(warm), str(seconds), str(rate), file.name]
+        before = spent(server)
         done = subprocess.run(pinned(core, command), capture_output=True, text=True, check=False)
+        used = spent(server) - before
     if done.returncode:
         sys.exit(f"the load generator failed: {done.stderr[-2000:]}")
     found = Load(**json.loads(done.stdout))
+    if server:
+        found = replace(found, cpu=used * 1e6 / max(found.answered, 1))
     if found.other or found.broken:
         print(
             f"  {found.other} other answers, {found.broken} broken connections: {done.stderr[:600]}",

@@ -10,6 +10,7 @@ import msgspec
 
 from benchmarks.serving import cases, generator, models, ours
 from benchmarks.serving.generator import post
+from benchmarks.serving.proc import resident
 from benchmarks.serving.report import Row
 from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Route
@@ -120,7 +121,7 @@ def start(folder: Path, quick: bool) -> list[Row]:
     with ours.serving(home) as served:
         ready, at_rest = served.ready_seconds, served.rss
         generator.run(served.port, requests, 16, 1.0)
-        busy = ours.resident(served.pids[0])
+        busy = resident(served.pids[0])
     forest = models.make("forest")
     one = _resting(folder / "one", forest, 1)
     hundred = _resting(folder / "hundred", forest, 100)

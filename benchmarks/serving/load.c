@@ -46,6 +46,7 @@ static int requests, next_request, port;
 static uint64_t broken, other;
 static Histogram ok, refused;
 static double warm_until;
+static uint64_t answered;
 
 static double now(void) {
     struct timespec t;
@@ -165,6 +166,7 @@ static int receive(Connection *c) {
 
 static void finish(Connection *c, double at) {
     c->busy = 0;
+    answered++;
     if (at < warm_until) return;
     if (!strncmp(c->in + 9, "200", 3)) count(&ok, at - c->due);
     else if (!strncmp(c->in + 9, "429", 3) || !strncmp(c->in + 9, "503", 3)) count(&refused, at - c->due);
@@ -212,8 +214,9 @@ int main(int argc, char **argv) {
     double spent = at - warm_until;
     uint64_t due = rate > 0 ? (uint64_t)((at - began) * rate) - made : 0;
     printf("{\"seconds\": %.3f, \"ok\": %lu, \"refused\": %lu, \"other\": %lu, \"broken\": %lu, \"unsent\": %lu, "
+           "\"answered\": %lu, "
            "\"p50\": %.4f, \"p99\": %.4f, \"longest\": %.4f, \"refused_p50\": %.4f, \"refused_p99\": %.4f}\n",
-           spent, ok.total, refused.total, other, broken, due, quantile(&ok, 0.5), quantile(&ok, 0.99),
+           spent, ok.total, refused.total, other, broken, due, answered, quantile(&ok, 0.5), quantile(&ok, 0.99),
            ok.longest * 1e3, quantile(&refused, 0.5), quantile(&refused, 0.99));
     return 0;
 }

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.serving.generator import SERVER_CORE, pinned
 from benchmarks.serving.models import Case
+from benchmarks.serving.proc import resident
 from modelkeep.app.fleet import Bounds, Fleet
 from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Route, Wanted
@@ -129,18 +130,3 @@ def _until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
             if process.poll() is not None:
                 sys.exit("our serving process ended at once")
         time.sleep(0.002)
-
-
-def resident(pid: int) -> float:
-    """Resident mebibytes of a process and what it started."""
-    total = 0
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if int(entry.name) == pid:
-                total += int((entry / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            elif parent == pid:
-                total += int(resident(int(entry.name)) * 2**20)
-        except (OSError, ValueError):
-            continue
-    return total / 2**20

@@ -17,6 +17,8 @@ class Row:
         value: In ``unit``, larger or smaller being better as ``target`` says.
         p50, p99: Milliseconds; None where they say nothing.
         ratio: Ours by theirs; None for our own.
+        cpu: Processor microseconds of the server for each request: what is left to compare on a busy machine.
+        cpu_ratio: Theirs by ours; None for our own.
         target: As ``>= 35`` of the ratio, or of the value where there is no ratio; empty for none.
     """
 
@@ -28,6 +30,8 @@ class Row:
     p99: float | None = None
     ratio: float | None = None
     target: str = ""
+    cpu: float | None = None
+    cpu_ratio: float | None = None
 
     @property
     def met(self) -> bool | None:
@@ -45,9 +49,17 @@ class Row:
 
 def show(rows: Sequence[Row]) -> None:
     """Print one line for each measurement."""
-    print(f"{'case':34}{'server':12}{'value':>12} {'unit':12}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}  target")
+    print(
+        f"{'case':34}{'server':12}{'value':>12} {'unit':12}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}"
+        f"{'cpu us':>9}{'ratio':>8}  target"
+    )
     for row in rows:
-        p50, p99 = (" " * 9 if value is None else f"{value:9.2f}" for value in (row.p50, row.p99))
-        ratio = " " * 8 if row.ratio is None else f"{row.ratio:8.2f}"
+        p50, p99, cpu = (_cell(value, 9) for value in (row.p50, row.p99, row.cpu))
+        ratio, less = (_cell(value, 8) for value in (row.ratio, row.cpu_ratio))
         met = {None: "", True: "met", False: "NOT MET"}[row.met]
-        print(f"{row.case:34}{row.server:12}{row.value:12,.1f} {row.unit:12}{p50}{p99}{ratio}  {row.target} {met}")
+        value = f"{row.value:12,.1f} {row.unit:12}"
+        print(f"{row.case:34}{row.server:12}{value}{p50}{p99}{ratio}{cpu}{less}  {row.target} {met}")
+
+
+def _cell(value: float | None, width: int) -> str:
+    return " " * width if value is None else f"{value:{width}.2f}"

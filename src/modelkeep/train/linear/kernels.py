@@ -143,27 +143,30 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
     penalised = l1 > 0.0 or l2 > 0.0
     total, elapsed = 0.0, clock[0]
     for step in range(n):
-        begin, end = indptr[row], indptr[row + 1]
+        # Unsigned: else each access asks whether the place counts from the end.
+        begin, end = np.uintp(indptr[row]), np.uintp(indptr[row + 1])
         margin = table[last, 0]
         if penalised:
             for place in range(begin, end):
-                j = indices[place]
-                weight, missed = table[j, 0], elapsed - table[j, 2]
-                if missed != 0.0:
-                    table[j, 2] = elapsed
-                    if weight != 0.0:
-                        weight = caught_up(weight, missed * table[j, 3], l1, l2)
-                        table[j, 0] = weight
+                j = np.uintp(indices[place])
+                weight = caught_up(table[j, 0], (elapsed - table[j, 2]) * table[j, 3], l1, l2)
+                table[j, 0], table[j, 2] = weight, elapsed
                 margin += weight * values[place]
         else:
             for place in range(begin, end):
-                margin += table[indices[place], 0] * values[place]
+                margin += table[np.uintp(indices[place]), 0] * values[place]
         lost, slope = derivative(loss, margin, y[row])
         total += lost
         now = rate_at(rate, power, clock[1] + step)
         if slope != 0.0:
             for place in range(begin, end):
-                moved(table, indices[place], 0, slope * values[place], now, adaptive)
+                j, g = np.uintp(indices[place]), slope * values[place]
+                squares, inverse = table[j, 1] + 1.0, 1.0
+                if adaptive:
+                    squares = table[j, 1] + g * g
+                    inverse = 1.0 / math.sqrt(squares)
+                table[j, 0] -= now * g * inverse
+                table[j, 1], table[j, 3] = squares, inverse
             if bias:
                 moved(table, last, 0, slope, now, adaptive)
         elapsed += now

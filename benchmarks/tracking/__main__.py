@@ -105,7 +105,7 @@ def _database(folder: Path, kind: str) -> Iterator[str]:
 
 def judged(row: Row, us: float, peers: Sequence[float]) -> dict[str, object]:
     """One line: our figure, the peer's best, how often better, and whether that is what was aimed at."""
-    more = row.unit == "/s"
+    more = row.unit.endswith("/s")
     best = (max(peers) if more else min(peers)) if peers else None
     ratio = None if best is None else (us / best if more else best / us)
     met = us <= row.below if row.below else (ratio is not None and ratio >= row.times)

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import httpx
 
+from benchmarks.tracking import files
 from benchmarks.tracking.fill import START
 from benchmarks.tracking.load import get, post
 from benchmarks.tracking.servers import Server
@@ -72,7 +73,7 @@ class Row:
     """One line of the table.
 
     Attributes:
-        unit: ``/s`` where more is better; ``ms`` or ``MB`` where less is.
+        unit: ``/s`` and ``MB/s`` where more is better; ``ms`` or ``MB`` where less is.
         times: How often better than the peer it must be; 0 when ``below`` says what it must be.
     """
 
@@ -279,6 +280,10 @@ ROWS = [
     Row("history", "history of 100,000 points", "ms", history, 15),
     Row("versions", "registry: create versions, 8 clients", "/s", versions, 40),
     Row("models", "registry: search models", "ms", search_models, 20),
+    Row("file_up", "10 KB artifacts up, 8 clients", "/s", files.small_up, 4),
+    Row("file_down", "10 KB artifacts down, 8 clients", "/s", files.small_down, 50),
+    Row("large_up", "artifact of 500 MB up", "MB/s", files.large_up, 1),
+    Row("large_down", "artifact of 500 MB down", "MB/s", files.large_down, 1),
     Row("start", "start until /health answers", "ms", started, below=800),
     Row("memory", "memory at rest, all processes", "MB", memory, below=200),
 ]

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import psutil
@@ -71,15 +72,15 @@ def holds_inside(file: str, *, must: bool = False) -> None:
     path = str(TESTS / "engines" / file)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", path]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = run_apart(command, seconds=170, must=must, env=env, cwd=TESTS.parent)
+    done = run_apart(command, seconds=400, must=must, env=env, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-8000:]
     assert " passed" in done.stdout
 
 
 @contextlib.contextmanager
-def ray_cluster(folder: Path) -> Iterator[Cluster]:
-    """Two nodes of one core each. Only in a network of its own."""
-    env = {**_env(), "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
+def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Cluster]:
+    """Two nodes of one core each, with ``more`` in their environment. Only in a network of its own."""
+    env = {**_env(), **more, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
     ray = [
         sys.executable,
         "-c",
@@ -102,10 +103,10 @@ def ray_cluster(folder: Path) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def dask_cluster(folder: Path) -> Iterator[Cluster]:
+def dask_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Cluster]:
     """A scheduler and two workers of one thread each."""
     port = _free_port()
-    env = {**_env(), "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    env = {**_env(), **more, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
     with _processes(folder, env) as start:
         start(dask("scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"))
         _listening("127.0.0.1", port)
@@ -125,7 +126,7 @@ def dask_worker(port: int, folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def spark_cluster(folder: Path) -> Iterator[Cluster]:
+def spark_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Cluster]:
     """A standalone master and two workers of one core each; everything listens on this machine only."""
     import pyspark
 
@@ -143,6 +144,7 @@ def spark_cluster(folder: Path) -> Iterator[Cluster]:
     port = _free_port()
     env = {
         **_env(),
+        **more,
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_DAEMON_MEMORY": "128m",
         "PYSPARK_PYTHON": sys.executable,

@@ -9,14 +9,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conformance.engine import EngineSuite, RemoteSuite
+from conformance.engine import DeclaredSuite, EngineSuite, RemoteSuite
 from engines.clusters import dask_cluster, wait_for
 from modelkeep.engines.opening import open_engine
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with dask_cluster(tmp_path_factory.mktemp("dask")) as cluster:
+def cluster(tmp_path_factory, object_store):
+    with dask_cluster(tmp_path_factory.mktemp("dask"), object_store.environment) as cluster:
         yield cluster
 
 
@@ -30,6 +30,10 @@ def opened(address):
     with open_engine(address, limit=60) as engine:
         wait_for(lambda: engine.count() == 2)
         yield engine
+
+
+class TestDeclared(DeclaredSuite):
+    pass
 
 
 class TestCluster(EngineSuite, RemoteSuite):

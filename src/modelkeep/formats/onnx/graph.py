@@ -54,6 +54,21 @@ class Exported:
     outputs: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Neighbouring columns of a matrix.
+
+    Attributes:
+        name: Codes [rows], int64, of which these columns are the indicators; or the columns themselves.
+        width: How many columns.
+        coded: Whether ``name`` holds codes. A code of ``width`` or more is no column's: all zeros.
+    """
+
+    name: str
+    width: int
+    coded: bool
+
+
 class Graph:
     """A graph under construction. Constants are kept once; nodes nobody needs are left out at the end."""
 
@@ -61,6 +76,7 @@ class Graph:
         self.nodes: list[NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._initializers: dict[str, TensorProto] = {}
+        self._blocks: dict[str, tuple[Block, ...]] = {}
         self._count = 0
         self.domains = {"": OPSET, ML: ML_OPSET}
 
@@ -109,19 +125,52 @@ class Graph:
         """One column of a matrix as a vector: [rows]."""
         return self.op("Gather", x, self.const(np.asarray(index, np.int64)), axis=1)
 
-    def concat(self, parts: Sequence[str]) -> str:
-        """Matrices side by side."""
-        return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=1)
+    def concat(self, parts: Sequence[str], widths: Sequence[int] = ()) -> str:
+        """Matrices side by side; with their widths it is remembered which columns are indicators."""
+        made = parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=1)
+        if any(part in self._blocks for part in parts):
+            dense = (Block(part, width, False) for part, width in zip(parts, widths, strict=True))
+            self._blocks[made] = tuple(
+                block for whole in dense for block in self._blocks.get(whole.name, (whole,))
+            )
+        return made
+
+    def indicators(self, codes: Sequence[tuple[str, int]]) -> str:
+        """Codes (int64 [rows], not negative), each as that many indicator columns, side by side: float64.
+
+        A code out of range is all zeros.
+        """
+        values = self.const(np.array([0.0, 1.0], np.float32))
+        made = [self.op("OneHot", code, self.const(np.array(width, np.int64)), values) for code, width in codes]
+        matrix = self.double(self.concat(made))
+        self._blocks[matrix] = tuple(Block(code, width, True) for code, width in codes)
+        return matrix
 
     def double(self, x: str) -> str:
         """Cast to float64."""
         return self.op("Cast", x, to=DOUBLE)
 
     def affine(self, x: str, weights: npt.ArrayLike, bias: npt.ArrayLike) -> str:
-        """``x @ weights + bias`` in float64; weights (in, out), bias (out,)."""
+        """``x @ weights + bias`` in float64; weights (in, out), bias (out,).
+
+        Indicators are not made: their rows of the weights are looked up, so that a row costs what it holds and not
+        how many categories or buckets there are.
+        """
         w = np.asarray(weights, np.float64)
-        b = np.asarray(bias, np.float64).reshape(-1)
-        return self.op("Gemm", x, self.const(w), self.const(np.broadcast_to(b, (w.shape[1],))))
+        b = self.const(np.broadcast_to(np.asarray(bias, np.float64).reshape(-1), (w.shape[1],)))
+        if x not in self._blocks:
+            return self.op("Gemm", x, self.const(w), b)
+        total, start, none = b, 0, np.zeros((1, w.shape[1]))
+        for block in self._blocks[x]:
+            rows = w[start : start + block.width]
+            start += block.width
+            if block.coded:
+                last = self.const(np.array(block.width, np.int64))
+                found = self.op("Gather", self.const(np.vstack([rows, none])), self.op("Min", block.name, last))
+            else:
+                found = self.op("MatMul", block.name, self.const(rows))
+            total = self.op("Add", total, found)
+        return total
 
     def sum_rows(self, x: str, *, keep: bool = True) -> str:
         """Sum over the columns of each row."""

@@ -71,3 +71,13 @@ def test_patients_are_numbered(prepare: Prepare, tmp_path: Path) -> None:
     assert table["patient"].to_pylist() == list(range(1, 443))
     assert table.schema.names[-1] == "progression"
     assert (pc.min(table["progression"]).as_py(), pc.max(table["progression"]).as_py()) == (25, 346)
+
+
+def test_clicks_are_the_same_each_time_and_made_once(prepare: Prepare, tmp_path: Path) -> None:
+    clicks = prepare("bigdata")
+    made = clicks.write(tmp_path, 2_500, each=1_000)
+    assert [pq.read_metadata(path).num_rows for path in made] == [1_000, 1_000, 500]
+    marks = [path.stat().st_mtime_ns for path in made]
+    assert [path.stat().st_mtime_ns for path in clicks.write(tmp_path, 2_500, each=1_000)] == marks
+    assert pq.read_table(made[1]).equals(clicks.part(1, 1_000))
+    assert not pq.read_table(made[0])["site"].equals(pq.read_table(made[1])["site"])

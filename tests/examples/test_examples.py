@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from forks import Forks
@@ -130,3 +131,13 @@ def test_boosting_must_show_that_it_is_better(copied: Callable[[str], Folder]) -
     assert [route["version"] for route in show["endpoints"][0]["routes"]] == [1]
     (refused,) = folder.run("events", "list", "--kind", "version.refused")["events"]
     assert refused["data"]["failed"] == ["rmse <= champion.rmse"]
+
+
+@pytest.mark.slow
+def test_a_click_log_is_learnt_from_in_parts(copied: Callable[[str], Folder]) -> None:
+    folder = copied("bigdata")
+    folder.follow()
+    (made,) = folder.run("show", "clicks")["versions"]
+    assert made["metrics"]["log_loss"] < 0.42  # 0.44 is what the rate of clicks alone gives
+    scored = [pq.read_metadata(path).num_rows for path in (folder.path / "scored").rglob("*.parquet")]
+    assert sum(scored) == 200_000

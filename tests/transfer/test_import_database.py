@@ -82,6 +82,21 @@ def test_again_copies_nothing_twice(home: Keep, sqlite_source: dict[str, Any]) -
     assert counts(home) == {**before, "events": 3}
 
 
+def _ask_later(uri: str, dataset: str) -> None:
+    """Merge two records into an evaluation dataset, one of them new; datasets ask the server that is set."""
+    import mlflow
+    from mlflow.genai.datasets import get_dataset
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        get_dataset(dataset_id=dataset).merge_records(
+            [{"inputs": {"question": "none"}, "tags": {"now": "tagged"}}, {"inputs": {"question": "late"}}]
+        )
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 def test_later_only_what_is_new_is_copied(home: Keep, sqlite_source: dict[str, Any], tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -97,13 +112,10 @@ def test_later_only_what_is_new_is_copied(home: Keep, sqlite_source: dict[str, A
     client.log_metric(sqlite_source["child"], "late", 2.5, step=7, timestamp=70)
     client.set_experiment_tag(sqlite_source["work"], "team", "moved")
     client.set_registered_model_alias("flüge", "champion", "1")
-    from mlflow.genai.datasets import get_dataset
-
-    get_dataset(dataset_id=sqlite_source["dataset"]).merge_records(
-        [{"inputs": {"question": "none"}, "tags": {"now": "tagged"}}, {"inputs": {"question": "late"}}]
-    )
+    _ask_later(f"sqlite:///{copy}", sqlite_source["dataset"])
     report = bring(home, f"sqlite:///{copy}")
     assert report.unchanged["runs"] == 0
+    assert report.checked.records == 4
     assert report.checked.faults == []
     with answering(home) as address:
         assert describe(address) == describe(f"sqlite:///{copy}")

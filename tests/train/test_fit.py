@@ -25,6 +25,11 @@ from modelkeep.train.training import to_frame
 HERE = Path(__file__).parent
 CLASSIFIERS = [name for name in FAMILIES if "classification" in FAMILIES[name].classes]
 REGRESSORS = [name for name in FAMILIES if "regression" in FAMILIES[name].classes]
+SMALL = {
+    **{name: {"n_estimators": 20} for name in ("random_forest", "extra_trees", "gradient_boosting")},
+    "hist_gradient_boosting": {"max_iter": 20},
+}
+"""Enough trees to learn what these tests ask."""
 
 
 def run(problem, **train) -> Fitted:
@@ -46,8 +51,7 @@ def test_the_short_names_are_those_of_the_declaration():
 @pytest.mark.parametrize("kind", ["bool", "str", "int"])
 def test_every_classifier_learns_and_keeps_the_labels_type(problem, name, kind):
     given = problem(400, target=kind)
-    params = {"n_estimators": 20} if "forest" in name or name in ("extra_trees", "gradient_boosting") else {}
-    fitted = run(given, algorithm=name, params=params, task="classification")
+    fitted = run(given, algorithm=name, params=SMALL.get(name, {}), task="classification")
     expected = {"bool": (False, True), "str": ("early", "late"), "int": (0, 1, 2)}[kind]
     assert fitted.classes == expected
     assert {type(value) for value in fitted.classes} == {type(expected[0])}
@@ -63,8 +67,8 @@ def test_every_classifier_learns_and_keeps_the_labels_type(problem, name, kind):
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_every_regressor_learns(problem, name):
     given = problem(500, target="float")
-    params = {"alpha": 0.01} if name == "lasso" else {"max_iter": 500} if name == "mlp" else {}
-    fitted = run(given, algorithm=name, params=params)
+    params = {**SMALL, "gradient_boosting": {}, "lasso": {"alpha": 0.01}, "mlp": {"max_iter": 500}}
+    fitted = run(given, algorithm=name, params=params.get(name, {}))
     assert fitted.task == "regression"
     assert fitted.metric == "rmse"
     assert evaluate("r2", given.table["y"].to_numpy(), said(fitted, given)) > 0.6
@@ -105,15 +109,19 @@ def test_isolation_forest_needs_no_target(problem):
 
 def test_equal_seeds_give_equal_models(problem):
     given = problem(400)
-    one, two = (said(run(given, algorithm="random_forest", seed=3), given).probability for _ in range(2))
-    other = said(run(given, algorithm="random_forest", seed=4), given).probability
+
+    def seeded(seed: int):
+        fitted = run(given, algorithm="random_forest", params=SMALL["random_forest"], seed=seed)
+        return said(fitted, given).probability
+
+    one, two, other = seeded(3), seeded(3), seeded(4)
     assert (one == two).all()
     assert (one != other).any()
 
 
 def test_the_fit_equals_plain_scikit_learn(problem):
     given = problem(500)
-    fitted = run(given, algorithm="hist_gradient_boosting")
+    fitted = run(given, algorithm="hist_gradient_boosting", params=SMALL["hist_gradient_boosting"])
     frame = given.table.select(given.inputs).to_pandas()
     plain = Pipeline([("features", clone(given.transformer)), ("model", clone(fitted.pipeline[-1]))])
     plain[0].sparse_threshold = 0

@@ -26,10 +26,10 @@ def address(keep: Keep) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
-def light(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
-    """The address of a server over SQLite only, for what no database changes."""
-    with home(sqlite_url, tmp_path) as keep, answering(keep) as found:
+@pytest.fixture(scope="module")
+def light(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a module's server over SQLite only, for what no database changes. Tests make own runs."""
+    with served("sqlite", request, tmp_path_factory.mktemp("light")) as (_, found):
         yield found
 
 

@@ -171,7 +171,12 @@ def test_log_model_and_autolog_and_loading_back(light: str) -> None:
     model = LogisticRegression().fit(x, y)
     with mlflow.start_run():
         info = mlflow.sklearn.log_model(
-            model, name="model", registered_model_name="sk", input_example=x[:2], serialization_format="skops"
+            model,
+            name="model",
+            registered_model_name="sk",
+            input_example=x[:2],
+            serialization_format="skops",
+            pip_requirements=["scikit-learn"],  # autolog below finds them out itself, in seconds
         )
     mlflow.MlflowClient().set_registered_model_alias("sk", "champion", 1)
     for uri in (info.model_uri, "models:/sk@champion", "models:/sk/1"):

@@ -199,15 +199,15 @@ def test_values_no_database_can_hold_are_told_and_harm_no_other(address: str) ->
     assert found.status_code in (200, 400)
 
 
-def test_health_answers_before_the_pages_are_loaded_and_they_come_when_asked(light: str) -> None:
-    raw = Raw(light)
+def test_health_answers_before_the_pages_are_loaded_and_they_come_when_asked(address: str) -> None:
+    raw = Raw(address)
     raw.send(f"GET /health HTTP/1.1\r\nHost: {raw.host}\r\n\r\n".encode())
     assert raw.socket.recv(1000).endswith(b"\r\n\r\nOK")
     raw.socket.close()
     answers: list[int] = []
     asking = [
         threading.Thread(
-            target=lambda: answers.append(httpx.get(f"{light}/api/modelkeep/openapi.json").status_code)
+            target=lambda: answers.append(httpx.get(f"{address}/api/modelkeep/openapi.json").status_code)
         )
         for _ in range(4)
     ]

@@ -252,7 +252,7 @@ def test_files_go_with_their_experiment(place_of_all: Site, told: dict[str, Any]
     root = "/api/2.0/mlflow-artifacts/artifacts"
     for who, may in (("nobody", ""), ("reader", "r"), ("writer", "rw")):
         for owner in ("mine", "theirs"):
-            things = told[owner]
+            things, presigned = told[owner], "/api/2.0/mlflow/artifacts/presigned"
             allowed = may if owner == "mine" else ""
             asked = [
                 ("r", "GET", f"{root}/{things['files']}/f.txt", {}),
@@ -266,6 +266,9 @@ def test_files_go_with_their_experiment(place_of_all: Site, told: dict[str, Any]
                     f"/api/2.0/mlflow-artifacts/mpu/create/{things['files']}",
                     {"json": {"path": "h", "num_parts": 1}},
                 ),
+                ("r", "GET", f"/api/2.0/mlflow-artifacts/presigned/{things['files']}/f.txt", {}),
+                ("r", "POST", f"{presigned}-download-url", {"json": {"run_id": things["run"], "path": "f.txt"}}),
+                ("w", "POST", f"{presigned}-upload-url", {"json": {"run_id": things["run"], "path": "h.txt"}}),
                 ("w", "DELETE", f"{root}/{things['files']}/g.txt", {}),
             ]
             for right, method, path, options in asked:
@@ -275,6 +278,21 @@ def test_files_go_with_their_experiment(place_of_all: Site, told: dict[str, Any]
                 else:
                     assert answer.status_code == 403, (who, method, path, answer.text)
                     assert b"secret" not in answer.content
+
+
+def test_a_presigned_url_is_enough_for_its_file(place_of_all: Site, told: dict[str, Any]) -> None:
+    run, presigned = told["mine"]["run"], "/api/2.0/mlflow/artifacts/presigned"
+    up = place_of_all.ask(
+        "writer", "POST", f"{presigned}-upload-url", json={"run_id": run, "path": "p.txt"}
+    ).json()
+    assert place_of_all.ask("", "PUT", up["presigned_url"], content=b"signed").status_code == 200
+    down = place_of_all.ask(
+        "reader", "POST", f"{presigned}-download-url", json={"run_id": run, "path": "p.txt"}
+    ).json()
+    assert place_of_all.ask("", "GET", down["presigned_url"]).content == b"signed"
+    assert place_of_all.ask("", "DELETE", down["presigned_url"]).status_code == 401
+    assert place_of_all.ask("", "GET", down["presigned_url"].replace("signed/", "signed/A")).status_code == 400
+    assert place_of_all.ask("", "POST", f"{presigned}-download-url", json={"run_id": run}).status_code == 401
 
 
 def test_a_version_cannot_be_made_of_what_one_may_not_read(place_of_all: Site, told: dict[str, Any]) -> None:

@@ -107,6 +107,18 @@ def _parts(here: Site, shape: str, made: dict[str, str]) -> httpx.Response:
 
 
 ENTRANCES: dict[str, Ask] = {
+    "presigned upload": lambda here, shape, made: here.ask(
+        "root",
+        "POST",
+        "/api/2.0/mlflow/artifacts/presigned-upload-url",
+        json={"run_id": made["run"], "path": shape},
+    ),
+    "presigned download": lambda here, shape, made: here.ask(
+        "root",
+        "POST",
+        "/api/2.0/mlflow/artifacts/presigned-download-url",
+        json={"run_id": made["run"], "path": shape},
+    ),
     "create experiment": lambda here, shape, made: here.mlflow(
         "root", "POST", "experiments/create", name=f"e{hash(shape)}", artifact_location=shape
     ),

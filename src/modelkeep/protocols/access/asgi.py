@@ -26,8 +26,8 @@ LET_IN = "modelkeep.pass"
 """Where a scope carries the ``Pass`` of its request."""
 
 
-_PRESIGNED = re.compile(r"/(ajax-)?api/[0-9.]+/mlflow-artifacts/mpu/part/")
-"""Below this a sealed id lets in, as a presigned URL of an object store does: clients send no credentials."""
+_PRESIGNED = re.compile(r"/(ajax-)?api/[0-9.]+/mlflow-artifacts/(mpu/part|signed)/")
+"""Below this a sealed URL lets in, as one of an object store does: clients send no credentials."""
 
 _asking: ContextVar[Principal | None] = ContextVar("asking", default=None)
 
@@ -91,7 +91,7 @@ class Guarded:
             return
         enter(None)  # the task may have begun in the context of somebody else's request
         need, parameters = self._need(scope)
-        if need is INSIDE and scope["method"] == "PUT" and _PRESIGNED.match(scope["path"]):
+        if need is INSIDE and scope["method"] in ("GET", "PUT") and _PRESIGNED.match(scope["path"]):
             need = PUBLIC
         refusal = await self._refusal(scope, need, parameters)
         if refusal is not None:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from starlette.types import Message, Receive, Scope, Send
 
 from modelkeep.core.errors import Invalid
+from modelkeep.core.ports import BlobStore
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.access.door import Doorkeeper
 from modelkeep.protocols.mlflow import model_versions, shapes, traces_files, wire
@@ -50,7 +51,7 @@ class Artifacts:
 
     async def proxy(self, scope: Scope, receive: Receive, send: Send) -> tuple[int, bytes] | None:
         """Answer below ``mlflow-artifacts/artifacts``; a body to send, or None when it was sent."""
-        method, path = scope["method"], _below(scope)
+        method, path = scope["method"], below(scope, _PREFIX)
         if not path:
             if method == "GET":
                 return 200, await self._list_proxied(_query(scope).get("path", ""))
@@ -63,7 +64,7 @@ class Artifacts:
             await asyncio.wrap_future(self._keep.db.submit(lambda conn: artifacts.remove(conn, owner, inner)))
             return 200, b"{}"
         if method == "GET":
-            await self._send(await self.look(lambda conn: self._located(conn, path)), path, scope, send)
+            await self.send(await self.look(lambda conn: self.located(conn, path)), path, scope, send)
             return None
         raise Invalid(f"{method} is not offered on artifacts")
 
@@ -77,7 +78,7 @@ class Artifacts:
             owner, root = self._owner(conn, said)
             return artifacts.find(conn, self._keep.blobs, owner, f"{root}/{path}" if root else path)
 
-        await self._send(await self.look(look), path, scope, send)
+        await self.send(await self.look(look), path, scope, send)
 
     async def of_trace(self, scope: Scope, send: Send) -> tuple[int, bytes] | None:
         """Spans of a trace (``request_id``) as ``traces.json``, or one of its attachments (``path``).
@@ -99,7 +100,7 @@ class Artifacts:
         found = await self.look(look)
         if isinstance(found, bytes):
             return 200, found
-        await self._send(found, path or traces_files.FILE, scope, send)
+        await self.send(found, path or traces_files.FILE, scope, send)
         return None
 
     async def listing(self, scope: Scope, model_id: str = "") -> bytes:
@@ -121,7 +122,8 @@ class Artifacts:
 
         return wire.encode(await self.look(look))
 
-    def _located(self, conn: Connection, path: str) -> tuple[str, int]:
+    def located(self, conn: Connection, path: str) -> tuple[str, int]:
+        """Digest and size of the file that a path of the proxy names, if whoever asks may read it."""
         owner, inner = self.locate(conn, path, "read")
         return artifacts.find(conn, self._keep.blobs, owner, inner)
 
@@ -136,6 +138,12 @@ class Artifacts:
     def locate(self, conn: Connection, path: str, right: str = "write") -> tuple[Owner, str]:
         """Whose file a path of the proxy names, if whoever asks has the right to it; the path below its root."""
         return self._keeper.locate(conn, path, right)
+
+    def root(self, conn: Connection, said: dict[str, str]) -> str:
+        """The proxy's path of the files of a run or logged model. ``Refused`` when they are not kept here."""
+        uri = _uri(conn, said)
+        artifacts.of_uri(conn, uri)
+        return uri.removeprefix(artifacts.SCHEME).strip("/")
 
     def _owner(self, conn: Connection, said: dict[str, str]) -> tuple[Owner, str]:
         """Whose files a run, logged model or version has, if whoever asks may read them; and where below."""
@@ -164,7 +172,7 @@ class Artifacts:
 
         owner, inner = await self.look(check)
         digest, size = await self.keep(receive)
-        await self._attach(owner, inner, digest, size)
+        await self.attach(owner, inner, digest, size)
 
     async def keep(self, receive: Receive) -> tuple[str, int]:
         """Store a request's body as it comes; its digest and size, once it is durable."""
@@ -185,18 +193,21 @@ class Artifacts:
         blobs = self._keep.blobs
         joined = io.BufferedReader(_Chain(blobs.open(digest) for digest, _ in parts), PART)
         digest = await asyncio.get_running_loop().run_in_executor(self._pool, blobs.put, joined)
-        await self._attach(owner, inner, digest, sum(size for _, size in parts))
+        await self.attach(owner, inner, digest, sum(size for _, size in parts))
 
-    async def _attach(self, owner: Owner, path: str, digest: str, size: int) -> None:
+    async def attach(self, owner: Owner, path: str, digest: str, size: int) -> None:
+        """Put a stored file in its place."""
         await asyncio.wrap_future(
             self._keep.db.submit(lambda conn: artifacts.put(conn, owner, path, digest, size))
         )
 
-    def now(self) -> float:
-        """Seconds since 1970 UTC."""
-        return self._keep.clock.now()
+    @property
+    def blobs(self) -> BlobStore:
+        """Where the bytes are."""
+        return self._keep.blobs
 
-    async def _send(self, found: tuple[str, int], path: str, scope: Scope, send: Send) -> None:
+    async def send(self, found: tuple[str, int], path: str, scope: Scope, send: Send) -> None:
+        """Send a file, given its digest and size, or the part of it that ``Range`` asks for."""
         digest, size = found
         start, stop, status = 0, size, 200
         asked = next((value for name, value in scope["headers"] if name == b"range"), None)
@@ -326,10 +337,10 @@ def _file(entry: Entry, path: str) -> dict[str, Any]:
     return {"path": path, "is_dir": False, "file_size": entry.size}
 
 
-def _below(scope: Scope) -> str:
-    """The path below the proxy's root, decoded once from what was sent. Raises ``Invalid``."""
+def below(scope: Scope, prefix: bytes) -> str:
+    """The path below a root of the proxy, decoded once from what was sent. Raises ``Invalid``."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    rest = raw.partition(_PREFIX)[2]
+    rest = raw.partition(prefix)[2]
     if rest in (b"", b"/"):
         return ""
     try:

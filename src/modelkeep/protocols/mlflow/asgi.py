@@ -1,10 +1,10 @@
-"""Bodies through ASGI: a request's read whole, an answer's sent whole."""
+"""Through ASGI: a request's body read whole, an answer's sent whole, the address that was asked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from modelkeep.core.errors import Invalid
 
@@ -33,3 +33,9 @@ async def send(to: Send, status: int, body: bytes, headers: Sequence[tuple[bytes
     length = (b"content-length", str(len(body)).encode())
     await to({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await to({"type": "http.response.body", "body": body})
+
+
+def root(scope: Scope) -> str:
+    """The server's address as the client knows it."""
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+    return f"{scope['scheme']}://{host}"

@@ -8,20 +8,17 @@ presigned URL of an object store is.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import re
-import secrets
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from modelkeep.core.errors import Invalid, Refused
 from modelkeep.protocols.mlflow import asgi, wire
 from modelkeep.protocols.mlflow.artifacts import Artifacts
+from modelkeep.protocols.mlflow.sealed import Seals
 from modelkeep.registry import artifacts
 
 MOST_PARTS = 10_000
@@ -61,11 +58,12 @@ class Multipart:
 
     Args:
         files: Where artifacts are kept.
+        seals: What makes ids that nobody else can make.
     """
 
-    def __init__(self, files: Artifacts) -> None:
+    def __init__(self, files: Artifacts, seals: Seals) -> None:
         self._files = files
-        self._key = secrets.token_bytes(32)
+        self._seals = seals
 
     async def answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ``path`` begins with ``mlflow-artifacts/mpu/``."""
@@ -93,11 +91,8 @@ class Multipart:
         if not 1 <= asked.num_parts <= MOST_PARTS:
             raise Invalid(f"num_parts is {asked.num_parts}, expected 1 to {MOST_PARTS}")
         await self._files.look(lambda conn: artifacts.writable(*self._files.locate(conn, file)))
-        said = {"file": file, "until": self._files.now() + LIFETIME, "nonce": secrets.token_hex(8)}
-        body = base64.urlsafe_b64encode(msgspec.json.encode(said)).decode()
-        upload = f"{body}.{self._seal(body)}"
-        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
-        root = f"{scope['scheme']}://{host}/api/2.0/{_ROOT}part/{upload}"
+        upload = self._seals.token({"file": file}, LIFETIME)
+        root = f"{asgi.root(scope)}/api/2.0/{_ROOT}part/{upload}"
         parts = [
             {"url": f"{root}/{number}", "part_number": number, "headers": {}}
             for number in range(1, asked.num_parts + 1)
@@ -109,7 +104,7 @@ class Multipart:
         self._opened(upload)
         digest, size = await self._files.keep(receive)
         named = f"{digest}-{size}"
-        tag = f'"{named}-{self._seal(f"{upload}/{number}/{named}")}"'.encode()
+        tag = f'"{named}-{self._seals.mark(f"{upload}/{number}/{named}")}"'.encode()
         await asgi.send(send, 200, b"", ((b"etag", tag),))
 
     async def _complete(self, file: str, asked: Complete) -> None:
@@ -120,7 +115,7 @@ class Multipart:
         for part in parts:
             said = _TAG.match(part.etag)
             named = f"{said[1]}-{said[2]}" if said else ""
-            sealed = self._seal(f"{asked.upload_id}/{part.part_number}/{named}")
+            sealed = self._seals.mark(f"{asked.upload_id}/{part.part_number}/{named}")
             if said is None or not hmac.compare_digest(said[3], sealed):
                 raise Invalid(
                     f"parts[{part.part_number - 1}].etag: is not what this upload's part was answered with"
@@ -129,16 +124,7 @@ class Multipart:
         await self._files.join(file, found)
 
     def _opened(self, upload: str) -> dict[str, Any]:
-        body, _, seal = upload.partition(".")
-        if not hmac.compare_digest(seal.encode(), self._seal(body).encode()):
-            raise Invalid("upload_id: is of no upload that this server has begun", hint="begin it again")
-        said: dict[str, Any] = msgspec.json.decode(base64.urlsafe_b64decode(body))
-        if said["until"] < self._files.now():
-            raise Invalid("upload_id: this upload was begun too long ago", hint="begin it again")
-        return said
-
-    def _seal(self, text: str) -> str:
-        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:32]
+        return self._seals.opened(upload, "upload_id", "upload")
 
 
 def _file(folder: str, local: str) -> str:

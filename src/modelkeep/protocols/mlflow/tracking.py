@@ -39,6 +39,8 @@ from modelkeep.protocols.mlflow import (
 from modelkeep.protocols.mlflow.artifacts import Artifacts
 from modelkeep.protocols.mlflow.hot import Answers, refusal
 from modelkeep.protocols.mlflow.multipart import Multipart
+from modelkeep.protocols.mlflow.presigned import PRESIGNED, SIGNED, Presigned
+from modelkeep.protocols.mlflow.sealed import Seals
 from modelkeep.protocols.mlflow.wire import Operation
 from modelkeep.protocols.openapi import Described
 from modelkeep.protocols.respond import Later
@@ -46,7 +48,7 @@ from modelkeep.registry.experiments import ensure_default
 from modelkeep.serve.http import Handler, Head, Sink
 from modelkeep.store.writer import Mergeable
 
-_UNBUILT = "gateway issues label-schemas presigned prompt-optimization review-queues scorers workspaces"
+_UNBUILT = "gateway issues label-schemas prompt-optimization review-queues scorers workspaces"
 """Parts of MLflow's API that are not built."""
 
 OPERATIONS: Sequence[Operation] = (
@@ -64,8 +66,14 @@ OPERATIONS: Sequence[Operation] = (
 )
 _VERSIONS = ("2.0", "2.11", "3.0")
 _ROOTS = tuple(f"/{root}/{version}" for root in ("api", "ajax-api") for version in _VERSIONS)
-_PROXIED = ("mlflow-artifacts/artifacts", "mlflow-artifacts/mpu/")
-_FILES = ("get-artifact", "mlflow/get-trace-artifact", "mlflow/artifacts/list", "/artifacts/directories")
+_PROXIED = ("mlflow-artifacts/artifacts", "mlflow-artifacts/mpu/", PRESIGNED, SIGNED)
+_FILES = (
+    "load-url",
+    "get-artifact",
+    "mlflow/get-trace-artifact",
+    "mlflow/artifacts/list",
+    "/artifacts/directories",
+)
 _JSON = (b"content-type", b"application/json")
 _INFO = wire.encode(
     {
@@ -74,8 +82,8 @@ _INFO = wire.encode(
         "trace_archival_enabled": False,
         "multipart_uploads_enabled": False,
         "multipart_downloads_enabled": False,
-        "presigned_upload_run_id_supported": False,
-        "presigned_upload_model_id_supported": False,
+        "presigned_upload_run_id_supported": True,
+        "presigned_upload_model_id_supported": True,
         "features_enabled": [],
     }
 )
@@ -95,7 +103,9 @@ class Door:
         self._keep = keep
         self._keeper = Doorkeeper(guard)
         self._artifacts = Artifacts(keep, self._keeper)
-        self._multipart = Multipart(self._artifacts)
+        seals = Seals(keep.clock.now)
+        self._multipart = Multipart(self._artifacts, seals)
+        self._presigned = Presigned(self._artifacts, seals)
         self._answers = Answers(keep.db)
         self._fixed: dict[tuple[bytes, bytes], Handler] = {}
         self._shaped: dict[tuple[str, int], list[tuple[list[str], Operation]]] = {}
@@ -190,8 +200,14 @@ class Door:
             answer: tuple[int, bytes] | None = None
             if path.startswith("mlflow-artifacts/mpu/"):
                 await self._multipart.answer(path, scope, receive, send)
+            elif path.startswith(SIGNED):
+                await self._presigned.answer(path.removeprefix(SIGNED), scope, receive, send)
+            elif path.startswith(PRESIGNED):
+                answer = 200, await self._presigned.of_path(scope)
             elif path.startswith("mlflow-artifacts/"):
                 answer = await self._artifacts.proxy(scope, receive, send)
+            elif path.endswith("load-url"):
+                answer = 200, await self._presigned.create(scope, receive)
             elif path.endswith("get-trace-artifact"):
                 answer = await self._artifacts.of_trace(scope, send)
             elif path.endswith("get-artifact"):

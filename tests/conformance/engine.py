@@ -1,77 +1,38 @@
-"""What every engine promises. Subclass ``EngineSuite`` with an ``engine`` fixture; all its tests must pass.
-
-The functions stand at the top of this module because engines send them to other processes by name.
-"""
+"""What every engine promises. Subclass ``EngineSuite`` with an ``engine`` fixture; all its tests must pass."""
 
 from __future__ import annotations
 
 import importlib
-import os
-import signal
 import sys
-import time
 import traceback
 from functools import partial
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from modelkeep.app.wiring import open_keep
-from modelkeep.core.errors import Invalid, ModelkeepError, Problem, Refused, Unavailable, UserCodeFailed
+from conformance.parts import (
+    add,
+    begin,
+    die,
+    die_once,
+    divide,
+    fail_as_user,
+    mebibytes,
+    refuse,
+    rows,
+    slow_when_small,
+    slowly,
+    square,
+    total,
+    wait_for_second,
+    widen,
+)
+from modelkeep.core.errors import Invalid, ModelkeepError, Refused, Unavailable, UserCodeFailed
 from modelkeep.core.plugins import load_function
-from modelkeep.data import pieces
 from modelkeep.engines.opening import open_engine
-from modelkeep.lifecycle.apply import apply
 from modelkeep.spec.declaration import Resources
-from small import Project
-
-
-def square(value: int) -> int:
-    return value * value
-
-
-def slow_when_small(value: int) -> int:
-    time.sleep(0.05 if value < 2 else 0.0)
-    return value
-
-
-def add(left: int, right: int) -> int:
-    return left + right
-
-
-def widen(left: tuple[int, int], right: tuple[int, int]) -> tuple[int, int]:
-    return min(left[0], right[0]), max(left[1], right[1])
-
-
-def divide(value: int) -> float:
-    return 1 / value
-
-
-def refuse(value: int) -> int:
-    if value == 2:
-        raise Invalid([Problem("rows[2]", "is wrong"), Problem("rows[3]", "too")], hint="mend it")
-    return value
-
-
-def fail_as_user(value: int) -> int:
-    raise UserCodeFailed("the user's function failed", traceback=f"line {value}")
-
-
-def total(handle, index: int) -> float:
-    return float(np.sum(handle()[index::2]))
-
-
-def rows(handle, column: str) -> int:
-    return int(handle().column(column).length())
-
-
-def begin(folder: str, value: int) -> int:
-    (Path(folder) / str(value)).touch()
-    time.sleep(0.05)
-    return value
 
 
 class Steps:
@@ -175,40 +136,6 @@ class EngineSuite:
         assert list(engine.map(square, [3])) == [9]
 
 
-def die_once(folder: str, value: int) -> int:
-    """Kills its worker the first time it sees 3."""
-    mark = Path(folder) / "died"
-    if value == 3 and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return value
-
-
-def die(value: int) -> int:
-    if value == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return value
-
-
-def wait_for_second(folder: str, value: int) -> int:
-    """The first copy of 5 waits for a second, and would wait for a minute."""
-    mark, second = Path(folder) / "first", Path(folder) / "second"
-    if value != 5:
-        return value
-    if mark.exists():
-        second.touch()
-        return value
-    mark.touch()
-    until = time.monotonic() + 60
-    while not second.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    return value if second.exists() else -1
-
-
-def mebibytes(count: int) -> bytes:
-    return bytes(count << 20)
-
-
 class LostWorkerSuite:
     """For engines whose workers are processes of their own."""
 
@@ -234,11 +161,6 @@ class LostWorkerSuite:
         assert len(engine.pack(partial(total, handle), 0).content) < 2_000
         assert list(engine.map(partial(total, handle), [0, 1])) == [2e6, 2e6]
         assert [len(made) for made in engine.map(mebibytes, [3, 1])] == [3 << 20, 1 << 20]
-
-
-def slowly(value: int) -> int:
-    time.sleep(0.1)
-    return value * value
 
 
 class RemoteSuite(LostWorkerSuite):
@@ -283,31 +205,3 @@ class RemoteSuite(LostWorkerSuite):
         lose()
         assert [*found, *results] == [value * value for value in range(24)]
         assert sum(engine.map(partial(total, handle), range(2))) == 499_500.0, "what was shared is still there"
-
-
-class DeclaredSuite:
-    """A declaration with blobs on S3 and a function of its own: fixtures ``address``, ``opened``, ``s3``."""
-
-    def test_a_version_made_there_is_the_version_made_here(self, address, opened, s3, tmp_path, monkeypatch):
-        # small pieces, so that there are several
-        monkeypatch.setattr(pieces, "MOST", 20_000)
-        monkeypatch.setattr(pieces, "LEAST", 1_000)
-        made = {}
-        for where, engine, blobs in (("here", "local", ""), ("there", address, s3)):
-            project = Project(tmp_path / where)
-            for number in range(3):
-                project.write(f"part{number}", 700, first=700 * number)
-            (project.folder / "own_features.py").write_text(
-                "import numpy as np\ndef squares(values):\n    return np.hstack([values, np.square(values)])\n"
-            )
-            project.said["features"].append({"function": {"function": "own_features:squares", "columns": ["x"]}})
-            project.said |= {"engine": engine, "blobs": blobs, "trust": ["own_features.squares"]}
-            project.declare()
-            sys.modules.pop("own_features", None)
-            keep = open_keep(project.folder, blobs=blobs)
-            try:
-                made[where] = apply(keep, project.declaration())
-            finally:
-                keep.close()
-        assert made["there"].champion
-        assert made["there"].metrics == pytest.approx(made["here"].metrics, abs=1e-9)

@@ -9,7 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conformance.engine import DeclaredSuite, EngineSuite, RemoteSuite
+from conformance.declared import DeclaredSuite
+from conformance.engine import EngineSuite, RemoteSuite
 from engines.clusters import dask_cluster, wait_for
 from modelkeep.engines.opening import open_engine
 

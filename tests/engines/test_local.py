@@ -13,7 +13,8 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))  # workers import the suite's functions by name from here
 
-from conformance.engine import EngineSuite, LostWorkerSuite, square  # noqa: E402
+from conformance.engine import EngineSuite, LostWorkerSuite  # noqa: E402
+from conformance.parts import square  # noqa: E402
 from modelkeep.core.errors import Invalid  # noqa: E402
 from modelkeep.engines.local import LocalEngine  # noqa: E402
 

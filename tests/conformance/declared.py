@@ -1,0 +1,40 @@
+"""What holds of whole declarations, wherever they are worked on."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from modelkeep.app.wiring import open_keep
+from modelkeep.data import pieces
+from modelkeep.lifecycle.apply import apply
+from small import Project
+
+
+class DeclaredSuite:
+    """A declaration with blobs on S3 and a function of its own: fixtures ``address``, ``opened``, ``s3``."""
+
+    def test_a_version_made_there_is_the_version_made_here(self, address, opened, s3, tmp_path, monkeypatch):
+        # small pieces, so that there are several
+        monkeypatch.setattr(pieces, "MOST", 20_000)
+        monkeypatch.setattr(pieces, "LEAST", 1_000)
+        made = {}
+        for where, engine, blobs in (("here", "local", ""), ("there", address, s3)):
+            project = Project(tmp_path / where)
+            for number in range(3):
+                project.write(f"part{number}", 700, first=700 * number)
+            (project.folder / "own_features.py").write_text(
+                "import numpy as np\ndef squares(values):\n    return np.hstack([values, np.square(values)])\n"
+            )
+            project.said["features"].append({"function": {"function": "own_features:squares", "columns": ["x"]}})
+            project.said |= {"engine": engine, "blobs": blobs, "trust": ["own_features.squares"]}
+            project.declare()
+            sys.modules.pop("own_features", None)
+            keep = open_keep(project.folder, blobs=blobs)
+            try:
+                made[where] = apply(keep, project.declaration())
+            finally:
+                keep.close()
+        assert made["there"].champion
+        assert made["there"].metrics == pytest.approx(made["here"].metrics, abs=1e-9)

@@ -1,0 +1,96 @@
+"""What engines send to their workers, by name. Every worker that starts imports this, so it imports little."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from modelkeep.core.errors import Invalid, Problem, UserCodeFailed
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def slow_when_small(value: int) -> int:
+    time.sleep(0.05 if value < 2 else 0.0)
+    return value
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+def widen(left: tuple[int, int], right: tuple[int, int]) -> tuple[int, int]:
+    return min(left[0], right[0]), max(left[1], right[1])
+
+
+def divide(value: int) -> float:
+    return 1 / value
+
+
+def refuse(value: int) -> int:
+    if value == 2:
+        raise Invalid([Problem("rows[2]", "is wrong"), Problem("rows[3]", "too")], hint="mend it")
+    return value
+
+
+def fail_as_user(value: int) -> int:
+    raise UserCodeFailed("the user's function failed", traceback=f"line {value}")
+
+
+def total(handle, index: int) -> float:
+    return float(np.sum(handle()[index::2]))
+
+
+def rows(handle, column: str) -> int:
+    return int(handle().column(column).length())
+
+
+def begin(folder: str, value: int) -> int:
+    (Path(folder) / str(value)).touch()
+    time.sleep(0.05)
+    return value
+
+
+def die_once(folder: str, value: int) -> int:
+    """Kills its worker the first time it sees 3."""
+    mark = Path(folder) / "died"
+    if value == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def die(value: int) -> int:
+    if value == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def wait_for_second(folder: str, value: int) -> int:
+    """The first copy of 5 waits for a second, and would wait for a minute."""
+    mark, second = Path(folder) / "first", Path(folder) / "second"
+    if value != 5:
+        return value
+    if mark.exists():
+        second.touch()
+        return value
+    mark.touch()
+    until = time.monotonic() + 60
+    while not second.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return value if second.exists() else -1
+
+
+def mebibytes(count: int) -> bytes:
+    return bytes(count << 20)
+
+
+def slowly(value: int) -> int:
+    time.sleep(0.1)
+    return value * value

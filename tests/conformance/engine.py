@@ -19,6 +19,7 @@ from conformance.parts import (
     die_once,
     divide,
     fail_as_user,
+    hold,
     mebibytes,
     refuse,
     rows,
@@ -33,6 +34,7 @@ from modelkeep.core.errors import Invalid, ModelkeepError, Refused, Unavailable,
 from modelkeep.core.plugins import load_function
 from modelkeep.engines.opening import open_engine
 from modelkeep.spec.declaration import Resources
+from small import until
 
 
 class Steps:
@@ -161,6 +163,18 @@ class LostWorkerSuite:
         assert len(engine.pack(partial(total, handle), 0).content) < 2_000
         assert list(engine.map(partial(total, handle), [0, 1])) == [2e6, 2e6]
         assert [len(made) for made in engine.map(mebibytes, [3, 1])] == [3 << 20, 1 << 20]
+
+
+class StoppedSuite:
+    """For engines that can stop a part that has begun."""
+
+    def test_what_nobody_waits_for_makes_room_for_what_follows(self, engine, tmp_path):
+        results = engine.map(partial(hold, str(tmp_path)), range(12))
+        assert next(results) == 0
+        until(lambda: list(tmp_path.glob("began*")), limit=60)
+        results.close()
+        assert list(engine.map(square, range(4))) == [0, 1, 4, 9]
+        assert not list(tmp_path.glob("ended*")), "nobody waited for the end of what was cancelled"
 
 
 class RemoteSuite(LostWorkerSuite):

@@ -94,3 +94,12 @@ def mebibytes(count: int) -> bytes:
 def slowly(value: int) -> int:
     time.sleep(0.1)
     return value * value
+
+
+def hold(folder: str, value: int) -> int:
+    """Parts but the first take a minute, unless they are stopped."""
+    if value:
+        (Path(folder) / f"began{value}").touch()
+        time.sleep(60)
+        (Path(folder) / f"ended{value}").touch()
+    return value

@@ -9,14 +9,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from engines.clusters import ray_cluster, wait_for
 from modelkeep.engines.opening import open_engine
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with ray_cluster(tmp_path_factory.mktemp("ray")) as cluster:
+def cluster(tmp_path_factory, object_store):
+    with ray_cluster(tmp_path_factory.mktemp("ray"), object_store.environment) as cluster:
         yield cluster
 
 
@@ -30,6 +31,10 @@ def opened(address):
     with open_engine(address, limit=180) as engine:
         wait_for(lambda: engine.count() == 2)
         yield engine
+
+
+class TestDeclared(DeclaredSuite):
+    pass
 
 
 class TestCluster(EngineSuite, RemoteSuite):

@@ -9,14 +9,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conformance.engine import EngineSuite, RemoteSuite
+from conformance.declared import DeclaredSuite
+from conformance.engine import EngineSuite, RemoteSuite, StoppedSuite
 from engines.clusters import spark_cluster, wait_for
 from modelkeep.engines.opening import open_engine
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    with spark_cluster(tmp_path_factory.mktemp("spark")) as cluster:
+def cluster(tmp_path_factory, object_store):
+    with spark_cluster(tmp_path_factory.mktemp("spark"), object_store.environment) as cluster:
         yield cluster
 
 
@@ -32,7 +33,11 @@ def opened(address):
         yield engine
 
 
-class TestCluster(EngineSuite, RemoteSuite):
+class TestDeclared(DeclaredSuite):
+    pass
+
+
+class TestCluster(EngineSuite, StoppedSuite, RemoteSuite):
     many = 60
 
     @pytest.fixture

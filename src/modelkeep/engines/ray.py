@@ -79,6 +79,8 @@ class RayEngine(RemoteEngine):
 
     def _connect(self, address: Address) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # a client hears after half a minute that its connection broke, when by default all it had is dropped
+        os.environ.setdefault("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "120")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
         try:
             if address.host:

@@ -134,6 +134,8 @@ class SparkEngine(RemoteEngine):
                 return
             job = _Job(f"{self._group}-{next(self._numbers)}", [part for part in self._waiting if part.wanted])
             self._waiting.clear()
+            for part in job.parts:
+                part.job = job
             self._jobs.append(job)
         try:
             self._work(job)

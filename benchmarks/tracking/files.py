@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -31,45 +30,19 @@ def _open(side: Side) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(where.hostname or "", where.port, timeout=300)
 
 
-def _ask(conn: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None) -> bytes:
-    conn.request(method, path, body)
-    answer = conn.getresponse()
-    content = answer.read()
-    assert answer.status == 200, f"{method} {path}: {answer.status} {content[:500]!r}"
-    return content
-
-
-def _many(side: Side, place: str, number: int, *, back: bool) -> int:
-    """Files of one client within the side's seconds; each has bytes of its own."""
-    conn, done, end = _open(side), 0, time.perf_counter() + side.seconds
-    body = os.urandom(SMALL)
-    if back:
-        _ask(conn, "PUT", f"{place}/{number}", body)
-    while time.perf_counter() < end:
-        if back:
-            assert _ask(conn, "GET", f"{place}/{number}") == body
-        else:
-            _ask(conn, "PUT", f"{place}/{number}-{done}", b"%020d" % done + body[20:])
-        done += 1
-    conn.close()
-    return done
-
-
-def _small(side: Side, *, back: bool) -> float:
-    place, began = _place(side), time.perf_counter()
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        done = sum(pool.map(lambda number: _many(side, place, number, back=back), range(CLIENTS)))
-    return done / (time.perf_counter() - began)
+def _small(side: Side, work: str) -> float:
+    done = side.load(work, CLIENTS, path=_place(side), size=SMALL)
+    return float(done["operations"] / done["seconds"])
 
 
 def small_up(side: Side) -> float:
     """Files of 10 KB that arrive in a second."""
-    return _small(side, back=False)
+    return _small(side, "put_files")
 
 
 def small_down(side: Side) -> float:
     """Files of 10 KB that are read in a second."""
-    return _small(side, back=True)
+    return _small(side, "get_files")
 
 
 def _large(side: Side) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -88,6 +89,26 @@ def create_versions(number: int, said: dict[str, Any]) -> Steps:
         yield None
 
 
+def put_files(number: int, said: dict[str, Any]) -> Steps:
+    """Files below a path of the artifact proxy, each with bytes of its own."""
+    at, body = 0, os.urandom(said["size"])
+    while True:
+        at += 1
+        yield request("PUT", f"{said['path']}/{number}-{at}", b"%020d" % at + body[20:])
+        yield None
+
+
+def get_files(number: int, said: dict[str, Any]) -> Steps:
+    """One file of each connection, compared each time."""
+    body = os.urandom(said["size"])
+    yield request("PUT", f"{said['path']}/{number}", body)
+    again = request("GET", f"{said['path']}/{number}")
+    while True:
+        found = yield again
+        assert found == body, "the file came back changed"
+        yield None
+
+
 def repeat(number: int, said: dict[str, Any]) -> Steps:
     """The same request again and again."""
     again = request(said["method"], said["path"], said.get("body", "").encode())
@@ -101,6 +122,8 @@ WORKS: dict[str, Callable[[int, dict[str, Any]], Steps]] = {
     "log_metric": log_metric,
     "log_batch": log_batch,
     "create_versions": create_versions,
+    "put_files": put_files,
+    "get_files": get_files,
     "repeat": repeat,
 }
 

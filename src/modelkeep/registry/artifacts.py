@@ -18,7 +18,7 @@ from modelkeep.core.ports import BlobStore
 from modelkeep.registry import holds
 from modelkeep.store import tables
 from modelkeep.store.blobs import read_tree
-from modelkeep.store.bulk import insert_rows
+from modelkeep.store.bulk import fetch, insert_rows
 from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
 from modelkeep.store.trace_tables import trace_artifacts, trace_tags, traces
 
@@ -30,6 +30,9 @@ MAX_PATH = 2000
 
 _ESCAPES = re.compile(r"%(2e|2f|5c|25|00|c0|c1)|[\\\x00-\x1f\x7f]|:(/|\Z)", re.IGNORECASE)
 """What hides a separator or a dot, as UTF-8's overlong forms do, and what begins a drive or a URI."""
+
+
+_RUN = "SELECT id, experiment, artifact_uri FROM runs WHERE run_id = ?"
 
 
 class Owner(Struct, frozen=True):
@@ -130,12 +133,14 @@ def put(conn: Connection, owner: Owner, path: str, digest: str, size: int) -> No
     writable(owner, path)
     table, column = _table(owner)
     above = [path[:at] for at, letter in enumerate(path) if letter == "/"]
-    files = select(table.c.path).where(column == owner.number)
-    clash = conn.execute(files.where(table.c.path.in_(above))).first() if above else None
-    inside = conn.execute(files.where(table.c.path.startswith(f"{path}/", autoescape=True))).first()
-    if clash is not None or inside is not None:
+    there = f"SELECT path, digest FROM {table.name} WHERE {column.name} = ? AND path"
+    found = dict(fetch(conn, f"{there} IN ({', '.join('?' * (len(above) + 1))})", (owner.number, *above, path)))
+    was = found.pop(path, digest)
+    order = ' COLLATE "C"' if conn.dialect.name == "postgresql" else ""  # "/" comes just before "0"
+    inside = fetch(conn, f"{there}{order} > ? AND path{order} < ? LIMIT 1", (owner.number, f"{path}/", f"{path}0"))
+    if found or inside:
         raise Invalid(f"Invalid path {path[:200]!r}: a file and a folder would have one name")
-    if conn.execute(files.where(table.c.path == path, table.c.digest != digest)).first() is not None:
+    if was != digest:
         holds.refuse_files(conn, owner.kind, owner.number)
     conflict = f"ON CONFLICT ({column.name}, path) DO UPDATE SET digest = excluded.digest, size = excluded.size"
     row = (owner.number, path, digest, size)
@@ -180,11 +185,10 @@ def _table(owner: Owner) -> tuple[Any, Any]:
 
 
 def _run_at(conn: Connection, run_id: str, root: str) -> Owner | None:
-    row = conn.execute(select(tables.runs).where(tables.runs.c.run_id == run_id)).first()
-    if row is None:
-        return None
-    kept = row.artifact_uri or f"{SCHEME}{row.experiment}/{row.run_id}/artifacts"
-    return Owner("run", row.id) if kept == root else None
+    for number, experiment, uri in fetch(conn, _RUN, (run_id,)):
+        kept = uri or f"{SCHEME}{experiment}/{run_id}/artifacts"
+        return Owner("run", number) if kept == root else None
+    return None
 
 
 def _model_at(conn: Connection, model_id: str, root: str) -> Owner | None:

@@ -61,6 +61,13 @@ class Head:
         self.stamp: object = _NEVER
 
     @property
+    def raw(self) -> bytes:
+        """The head as bytes again."""
+        version = b"1.1" if self.keep_alive else b"1.0"
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in self.headers.items())
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (self.method, self.target, version, lines)
+
+    @property
     def deadline(self) -> float | None:
         """When the answer is of no use any more, by the header ``x-modelkeep-timeout-ms``; None without one.
 
@@ -102,6 +109,14 @@ class Sink(Protocol):
 
     def write(self, status: int, body: bytes, headers: bytes = b"", kind: bytes = JSON) -> None:
         """Send the answer; ``headers`` are whole lines, each ending in CRLF. Once per request."""
+        ...
+
+
+class Passing(Sink, Protocol):
+    """A sink that can still leave its request to the application."""
+
+    def pass_on(self, head: Head) -> None:
+        """Let the application answer, in place of ``write``. For requests without a body."""
         ...
 
 

@@ -58,21 +58,16 @@ class LeanProtocol(HttpToolsProtocol):
         self.cycle = self._exchange  # type: ignore[assignment]
         self._head: Head | None = None
         self._body = bytearray()
-        self._size = 0
         self._between = True  # no message has begun that is not whole yet
-        self._in_head = False
-        self._head_size = 0
-        self._since = 0.0  # when the message that is coming began
-        self._came = 0  # bytes of it
+        self._in_head = self._named = False  # named: whether somebody has said who they are
+        self._size = self._head_size = 0
+        self._since, self._came = 0.0, 0  # when the message that is coming began, and bytes of it
         self._gathering: Head | None = None  # of a message whose body comes without the parser
-        self._named = False  # whether somebody has said who they are
         self._deaf = False  # the request is answered already, what comes of its body is of no use
         self._first: bytes | None = None  # the piece a message began with, unless something else came before in it
-        self._served = 0
-        self._swept = 0
-        self._idle_since = 0.0
+        self._served, self._swept, self._idle_since = 0, 0, 0.0
         self._sweeper: asyncio.TimerHandle | None = None
-        self._draining = self._parting = False
+        self._draining = self._parting = self._passing = False
 
     # bytes in
 
@@ -199,7 +194,7 @@ class LeanProtocol(HttpToolsProtocol):
     def _is_hot(self, head: Head) -> bool:
         """Whether there is a handler and nothing in the head asks for more than the hot path does."""
         headers = head.headers
-        if any(name in headers for name in _COLD):
+        if self._passing or any(name in headers for name in _COLD):
             return False
         length = headers.get(b"content-length", b"0")
         # of a larger body the application says 413
@@ -306,6 +301,16 @@ class LeanProtocol(HttpToolsProtocol):
             self.on_response_complete()
         else:
             self.server_state.total_requests += 1
+
+    def pass_on(self, head: Head) -> None:
+        """Let the application answer the hot request of this connection, which has no body, after all."""
+        self._exchange.response_complete = True
+        if self.pipeline or not self._between:  # a client that did not wait for its answer may ask again
+            self.transport.close()
+        elif not self.transport.is_closing():
+            parser, self.parser, self._passing = self.parser, httptools.HttpRequestParser(self), True
+            self.parser.feed_data(head.raw)
+            self.parser, self._passing = parser, False
 
     def _arm(self) -> None:
         self._swept = self._served

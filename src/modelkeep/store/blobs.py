@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -281,6 +281,14 @@ class _Reader(io.RawIOBase):
         buffer[:count] = memoryview(self._held[1])[inside : inside + count]
         self._at += count
         return count
+
+
+def put_all(blobs: BlobStore, bodies: Sequence[bytes]) -> list[str]:
+    """Keep several blobs, made durable together where the store can; their digests. Raises ``Unavailable``."""
+    if not isinstance(blobs, Blobs):
+        return [blobs.put(body) for body in bodies]
+    kept = blobs.put_many({str(at): body for at, body in enumerate(bodies)})
+    return [digest for digest, _ in kept.values()]
 
 
 def put_tree(blobs: BlobStore, files: Mapping[str, bytes | Path]) -> str:

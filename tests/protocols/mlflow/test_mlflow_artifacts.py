@@ -100,7 +100,8 @@ def test_paths_that_leave_their_place_are_refused(light: str, shape: str) -> Non
     run, _ = _run(light)
     root = f"/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts/"
     for method in ("PUT", "GET", "DELETE"):
-        expected = 404 if "%0a" in shape else 400  # no route takes a line break
+        routed = "%0a" in shape and method == "DELETE"
+        expected = 404 if routed else 400  # no route of the application takes a line break
         assert _raw(light, method, root + shape) == expected, (method, shape)
     for query in (f"path={shape}", f"path=0/{run}/artifacts/{shape}"):
         assert _raw(light, "GET", f"/api/2.0/mlflow-artifacts/artifacts?{query}") in (400, 404)

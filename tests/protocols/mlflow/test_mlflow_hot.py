@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -216,3 +217,70 @@ def test_health_answers_before_the_pages_are_loaded_and_they_come_when_asked(add
     for thread in asking:
         thread.join()
     assert answers == [200] * 4
+
+
+def test_small_files_come_back_before_asgi_and_large_ones_through_it(address: str) -> None:
+    root = f"{address}/api/2.0"
+    run = httpx.post(f"{root}/mlflow/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
+    files = f"{root}/mlflow-artifacts/artifacts/0/{run}/artifacts"
+    sizes = [0, 1, 64 * 1024, 64 * 1024 + 1, 1 << 20, (1 << 20) + 1, 3 << 20]
+    bodies = {f"ü {size}.bin": os.urandom(size) for size in sizes}
+    with httpx.Client() as http:
+        for name, body in bodies.items():
+            assert http.put(f"{files}/{name}", content=body).status_code == 200
+        for name, body in bodies.items():
+            answer = http.get(f"{files}/{name}")
+            assert answer.content == body, name
+            assert answer.headers["content-disposition"].startswith("attachment; filename*=UTF-8''%C3%BC%20")
+            assert http.get(f"{files}/{name}", headers={"range": "bytes=0-0"}).content == body[:1]
+        for wrong in (
+            http.get(f"{files}/none"),
+            http.get(f"{files}/..%2fx"),
+            http.put(f"{files}/%ff", content=b"x"),
+            http.put(f"{files}/ü 1.bin/below", content=b"x"),
+            http.put(f"{files}", content=b"x"),
+            http.put(f"{root}/mlflow-artifacts/artifacts/0/none/artifacts/x", content=b"x"),
+        ):
+            assert 400 <= wrong.status_code < 500, (wrong.request.url, wrong.text)
+        assert http.put(f"{files}/folder/x", content=b"x").status_code == 200
+        assert http.put(f"{files}/folder", content=b"x").status_code == 400
+        assert http.put(f"{files}/folder0", content=b"x").status_code == 200
+
+
+def test_a_large_file_asked_for_among_others_in_one_piece_closes_or_answers(light: str) -> None:
+    """Who asks again before the answer is there gets whole answers in order, or a closed connection."""
+    root = f"{light}/api/2.0"
+    run = httpx.post(f"{root}/mlflow/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
+    files = f"/api/2.0/mlflow-artifacts/artifacts/0/{run}/artifacts"
+    large = os.urandom(2 << 20)
+    assert httpx.put(f"{light}{files}/large", content=large).status_code == 200
+    raw = Raw(light)
+    raw.send(f"GET {files}/large HTTP/1.1\r\nHost: {raw.host}\r\n\r\n".encode() * 3)
+    said = b""
+    while part := raw.socket.recv(1 << 20):
+        said += part
+        if said.count(large) == 3:
+            break
+    raw.socket.close()
+    assert said.count(b"HTTP/1.1 200 OK") == said.count(large)
+    assert httpx.get(f"{light}{files}/large").content == large
+
+
+def test_many_put_one_name_at_once(light: str) -> None:
+    root = f"{light}/api/2.0"
+    run = httpx.post(f"{root}/mlflow/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
+    files = f"{root}/mlflow-artifacts/artifacts/0/{run}/artifacts"
+    bodies = [b"%04d" % number for number in range(40)]
+    answers: list[int] = []
+    threads = [
+        threading.Thread(
+            target=lambda body=body: answers.append(httpx.put(f"{files}/x", content=body).status_code)
+        )
+        for body in bodies
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 40
+    assert httpx.get(f"{files}/x").content in bodies

@@ -33,7 +33,8 @@ PART = 1 << 20
 HELD = 32
 """Pieces of an upload that wait for the store; the client waits beyond that."""
 
-_PREFIX = b"/mlflow-artifacts/artifacts"
+PREFIX = b"/mlflow-artifacts/artifacts"
+KIND = b"application/octet-stream"
 _RANGE = re.compile(rb"bytes=(\d+)-(\d*)\Z")
 
 
@@ -51,7 +52,7 @@ class Artifacts:
 
     async def proxy(self, scope: Scope, receive: Receive, send: Send) -> tuple[int, bytes] | None:
         """Answer below ``mlflow-artifacts/artifacts``; a body to send, or None when it was sent."""
-        method, path = scope["method"], below(scope, _PREFIX)
+        method, path = scope["method"], below(scope, PREFIX)
         if not path:
             if method == "GET":
                 return 200, await self._list_proxied(_query(scope).get("path", ""))
@@ -217,13 +218,9 @@ class Artifacts:
             stop = min(int(span[2]) + 1, size) if span[2] else size
         loop = asyncio.get_running_loop()
         stream = await loop.run_in_executor(self._pool, self._keep.blobs.open, digest, (start, max(stop, start)))
-        name = quote(path.rpartition("/")[2], safe="")
         headers = [
-            (b"content-type", b"application/octet-stream"),
-            (b"content-disposition", f"attachment; filename*=UTF-8''{name}".encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"content-security-policy", b"sandbox; default-src 'none'"),
-            (b"accept-ranges", b"bytes"),
+            (b"content-type", KIND),
+            *as_attachment(path),
             (b"content-length", str(max(stop - start, 0)).encode()),
         ]
         if status == 206:
@@ -337,10 +334,25 @@ def _file(entry: Entry, path: str) -> dict[str, Any]:
     return {"path": path, "is_dir": False, "file_size": entry.size}
 
 
+def as_attachment(path: str) -> list[tuple[bytes, bytes]]:
+    """Header lines of a file that no page must run."""
+    name = quote(path.rpartition("/")[2], safe="")
+    return [
+        (b"content-disposition", f"attachment; filename*=UTF-8''{name}".encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-security-policy", b"sandbox; default-src 'none'"),
+        (b"accept-ranges", b"bytes"),
+    ]
+
+
 def below(scope: Scope, prefix: bytes) -> str:
     """The path below a root of the proxy, decoded once from what was sent. Raises ``Invalid``."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    rest = raw.partition(prefix)[2]
+    return decoded(raw.partition(prefix)[2])
+
+
+def decoded(rest: bytes) -> str:
+    """A path as it was sent after a root of the proxy, decoded once. Raises ``Invalid``."""
     if rest in (b"", b"/"):
         return ""
     try:

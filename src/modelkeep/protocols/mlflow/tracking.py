@@ -41,6 +41,7 @@ from modelkeep.protocols.mlflow.hot import Answers, refusal
 from modelkeep.protocols.mlflow.multipart import Multipart
 from modelkeep.protocols.mlflow.presigned import PRESIGNED, SIGNED, Presigned
 from modelkeep.protocols.mlflow.sealed import Seals
+from modelkeep.protocols.mlflow.small_files import SmallFiles
 from modelkeep.protocols.mlflow.wire import Operation
 from modelkeep.protocols.openapi import Described
 from modelkeep.protocols.respond import Later
@@ -66,6 +67,7 @@ OPERATIONS: Sequence[Operation] = (
 )
 _VERSIONS = ("2.0", "2.11", "3.0")
 _ROOTS = tuple(f"/{root}/{version}" for root in ("api", "ajax-api") for version in _VERSIONS)
+_STORED = tuple(f"{root}/mlflow-artifacts/artifacts/".encode() for root in _ROOTS)
 _PROXIED = ("mlflow-artifacts/artifacts", "mlflow-artifacts/mpu/", PRESIGNED, SIGNED)
 _FILES = (
     "load-url",
@@ -104,6 +106,7 @@ class Door:
         self._keeper = Doorkeeper(guard)
         self._artifacts = Artifacts(keep, self._keeper)
         seals = Seals(keep.clock.now)
+        self._small = SmallFiles(keep, self._keeper)
         self._multipart = Multipart(self._artifacts, seals)
         self._presigned = Presigned(self._artifacts, seals)
         self._answers = Answers(keep.db)
@@ -140,8 +143,8 @@ class Door:
     def find(self, head: Head) -> Handler | None:
         """The handler of an operation; None for artifacts and for what there is not."""
         path = head.target.partition(b"?")[0]
-        found = self._fixed.get((head.method, path))
-        return found if found is not None else self._find_shaped(head.method.decode("latin-1"), path)
+        found = self._fixed.get((head.method, path)) or self._find_shaped(head.method.decode("latin-1"), path)
+        return found or (self._small.find(head) if path.startswith(_STORED) else None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request through ASGI."""

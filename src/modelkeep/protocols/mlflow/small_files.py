@@ -1,0 +1,163 @@
+"""Files of the artifact proxy that fit into memory, answered before ASGI: most are a few kilobytes.
+
+What is larger is left to ``Artifacts``, which streams it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, cast
+
+from sqlalchemy import Connection
+
+from modelkeep.core.errors import ModelkeepError
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.protocols.access.asgi import enter
+from modelkeep.protocols.access.door import Doorkeeper
+from modelkeep.protocols.mlflow.artifacts import KIND, PART, PREFIX, as_attachment, decoded
+from modelkeep.protocols.mlflow.hot import refusal
+from modelkeep.protocols.mlflow.wire import Operation
+from modelkeep.registry import artifacts
+from modelkeep.registry.artifacts import Owner
+from modelkeep.serve.hot import Handler, Head, Passing, Sink
+from modelkeep.store.blobs import put_all
+from modelkeep.store.writer import Outcome
+
+_BELOW = PREFIX + b"/"
+_EMPTY = b"{}"
+_Asked = tuple[Sink, Head, bytes]
+
+
+def _unasked(asked: Any, now: int) -> Any:
+    raise NotImplementedError
+
+
+_PUT, _GET = (Operation(method, PREFIX.decode(), dict, _unasked) for method in ("PUT", "GET"))
+"""What refusals are of."""
+
+
+class SmallFiles:
+    """Uploads of at most ``PART`` bytes, and downloads.
+
+    One thread each, that takes all who wait: several would spend more time on taking turns with the interpreter
+    than on files, and what comes together costs one transaction, and one wait for the disk.
+
+    Args:
+        keeper: Whether they may be done by whoever asks.
+    """
+
+    def __init__(self, keep: Keep, keeper: Doorkeeper) -> None:
+        self._keep = keep
+        self._keeper = keeper
+        self._gets: deque[_Asked] = deque()
+        self._puts: deque[_Asked] = deque()
+        self._getting = ThreadPoolExecutor(1, thread_name_prefix="modelkeep-get-file")
+        self._putting = ThreadPoolExecutor(1, thread_name_prefix="modelkeep-put-file")
+        self._wake: Callable[..., Any] | None = None
+
+    def find(self, head: Head) -> Handler | None:
+        """The handler of a request, None for what is no small file's."""
+        if _BELOW not in head.target or b"?" in head.target:
+            return None
+        if head.method == b"GET":
+            return None if b"range" in head.headers else self._get
+        length = head.headers.get(b"content-length", b"")
+        small = head.method == b"PUT" and length.isdigit() and int(length) <= PART
+        return self._put if small else None
+
+    def _get(self, sink: Sink, body: bytes, head: Head) -> None:
+        self._wait(self._gets, (sink, head, body), self._getting, self._send_all)
+
+    def _put(self, sink: Sink, body: bytes, head: Head) -> None:
+        self._wait(self._puts, (sink, head, body), self._putting, self._keep_all)
+
+    def _wait(self, waiting: deque[_Asked], asked: _Asked, pool: ThreadPoolExecutor, work: Any) -> None:
+        if self._wake is None:
+            self._wake = asyncio.get_running_loop().call_soon_threadsafe
+        waiting.append(asked)
+        if len(waiting) == 1:  # otherwise whoever comes for the first takes this one too
+            pool.submit(work)
+
+    def _send_all(self) -> None:
+        found = self._located(_taken(self._gets), _GET, "read", self._found)
+        self._later(_answer, [(sink, *self._answer_to(head, *each)) for (sink, head, _), each in found])
+
+    def _answer_to(self, head: Head, path: str, digest: str, size: int) -> tuple[Any, ...]:
+        if size > PART:
+            return head, None
+        try:
+            with self._keep.blobs.open(digest) as stream:
+                body = stream.read()
+        except Exception as error:
+            return None, refusal(error, _GET)
+        lines = b"".join(b"%s: %s\r\n" % line for line in as_attachment(path))
+        return None, (200, body, lines, KIND)
+
+    def _keep_all(self) -> None:
+        found = self._located(_taken(self._puts), _PUT, "write", self._writable)
+        try:
+            kept = put_all(self._keep.blobs, [body for (_, _, body), _ in found])
+            works = [
+                (partial(artifacts.put, owner=owner, path=inner, digest=digest, size=len(body)), sink)
+                for ((sink, _, body), (owner, inner)), digest in zip(found, kept, strict=True)
+            ]
+            self._keep.db.post(works, self._told)
+        except Exception as error:
+            self._later(_answer, [(sink, None, refusal(error, _PUT)) for (sink, _, _), _ in found])
+
+    def _found(self, conn: Connection, path: str, owner: Owner, inner: str) -> tuple[str, str, int]:
+        return path, *artifacts.find(conn, self._keep.blobs, owner, inner)
+
+    def _writable(self, conn: Connection, path: str, owner: Owner, inner: str) -> tuple[Owner, str]:
+        artifacts.writable(owner, inner)
+        return owner, inner
+
+    def _located(
+        self, asked: list[_Asked], operation: Operation, right: str, look: Callable[..., Any]
+    ) -> list[tuple[_Asked, Any]]:
+        """What is known of each file; who asks in vain is told."""
+        found, wrong = [], []
+        try:
+            with self._keep.db.read() as conn:
+                for each in asked:
+                    sink, head, _ = each
+                    enter(None if head.who is None else head.who.who)
+                    try:
+                        path = decoded(head.target.partition(PREFIX)[2])
+                        found.append((each, look(conn, path, *self._keeper.locate(conn, path, right))))
+                    except ModelkeepError as error:
+                        wrong.append((sink, None, refusal(error, operation)))
+        except Exception as error:
+            found, wrong = [], [(sink, None, refusal(error, operation)) for sink, _, _ in asked]
+        if wrong:
+            self._later(_answer, wrong)
+        return found
+
+    def _told(self, outcomes: list[Outcome]) -> None:
+        kept = (200, _EMPTY)
+        self._later(
+            _answer, [(sink, None, kept if fault is None else refusal(fault, _PUT)) for sink, _, fault in outcomes]
+        )
+
+    def _later(self, *call: Any) -> None:
+        assert self._wake is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its clients with it
+            self._wake(*call)
+
+
+def _taken(waiting: deque[_Asked]) -> list[_Asked]:
+    """All that wait now."""
+    return [waiting.popleft() for _ in range(len(waiting))]
+
+
+def _answer(answers: list[tuple[Any, Head | None, Any]]) -> None:
+    for sink, head, answer in answers:
+        if head is None:
+            sink.write(*answer)
+        else:
+            cast("Passing", sink).pass_on(head)

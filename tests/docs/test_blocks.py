@@ -24,6 +24,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -130,13 +131,14 @@ class Reader:
         script = "".join(f"echo '{block}' >> blocks.txt\n{block.text}" for block in found)
         # short-lived Java: what a second compiler would win, it costs
         quick = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
-        done = run_apart(
-            ["bash", "-euo", "pipefail", "-c", script],
-            seconds=550,
-            must=True,
-            cwd=self.folder,
-            env=self.environment() | {"HOME": str(self.folder)} | quick,
-        )
+        with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # sockets have short names
+            done = run_apart(
+                ["bash", "-euo", "pipefail", "-c", script],
+                seconds=550,
+                must=True,
+                cwd=self.folder,
+                env=self.environment() | {"HOME": str(self.folder), "RAY_TMPDIR": short} | quick,
+            )
         said = f"ended with {done.returncode} in {(self.folder / 'blocks.txt').read_text()}\n{done.stdout[-5000:]}"
         assert done.returncode == 0, said
         assert "Traceback" not in done.stdout, said

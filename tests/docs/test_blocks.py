@@ -131,13 +131,15 @@ class Reader:
         script = "".join(f"echo '{block}' >> blocks.txt\n{block.text}" for block in found)
         # short-lived Java: what a second compiler would win, it costs
         quick = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+        # a slow machine takes long to start a server
+        patient = {"MODELKEEP_ENGINE_TIMEOUT": "240", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"}
         with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # sockets have short names
             done = run_apart(
                 ["bash", "-euo", "pipefail", "-c", script],
                 seconds=550,
                 must=True,
                 cwd=self.folder,
-                env=self.environment() | {"HOME": str(self.folder), "RAY_TMPDIR": short} | quick,
+                env=self.environment() | {"HOME": str(self.folder), "RAY_TMPDIR": short} | quick | patient,
             )
         said = f"ended with {done.returncode} in {(self.folder / 'blocks.txt').read_text()}\n{done.stdout[-5000:]}"
         assert done.returncode == 0, said

@@ -304,6 +304,7 @@ class Making:
             log=log,
             progress=self.teller.progress,
             state=self.tuning_folder,
+            engine=None if declaration.engine == "local" else lambda: keep.engine(declaration),
         )
 
     def _run(self) -> RegistryLog:

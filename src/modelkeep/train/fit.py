@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 from msgspec.structs import replace
 from sklearn.pipeline import Pipeline
 
-from modelkeep.core.ports import Progress, Silent
+from modelkeep.core.ports import Engine, Progress, Silent
 from modelkeep.spec.declaration import Train
 from modelkeep.train import auto, tune
 from modelkeep.train.algorithms import Algorithm, resolve
@@ -57,6 +57,7 @@ def fit(
     log: RunLog | None = None,
     progress: Progress | None = None,
     state: Path | None = None,
+    engine: Callable[[], Engine] | None = None,
 ) -> Fitted:
     """Train as declared. Equal arguments give equal models, given enough time for ``auto`` and ``tune``.
 
@@ -73,6 +74,7 @@ def fit(
         log: Where parameters and trials are kept.
         progress: Who watches.
         state: A folder where a killed fit goes on and a killed tuning finds its finished trials; None keeps none.
+        engine: Opens where the trees of a forest may grow in parts; None grows them here.
 
     Raises:
         Invalid: The declaration or the data cannot be trained on; the path says which.
@@ -87,7 +89,9 @@ def fit(
     name = algorithm.name
     progress.step("fit", 0, 1, name)
     with quietly() as notes:
-        model = fit_one(algorithm, given, data, seed=train.seed, log=log, progress=progress, state=state)
+        model = fit_one(
+            algorithm, given, data, seed=train.seed, log=log, progress=progress, state=state, engine=engine
+        )
     progress.step("fit", 1, 1, name)
     log.params({"algorithm": name, **model.params})
     return Fitted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from modelkeep.core.errors import Invalid, ModelkeepError
-from modelkeep.core.ports import Progress
+from modelkeep.core.ports import Engine, Progress
 from modelkeep.spec.names import unknown
 from modelkeep.stats.metrics import METRICS, evaluate
 from modelkeep.stats.outputs import Outputs
+from modelkeep.train import forests
 from modelkeep.train.algorithms import Algorithm
 from modelkeep.train.faults import explain
 from modelkeep.train.log import RunLog, UserRun
@@ -48,10 +49,12 @@ def fit_one(
     log: RunLog,
     progress: Progress | None = None,
     state: Path | None = None,
+    engine: Callable[[], Engine] | None = None,
 ) -> Model:
     """Fit once.
 
     Args:
+        engine: Opens where parts may be fitted; None fits here.
         progress: Told by an estimator that can be watched.
         state: Where such an estimator keeps checkpoints; None keeps none.
 
@@ -69,6 +72,8 @@ def fit_one(
     try:
         if data.target is None:
             estimator.fit(matrix)
+        elif engine is not None and forests.divides(estimator):
+            estimator = forests.grow(estimator, matrix, data.target, engine(), progress)
         elif hasattr(estimator, "fit_watched"):
             estimator.fit_watched(matrix, data.target, log, progress=progress, state=state)
         else:

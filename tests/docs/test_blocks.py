@@ -164,7 +164,7 @@ class Reader:
         names = {"5000": "control", "8080": "serving", "8081": "grpc"}
         self.ports = {port: addresses[name].rpartition(":")[2] for port, name in names.items()}
         for port, path in (("5000", "/health"), ("8080", "/v2/health/ready")):
-            until(lambda port=port, path=path: answers(f"http://localhost:{self.ports[port]}{path}"), limit=120)
+            until(lambda port=port, path=path: answers(f"http://127.0.0.1:{self.ports[port]}{path}"), limit=120)
 
     def ported(self, text: str) -> str:
         for told, used in self.ports.items():

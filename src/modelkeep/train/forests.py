@@ -23,9 +23,11 @@ TASKS = 4
 
 def divides(estimator: Any) -> bool:
     """Whether an unfitted estimator's trees can grow apart; scores out of the bag need all of them at once."""
-    from sklearn.ensemble._forest import BaseForest  # slow to import, and most estimators are none
+    from sklearn import ensemble  # slow to import, and most estimators are none
 
-    return isinstance(estimator, BaseForest) and estimator.n_estimators > 1 and not estimator.oob_score
+    names = ("RandomForestClassifier", "RandomForestRegressor", "ExtraTreesClassifier", "ExtraTreesRegressor")
+    forests = [getattr(ensemble, name) for name in names]  # not what users derive from them, with a fit of its own
+    return type(estimator) in forests and estimator.n_estimators > 1 and not estimator.oob_score
 
 
 def grow(estimator: Any, matrix: Any, target: Any, engine: Engine, progress: Progress | None) -> Any:

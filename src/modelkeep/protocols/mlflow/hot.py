@@ -114,14 +114,19 @@ def _answer(outcomes: list[Outcome]) -> None:
                 body = _encoded(result if shape is None else shape(result, work))
             except Exception as error:  # the others of this commit wait for their answers too
                 fault = error
-        sink.write(*((200, body) if fault is None else refusal(fault, operation)))
+        sink.write(*((200, body) if fault is None else refusal(fault, operation.name, operation.conflict)))
 
 
-def refusal(fault: BaseException, operation: Operation) -> tuple[int, bytes]:
-    """Status and body of an operation's fault; one that is ours is logged."""
+def refusal(fault: BaseException, name: str, conflict: str = "RESOURCE_ALREADY_EXISTS") -> tuple[int, bytes]:
+    """Status and body of a fault; one that is ours is logged.
+
+    Args:
+        name: Of what failed: method and path.
+        conflict: The error code of a ``Conflict``.
+    """
     if isinstance(fault, ModelkeepError):
-        return wire.as_error(fault, operation.conflict)
-    log.error("%s %s failed", operation.method, operation.path, exc_info=fault)
+        return wire.as_error(fault, conflict)
+    log.error("%s failed", name, exc_info=fault)
     return _FAULT
 
 

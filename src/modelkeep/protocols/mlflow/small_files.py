@@ -19,33 +19,28 @@ from modelkeep.core.errors import ModelkeepError
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.access.asgi import enter
 from modelkeep.protocols.access.door import Doorkeeper
-from modelkeep.protocols.mlflow.artifacts import KIND, PART, PREFIX, as_attachment, decoded
+from modelkeep.protocols.mlflow.artifacts import KIND, PART, PREFIX, WORKERS, as_attachment, decoded
 from modelkeep.protocols.mlflow.hot import refusal
-from modelkeep.protocols.mlflow.wire import Operation
 from modelkeep.registry import artifacts
 from modelkeep.registry.artifacts import Owner
 from modelkeep.serve.hot import Handler, Head, Passing, Sink
-from modelkeep.store.blobs import put_all
+from modelkeep.store.blobs import Blobs, put_all
+from modelkeep.store.bytestores import Folder
 from modelkeep.store.writer import Outcome
 
-_BELOW = PREFIX + b"/"
 _EMPTY = b"{}"
+_PUT, _GET = (f"{method} {PREFIX.decode()}" for method in ("PUT", "GET"))
 _Asked = tuple[Sink, Head, bytes]
-
-
-def _unasked(asked: Any, now: int) -> Any:
-    raise NotImplementedError
-
-
-_PUT, _GET = (Operation(method, PREFIX.decode(), dict, _unasked) for method in ("PUT", "GET"))
-"""What refusals are of."""
+_Answer = tuple[Sink, Head | None, Any]
+"""What to write, or the head of a request that is left to the application."""
 
 
 class SmallFiles:
     """Uploads of at most ``PART`` bytes, and downloads.
 
     One thread each, that takes all who wait: several would spend more time on taking turns with the interpreter
-    than on files, and what comes together costs one transaction, and one wait for the disk.
+    than on files, and what comes together costs one transaction, and one wait for the disk. Only object stores,
+    which let one wait, are read from by several.
 
     Args:
         keeper: Whether they may be done by whoever asks.
@@ -58,11 +53,13 @@ class SmallFiles:
         self._puts: deque[_Asked] = deque()
         self._getting = ThreadPoolExecutor(1, thread_name_prefix="modelkeep-get-file")
         self._putting = ThreadPoolExecutor(1, thread_name_prefix="modelkeep-put-file")
+        self._reading = ThreadPoolExecutor(WORKERS, thread_name_prefix="modelkeep-read-file")
+        self._near = isinstance(keep.blobs, Blobs) and isinstance(keep.blobs.below, Folder)
         self._wake: Callable[..., Any] | None = None
 
     def find(self, head: Head) -> Handler | None:
-        """The handler of a request, None for what is no small file's."""
-        if _BELOW not in head.target or b"?" in head.target:
+        """The handler of a request for a path of the proxy, None for what ``Artifacts`` does better."""
+        if b"?" in head.target:
             return None
         if head.method == b"GET":
             return None if b"range" in head.headers else self._get
@@ -85,18 +82,19 @@ class SmallFiles:
 
     def _send_all(self) -> None:
         found = self._located(_taken(self._gets), _GET, "read", self._found)
-        self._later(_answer, [(sink, *self._answer_to(head, *each)) for (sink, head, _), each in found])
+        self._later(_answer, list((map if self._near else self._reading.map)(self._answer_to, found)))
 
-    def _answer_to(self, head: Head, path: str, digest: str, size: int) -> tuple[Any, ...]:
+    def _answer_to(self, found: tuple[_Asked, Any]) -> _Answer:
+        (sink, head, _), (path, digest, size) = found
         if size > PART:
-            return head, None
+            return sink, head, None
         try:
             with self._keep.blobs.open(digest) as stream:
                 body = stream.read()
         except Exception as error:
-            return None, refusal(error, _GET)
+            return sink, None, refusal(error, _GET)
         lines = b"".join(b"%s: %s\r\n" % line for line in as_attachment(path))
-        return None, (200, body, lines, KIND)
+        return sink, None, (200, body, lines, KIND)
 
     def _keep_all(self) -> None:
         found = self._located(_taken(self._puts), _PUT, "write", self._writable)
@@ -118,7 +116,7 @@ class SmallFiles:
         return owner, inner
 
     def _located(
-        self, asked: list[_Asked], operation: Operation, right: str, look: Callable[..., Any]
+        self, asked: list[_Asked], name: str, right: str, look: Callable[..., Any]
     ) -> list[tuple[_Asked, Any]]:
         """What is known of each file; who asks in vain is told."""
         found, wrong = [], []
@@ -131,9 +129,9 @@ class SmallFiles:
                         path = decoded(head.target.partition(PREFIX)[2])
                         found.append((each, look(conn, path, *self._keeper.locate(conn, path, right))))
                     except ModelkeepError as error:
-                        wrong.append((sink, None, refusal(error, operation)))
+                        wrong.append((sink, None, refusal(error, name)))
         except Exception as error:
-            found, wrong = [], [(sink, None, refusal(error, operation)) for sink, _, _ in asked]
+            found, wrong = [], [(sink, None, refusal(error, name)) for sink, _, _ in asked]
         if wrong:
             self._later(_answer, wrong)
         return found
@@ -152,10 +150,13 @@ class SmallFiles:
 
 def _taken(waiting: deque[_Asked]) -> list[_Asked]:
     """All that wait now."""
-    return [waiting.popleft() for _ in range(len(waiting))]
+    taken = []
+    while waiting:  # until it is empty: only who finds it so has somebody come
+        taken.append(waiting.popleft())
+    return taken
 
 
-def _answer(answers: list[tuple[Any, Head | None, Any]]) -> None:
+def _answer(answers: list[_Answer]) -> None:
     for sink, head, answer in answers:
         if head is None:
             sink.write(*answer)

@@ -196,7 +196,7 @@ class Door:
                 work = self._keeper.wrap(work, who)
             self._answers.run(operation, work, sink, check)
         except Exception as error:
-            sink.write(*refusal(error, operation))
+            sink.write(*refusal(error, operation.name, operation.conflict))
 
     async def _files(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -53,6 +53,11 @@ class Operation(Struct, frozen=True):
     conflict: str = "RESOURCE_ALREADY_EXISTS"
     shape: Callable[[Any, Any], Any] | None = None
 
+    @property
+    def name(self) -> str:
+        """Method and path."""
+        return f"{self.method} {self.path}"
+
 
 class NotOffered(ModelkeepError):
     """A part of MLflow's API that is not built."""

@@ -8,11 +8,17 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from serving_mlflow import answering, home
+
+from modelkeep.lifecycle.keep import Keep
+from modelkeep.store.blobs import open_blobs
 
 LOG = "/api/2.0/mlflow/runs/log-metric"
 
@@ -264,6 +270,26 @@ def test_a_large_file_asked_for_among_others_in_one_piece_closes_or_answers(ligh
     raw.socket.close()
     assert said.count(b"HTTP/1.1 200 OK") == said.count(large)
     assert httpx.get(f"{light}{files}/large").content == large
+
+
+def test_nobody_is_left_waiting_and_object_stores_serve_many(sqlite_url: str, s3: str, tmp_path: Path) -> None:
+    with home(sqlite_url, tmp_path) as folder:
+        stored = Keep(home=tmp_path, base=tmp_path, db=folder.db, blobs=open_blobs(s3), clock=folder.clock)
+        for keep in (folder, stored):
+            with answering(keep) as address:
+                root = f"{address}/api/2.0"
+                made = httpx.post(f"{root}/mlflow/runs/create", json={"experiment_id": "0"}).json()
+                files = f"{root}/mlflow-artifacts/artifacts/0/{made['run']['info']['run_id']}/artifacts"
+
+                def hammer(number: int, files: str = files) -> None:
+                    with httpx.Client(timeout=60) as http:
+                        for at in range(20):
+                            path, body = f"{files}/{number}/{at}", b"%d %d" % (number, at)
+                            assert http.put(path, content=body).status_code == 200
+                            assert http.get(path).content == body
+
+                with ThreadPoolExecutor(12) as pool:
+                    list(pool.map(hammer, range(12)))
 
 
 def test_many_put_one_name_at_once(light: str) -> None:

@@ -173,6 +173,8 @@ def forward(number, _):
         pass
 
 pid = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
+if not pid:
+    sys.exit("the process that forks is gone")  # and a signal to process 0 would go to all of this group
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, forward)
 code = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big", signed=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from modelkeep.formats.manifest import Folder
@@ -27,3 +28,19 @@ def pid_of(model: IsolatedModel, but: Collection[int] = (), limit: float = 20.0)
                 return int(process["pid"])
         time.sleep(0.002)
     raise AssertionError(model.status())
+
+
+def forker_of(process: Callable[[], int], limit: float = 20.0) -> int:
+    """The program that forked a model's process; waits until the process is one whose program runs.
+
+    When the program is killed, its processes belong to process 1 for a moment: a test that took that for the
+    program and ended its family would end everything on the machine.
+    """
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parent = int(Path(f"/proc/{process()}/stat").read_text().rpartition(")")[2].split()[1])
+            if b"modelkeep.serve.isolated_fork" in Path(f"/proc/{parent}/cmdline").read_bytes():
+                return parent
+        time.sleep(0.002)
+    raise AssertionError("no process of the model belongs to a program that forks")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from isolated_kit import forker_of
 from load import Load
 from prometheus_client.parser import text_string_to_metric_families
 from serving_kit import Home, Made, Worker, prices, tensor, worker
@@ -74,8 +75,7 @@ def test_nothing_fails_while_processes_of_a_model_are_killed(home: Home, first: 
                 assert load.failed == []
                 pid = running(found, "prices", killed)
                 if number in (7, 14):
-                    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-                    os.kill(parent, signal.SIGKILL)
+                    os.kill(forker_of(lambda: running(found, "prices", killed)), signal.SIGKILL)
                 else:
                     os.kill(pid, signal.SIGKILL)
                 killed.add(pid)
@@ -98,7 +98,7 @@ def test_nothing_fails_while_processes_of_a_model_are_killed(home: Home, first: 
         assert restarts.keys() == {"prices"} and restarts["prices"] >= KILLS
         assert all(one.value > 0 for one in families["modelkeep_process_memory_bytes"])
         last = running(found, "prices", killed)
-        parent = int(Path(f"/proc/{last}/stat").read_text().rpartition(")")[2].split()[1])
+        parent = forker_of(lambda: last)
         left = [parent, *children_of(parent)]
         assert last in left
         assert found.stop() == 0

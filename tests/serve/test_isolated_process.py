@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from isolated_kit import pid_of, written
+from isolated_kit import forker_of, pid_of, written
 
 from forks import alive, children_of
 from modelkeep.core.errors import ModelkeepError, Refused, Unavailable, UserCodeFailed
@@ -149,7 +149,7 @@ def test_the_program_that_forks_may_be_killed_too(made: Made) -> None:
     model, other = made(), made()
     for last in (False, False, True):
         assert fine(model) and fine(other)
-        parent = int(Path(f"/proc/{pid_of(model)}/stat").read_text().rpartition(")")[2].split()[1])
+        parent = forker_of(lambda: pid_of(model))
         family = [parent, *children_of(parent)]
         for pid in family if last else [parent]:  # at last with its deputy
             os.kill(pid, signal.SIGKILL)
@@ -288,7 +288,7 @@ time.sleep(3600)
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
-    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    parent = forker_of(lambda: pid)
     owner.kill()
     owner.wait()
     owner.stdout.close()

@@ -9,8 +9,6 @@ starts successors, and ends processes that hold more memory than they may.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import threading
 import time
 import weakref
@@ -237,8 +235,7 @@ class Pool:
         """End a process by force; the keeper starts another."""
         process.reason = why
         self.lost(process)
-        with contextlib.suppress(OSError):
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()
 
     def lost(self, process: Process) -> None:
         """Do not hand out this process again; the keeper hears of its end by itself."""

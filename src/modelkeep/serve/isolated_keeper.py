@@ -64,6 +64,12 @@ class Process:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
+    def kill(self) -> None:
+        """End it by force, once it has said who it is: a signal to process 0 would be one to all of this group."""
+        if self.pid:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+
     def __del__(self) -> None:
         self.sock.close()
         self.arena.close()
@@ -231,7 +237,7 @@ class Keeper:
                 watched = now
                 self._look_at_memory()
         for process in list(self._processes.values()):
-            self._kill(process)
+            process.kill()
             self._drop(process)
         for forker in self._forkers.values():
             forker.close()
@@ -349,11 +355,6 @@ class Keeper:
     def _stop(self, pool: Owner) -> None:
         for process in [each for each in self._processes.values() if each.pool is pool]:
             self._drop(process)  # its socket closes, so it ends by itself
-
-    def _kill(self, process: Process) -> None:
-        if process.pid:
-            with contextlib.suppress(OSError):
-                os.kill(process.pid, signal.SIGKILL)
 
     def _look_at_memory(self) -> None:
         for pool in {process.pool for process in self._processes.values()}:

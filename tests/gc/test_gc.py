@@ -152,9 +152,10 @@ def test_a_run_that_a_version_came_from_stays(keep: Keep) -> None:
     from modelkeep.registry import catalog
 
     old = run_with(keep, {"model/weights": b"w"})
-    keep.db.write(lambda conn: catalog.create_model(conn, "m", 1))
+    number = keep.db.write(lambda conn: catalog.create_model(conn, "m", 1)).id
     origin = catalog.Origin(source=f"mlflow-artifacts:/1/{old}/artifacts/model", run_id=old)
-    keep.db.write(lambda conn: catalog.create_version(conn, "m", origin, {}, 1))
+    new = catalog.NewVersion(number, origin, {}, 1)
+    keep.db.write(lambda conn: catalog.create_versions(conn, [new]))
     deleted(keep, old, 400)
     assert line(swept(keep), "runs")[0] == 0
     keep.db.write(lambda conn: catalog.delete_version(conn, "m", 1, 2))

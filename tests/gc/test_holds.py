@@ -40,9 +40,10 @@ class Made:
             self.row = runs.find(conn, self.run).id
         made = {"name": "x", "model_type": "", "source_run_id": self.run, "params": {}, "tags": {}}
         self.logged = keep.db.write(lambda conn: logged.create(conn, self.experiment, 1, **made)).model_id
-        keep.db.write(lambda conn: catalog.create_model(conn, "m", 1))
+        number = keep.db.write(lambda conn: catalog.create_model(conn, "m", 1)).id
         origin = catalog.Origin(source="s3://x/y", run_id=self.run, model_id=self.logged)
-        keep.db.write(lambda conn: catalog.create_version(conn, "m", origin, {}, 1))
+        new = catalog.NewVersion(number, origin, {}, 1)
+        keep.db.write(lambda conn: catalog.create_versions(conn, [new]))
 
     def deletions(self) -> dict[str, Callable[[Connection], Any]]:
         """Every way to delete a part of it."""

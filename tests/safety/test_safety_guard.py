@@ -415,6 +415,9 @@ def test_the_history_names_who_did_it(place_of_all: Site, told: dict[str, Any]) 
         event.actor == "deployer/t" and "live" in str(event.data) for event in place_of_all.history("alias.")
     )
     until(lambda: found("access.refused", "writer/t"))
+    version = {"name": "mine", "source": "s3://b/m"}
+    assert place_of_all.mlflow("writer", "POST", "model-versions/create", **version).status_code == 200
+    assert found("version.created", "writer/t")
 
 
 @pytest.fixture

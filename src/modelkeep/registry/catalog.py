@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, delete, insert, update
+from sqlalchemy import Connection, delete, insert, update
 from sqlalchemy.exc import IntegrityError
 
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
 from modelkeep.registry import endpoints, holds
 from modelkeep.registry.filters import Clause, Language
-from modelkeep.registry.queries import Attribute, Part, Search, Values, execute, find
-from modelkeep.store.bulk import encode, fetch, insert_rows, run_many, select_in
+from modelkeep.registry.queries import Attribute, Part, Search, Values, find
+from modelkeep.store.bulk import encode, fetch, fetch_rows, insert_rows, run_many, select_in
 from modelkeep.store.tables import aliases, model_tags, models, version_tags, versions
 
 STAGES = ("None", "Staging", "Production", "Archived")
@@ -95,26 +95,47 @@ class Origin(Struct, frozen=True):
     description: str = ""
 
 
-def find_model(conn: Connection, name: str) -> Row[Any]:
+class NewVersion(Struct, frozen=True):
+    """A version to be: of the model with this row number."""
+
+    model: int
+    origin: Origin
+    tags: Mapping[str, str]
+    now_ms: int
+
+
+_HIGHEST = "SELECT coalesce(max(v.version), 0) FROM versions v WHERE v.model = models.id"
+_NEW = (
+    *("model", "version", "run_id", "source", "run_link", "description", "model_id"),
+    *("created_ms", "updated_ms"),
+)
+
+
+def find_model(conn: Connection, name: str) -> Any:
     """The row of a registered model. Raises ``NotFound``."""
-    row = execute(conn, "SELECT * FROM models WHERE name = ?", (name,)).first()
-    if row is None:
-        raise NotFound(f"Registered Model with name={name} not found")
-    return cast("Row[Any]", row)
+    found = fetch_rows(conn, "SELECT * FROM models WHERE name = ?", (name,))
+    if not found:
+        raise unknown(name)
+    return found[0]
 
 
-def find_version(conn: Connection, name: str, version: int) -> Row[Any]:
+def unknown(name: str) -> NotFound:
+    """There is no such registered model."""
+    return NotFound(f"Registered Model with name={name} not found")
+
+
+def find_version(conn: Connection, name: str, version: int) -> Any:
     """The row of a version, with its model's ``name``. Raises ``NotFound``."""
     query = "SELECT v.*, m.name AS name FROM versions v JOIN models m ON m.id = v.model"
-    row = execute(conn, f"{query} WHERE m.name = ? AND v.version = ?", (name, version)).first()
-    if row is None:
+    found = fetch_rows(conn, f"{query} WHERE m.name = ? AND v.version = ?", (name, version))
+    if not found:
         raise NotFound(f"Model Version (name={name}, version={version}) not found")
-    return cast("Row[Any]", row)
+    return found[0]
 
 
 def create_model(
     conn: Connection, name: str, now_ms: int, description: str = "", tags: Mapping[str, str] | None = None
-) -> Row[Any]:
+) -> Any:
     """Register a name. Raises ``Conflict``."""
     row = {"name": name, "description": description, "created_ms": now_ms, "updated_ms": now_ms}
     try:
@@ -126,7 +147,7 @@ def create_model(
     return find_model(conn, name)
 
 
-def rename(conn: Connection, name: str, new: str, now_ms: int) -> Row[Any]:
+def rename(conn: Connection, name: str, new: str, now_ms: int) -> Any:
     """Give a model another name. Raises ``NotFound``, ``Conflict``, ``Refused`` while it is served or held."""
     row = find_model(conn, name)
     _not_served(conn, name)
@@ -139,7 +160,7 @@ def rename(conn: Connection, name: str, new: str, now_ms: int) -> Row[Any]:
     return find_model(conn, new)
 
 
-def describe_model(conn: Connection, name: str, description: str, now_ms: int) -> Row[Any]:
+def describe_model(conn: Connection, name: str, description: str, now_ms: int) -> Any:
     """Change a model's description. Raises ``NotFound``."""
     row = find_model(conn, name)
     conn.execute(update(models).where(models.c.id == row.id).values(description=description, updated_ms=now_ms))
@@ -169,27 +190,34 @@ def delete_model_tag(conn: Connection, name: str, key: str) -> None:
     conn.execute(delete(model_tags).where(model_tags.c.model == row.id, model_tags.c.key == key))
 
 
-def create_version(
-    conn: Connection, name: str, origin: Origin, tags: Mapping[str, str], now_ms: int, package: str = ""
-) -> Row[Any]:
-    """Add the next version of a model. Raises ``NotFound``."""
-    row = find_model(conn, name)
-    _touch(conn, row.id, now_ms)  # first: it puts concurrent registrations in line
-    said = (origin.run_id, origin.source, origin.run_link, origin.description, origin.model_id, package)
-    values = (row.id, *said, now_ms, now_ms, row.id)
-    columns = "run_id, source, run_link, description, model_id, package, created_ms, updated_ms"
-    number: int = execute(
-        conn,
-        f"INSERT INTO versions (model, version, {columns})"
-        " SELECT ?, coalesce(max(version), 0) + 1, ?, ?, ?, ?, ?, ?, ?, ? FROM versions WHERE model = ?"
-        " RETURNING version",
-        values,
-    ).scalar_one()
-    _write_version_tags(conn, row.id, number, tags)
-    return find_version(conn, name, number)
+def numbers(conn: Connection, names: Iterable[str]) -> dict[str, int]:
+    """Row numbers of registered models by name; those that do not exist are missing."""
+    return dict(select_in(conn, "name, id", models, "name", set(names)))
 
 
-def change_version(conn: Connection, name: str, version: int, now_ms: int, **values: Any) -> Row[Any]:
+def create_versions(conn: Connection, wanted: Sequence[NewVersion]) -> list[Any]:
+    """Add the next versions of models, in order: a few statements, however many."""
+    touched = {new.model: (new.now_ms, new.model) for new in wanted}
+    # First, and in order: it puts concurrent registrations in line, and two that touch the same models wait once.
+    run_many(conn, "UPDATE models SET updated_ms = ? WHERE id = ?", [touched[model] for model in sorted(touched)])
+    highest = dict(select_in(conn, f"id, ({_HIGHEST})", models, "id", touched))
+    pairs, rows, tags = [], [], []
+    for new in wanted:
+        highest[new.model] = number = highest[new.model] + 1
+        pairs.append((new.model, number))
+        said = new.origin
+        texts = (said.run_id, said.source, said.run_link, said.description, said.model_id)
+        rows.append((new.model, number, *texts, new.now_ms, new.now_ms))
+        tags += [(new.model, number, key, value) for key, value in new.tags.items()]
+    insert_rows(conn, versions, _NEW, rows)
+    insert_rows(conn, version_tags, ("model", "version", "key", "value"), tags)
+    query = f"SELECT v.*, m.name AS name FROM {_listed(conn)} JOIN models m ON m.id = w.model"
+    query += " JOIN versions v ON v.model = w.model AND v.version = w.version"
+    made = {(row.model, row.version): row for row in fetch_rows(conn, query, _list(conn, pairs))}
+    return [made[pair] for pair in pairs]
+
+
+def change_version(conn: Connection, name: str, version: int, now_ms: int, **values: Any) -> Any:
     """Change a version's description or stage. Raises ``NotFound``."""
     row = find_version(conn, name, version)
     mine = (versions.c.model == row.model) & (versions.c.version == version)
@@ -198,9 +226,7 @@ def change_version(conn: Connection, name: str, version: int, now_ms: int, **val
     return find_version(conn, name, version)
 
 
-def set_stage(
-    conn: Connection, name: str, version: int, stage: str, now_ms: int, *, archive: bool = False
-) -> Row[Any]:
+def set_stage(conn: Connection, name: str, version: int, stage: str, now_ms: int, *, archive: bool = False) -> Any:
     """Move a version to a stage (any case), the others of it to the archive. Raises ``NotFound``, ``Invalid``."""
     known = {each.lower(): each for each in STAGES}
     to = known.get(stage.lower())
@@ -248,7 +274,7 @@ def delete_version_tag(conn: Connection, name: str, version: int, key: str) -> N
     conn.execute(delete(version_tags).where(mine, version_tags.c.key == key))
 
 
-def latest(conn: Connection, numbers: Iterable[int]) -> dict[int, list[Row[Any]]]:
+def latest(conn: Connection, numbers: Iterable[int]) -> dict[int, list[Any]]:
     """The newest version of each stage, by model's row number."""
     ids = list(numbers)
     postgres = conn.dialect.name == "postgresql"
@@ -259,8 +285,8 @@ def latest(conn: Connection, numbers: Iterable[int]) -> dict[int, list[Row[Any]]
         f"SELECT v.*, m.name AS name FROM ({wanted}) w CROSS JOIN ({stages}) s JOIN models m ON m.id = w.model"
         f" JOIN versions v ON v.model = w.model AND v.version = ({newest}) ORDER BY v.model, v.version"
     )
-    found: dict[int, list[Row[Any]]] = {}
-    for row in execute(conn, query, (ids if postgres else encode(ids),)):
+    found: dict[int, list[Any]] = {}
+    for row in fetch_rows(conn, query, (ids if postgres else encode(ids),)):
         found.setdefault(row.model, []).append(row)
     return found
 
@@ -327,15 +353,24 @@ class Contents:
             self.version_tags.setdefault((model, version), []).append((key, value))
 
 
-def _version_tags(conn: Connection, wanted: list[tuple[int, int]]) -> list[tuple[Any, ...]]:
+def _version_tags(conn: Connection, wanted: Sequence[tuple[int, int]]) -> list[tuple[Any, ...]]:
+    query = f"SELECT t.model, t.version, t.key, t.value FROM {_listed(conn)}"
+    query += " JOIN version_tags t ON t.model = w.model AND t.version = w.version"
+    return fetch(conn, query, _list(conn, wanted))
+
+
+def _listed(conn: Connection) -> str:
+    """SQL of pairs of a model's row number and a version, as ``w``; ``_list`` makes its value."""
     if conn.dialect.name == "postgresql":
-        inner = "SELECT * FROM unnest(?::bigint[], ?::int[])"
-        values: tuple[Any, ...] = ([model for model, _ in wanted], [version for _, version in wanted])
-    else:
-        inner = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
-        values = (encode(wanted),)
-    columns = "model, version, key, value"
-    return fetch(conn, f"SELECT {columns} FROM version_tags WHERE (model, version) IN ({inner})", values)
+        return "unnest(?::bigint[], ?::int[]) AS w (model, version)"
+    model, version = (f"json_extract(value, '$[{at}]')" for at in (0, 1))
+    return f"(SELECT {model} AS model, {version} AS version FROM json_each(?)) w"
+
+
+def _list(conn: Connection, pairs: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
+    if conn.dialect.name == "postgresql":
+        return [model for model, _ in pairs], [version for _, version in pairs]
+    return (encode(pairs),)
 
 
 def _touch(conn: Connection, number: int, now_ms: int) -> None:

@@ -7,7 +7,7 @@ removes, inserts or moves a line would have to rewrite every line after it and t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -24,7 +24,7 @@ GENESIS = "0" * 64
 _acting: ContextVar[str] = ContextVar("acting", default="")
 
 
-class Event(Struct, frozen=True, kw_only=True):
+class Event(Struct, frozen=True):
     """One change of state.
 
     Attributes:
@@ -58,6 +58,16 @@ def acting(actor: str) -> Iterator[None]:
         _acting.reset(before)
 
 
+class Change(Struct, frozen=True):
+    """What an event will say; see ``Event``."""
+
+    kind: str
+    subject: str
+    data: dict[str, Any]
+    at: float
+    actor: str
+
+
 def append(
     conn: Connection, kind: str, subject: str, data: dict[str, Any], *, now: float, actor: str = "modelkeep"
 ) -> Event:
@@ -66,24 +76,25 @@ def append(
     Args:
         actor: Who did it, unless ``acting`` knows.
     """
-    actor = _acting.get() or actor
+    (event,) = append_all(conn, [Change(kind, subject, data, float(now), _acting.get() or actor)])
+    return event
+
+
+def append_all(conn: Connection, changes: Sequence[Change]) -> list[Event]:
+    """Add events at the end, in order; they become part of the caller's transaction."""
+    if not changes:
+        return []
     seq, previous = _lock_head(conn)
-    text = encode(data)
-    at = float(now)
-    sealed = _seal((seq + 1, at, kind, subject, actor, text, previous))
-    row = {
-        "seq": seq + 1,
-        "at": at,
-        "kind": kind,
-        "subject": subject,
-        "actor": actor,
-        "data": text,
-        "previous": previous,
-        "hash": sealed,
-    }
-    insert_rows(conn, events, tuple(row), [tuple(row.values())])
-    run_many(conn, "UPDATE event_head SET seq = ?, hash = ? WHERE id = 1", [(seq + 1, sealed)])
-    return Event(**{**row, "data": decode(text)})
+    made = []
+    for seq, change in enumerate(changes, seq + 1):  # noqa: B020 - from the head on
+        said = (seq, change.at, change.kind, change.subject, change.actor)
+        text = encode(change.data)
+        sealed = _seal((*said, text, previous))
+        made.append((*said, text, previous, sealed))
+        previous = sealed
+    insert_rows(conn, events, Event.__struct_fields__, made)
+    run_many(conn, "UPDATE event_head SET seq = ?, hash = ? WHERE id = 1", [(seq, previous)])
+    return [Event(*row[:5], decode(row[5]), *row[6:]) for row in made]
 
 
 def history(

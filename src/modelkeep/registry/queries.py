@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from modelkeep.core.errors import Invalid
 from modelkeep.registry import access_places
 from modelkeep.registry.filters import Clause, Language, Order
+from modelkeep.store.bulk import fetch_rows
 
 
 class Part(Struct, frozen=True):
@@ -218,16 +219,9 @@ def select(
         parts.append(f"SELECT * FROM ({one}) g{at}" if len(groups) > 1 else one)
         values += [*base.values, *group.values, *(value for part in conditions for value in part.values), limit]
     if len(parts) == 1:
-        return list(execute(conn, parts[0], values))
+        return fetch_rows(conn, parts[0], values)
     again = ", ".join(f"t{at} DESC" if term.descending else f"t{at}" for at, term in enumerate(terms))
-    return list(execute(conn, f"{' UNION ALL '.join(parts)} ORDER BY {again} LIMIT ?", [*values, limit]))
-
-
-def execute(conn: Connection, sql: str, values: Sequence[Any]) -> Any:
-    """Run a query written with ``?``."""
-    if conn.dialect.name == "postgresql":
-        sql = sql.replace("%", "%%").replace("?", "%s")
-    return conn.exec_driver_sql(sql, tuple(values))
+    return fetch_rows(conn, f"{' UNION ALL '.join(parts)} ORDER BY {again} LIMIT ?", [*values, limit])
 
 
 def find(
@@ -268,8 +262,8 @@ def find(
     base = Part(
         " ".join([search.base, *(join.sql for join in joins)]), tuple(v for join in joins for v in join.values)
     )
-    rows = select(conn, search.columns, base, [*wanted, *shown(search)], terms, limit + 1)
-    return rows[:limit], write_token(query, rows, limit, len(terms))
+    found = select(conn, search.columns, base, [*wanted, *shown(search)], terms, limit + 1)
+    return found[:limit], write_token(query, found, limit, len(terms))
 
 
 def signature(*parts: Any) -> str:
@@ -277,11 +271,11 @@ def signature(*parts: Any) -> str:
     return hashlib.blake2b(json.dumps(parts, default=str).encode("utf-8", "replace"), digest_size=6).hexdigest()
 
 
-def write_token(query: str, rows: Sequence[Any], limit: int, terms: int) -> str:
-    """The token of the page after ``rows[:limit]``; empty when there is none."""
-    if len(rows) <= limit:
+def write_token(query: str, found: Sequence[Any], limit: int, terms: int) -> str:
+    """The token of the page after ``found[:limit]``; empty when there is none."""
+    if len(found) <= limit:
         return ""
-    last = list(rows[limit - 1])[-terms:]
+    last = list(found[limit - 1])[-terms:]
     return base64.urlsafe_b64encode(json.dumps([query, *last]).encode()).decode()
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from modelkeep.registry import queries
 from modelkeep.registry.filters import Clause, Language, Order
 from modelkeep.registry.queries import Attribute, Part, Search, Term, Values
+from modelkeep.store.bulk import fetch
 from modelkeep.store.tables import INDEXED_TEXT
 
 FEW = 2000
@@ -189,7 +190,7 @@ class _Runs:
             matching = self._matching(clause)
             if matching is not None:
                 count = f"SELECT count(*) FROM ({matching.sql} LIMIT {FEW + 1}) n"
-                found = queries.execute(self.conn, count, matching.values).scalar()
+                ((found,),) = fetch(self.conn, count, matching.values)
                 if found < fewest:
                     fewest, self.leader = found, matching
         self.wanted += [part for _, part in conditions]

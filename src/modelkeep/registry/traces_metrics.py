@@ -12,9 +12,10 @@ from msgspec import Struct
 from sqlalchemy import Connection
 
 from modelkeep.core.errors import Invalid
-from modelkeep.registry import queries, traces
+from modelkeep.registry import traces
 from modelkeep.registry.queries import Part
 from modelkeep.registry.traces_search import matching
+from modelkeep.store.bulk import fetch
 
 View = Literal["TRACES", "SPANS", "ASSESSMENTS"]
 TIME = "time_bucket"
@@ -213,8 +214,7 @@ def _rows(
     sql = (
         f"SELECT {made} FROM (SELECT {listed} FROM {_FROM[asked.view]} WHERE {where}) q{grouped} LIMIT ? OFFSET ?"
     )
-    found = queries.execute(conn, sql, (*values, asked.limit + 1, asked.skip))
-    return [tuple(row) for row in found if row[-1] is not None]
+    return [row for row in fetch(conn, sql, (*values, asked.limit + 1, asked.skip)) if row[-1] is not None]
 
 
 def _made(each: Aggregation, value: str, dialect: str) -> str:
@@ -244,6 +244,7 @@ def counts(conn: Connection, within: Sequence[int], one: str, other: str, base: 
         start, wanted = matching(conn, within, text)
         where = " AND ".join(part.sql for part in wanted)
         values = (*start.values, *(value for part in wanted for value in part.values))
-        return int(queries.execute(conn, f"SELECT count(*) FROM {start.sql} WHERE {where}", values).scalar())
+        ((found,),) = fetch(conn, f"SELECT count(*) FROM {start.sql} WHERE {where}", values)
+        return int(found)
 
     return count(one), count(other), count(one, other), count()

@@ -16,7 +16,7 @@ from modelkeep.core.errors import Invalid
 from modelkeep.registry import queries, traces
 from modelkeep.registry.filters import COMPARISONS, NULLS, TEXT_OPERATORS, Clause, Language, Order
 from modelkeep.registry.queries import Attribute, Part, Search, Values
-from modelkeep.store.bulk import encode
+from modelkeep.store.bulk import encode, fetch
 from modelkeep.store.tables import INDEXED_TEXT
 
 FEW = 2000
@@ -136,7 +136,7 @@ def matching(conn: Connection, within: Sequence[int], text: str, model_id: str =
         leader = _leader(clause, among, postgres)
         if leader is not None:
             count = f"SELECT count(*) FROM ({leader.sql} LIMIT {FEW + 1}) n"
-            found = queries.execute(conn, count, leader.values).scalar()
+            ((found,),) = fetch(conn, count, leader.values)
             if found < fewest:
                 join = "JOIN" if postgres else "CROSS JOIN"  # SQLite then keeps the order of the tables
                 few = f"(SELECT DISTINCT e.trace FROM ({leader.sql}) e)"

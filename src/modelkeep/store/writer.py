@@ -58,6 +58,9 @@ class Mergeable:
         """
         raise NotImplementedError
 
+    def sign(self, actor: str) -> None:
+        """Learn who asked for it. Works that write the history keep it."""
+
     def __call__(self, conn: Connection) -> Any:
         """Do this work alone."""
         (result,) = self.merge(conn, [self])

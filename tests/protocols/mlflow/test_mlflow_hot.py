@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -147,6 +148,34 @@ def test_many_clients_at_once_and_the_wrong_among_them_fail_alone(address: str) 
     assert codes[:100] == [404 if at % 5 == 0 else 200 for at in range(100)]
     assert sorted(codes[100:]) == [200] + [400] * 9  # one value came first
     assert steps(address, run) == [at for at in range(100) if at % 5]
+
+
+def test_versions_made_together_are_numbered_in_order_and_the_wrong_among_them_fail_alone(address: str) -> None:
+    api = f"{address}/api/2.0/mlflow"
+    for name in ("one", "two"):
+        httpx.post(f"{api}/registered-models/create", json={"name": name}).raise_for_status()
+
+    def asked(at: int) -> dict[str, Any]:
+        name = "nobody" if at % 5 == 0 else ("one", "two")[at % 2]
+        source = "s3://b/../m" if at % 7 == 0 else f"s3://b/{at}"
+        return {"name": name, "source": source, "tags": [{"key": "at", "value": str(at)}]}
+
+    async def drive() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=30) as http:
+            path = f"{api}/model-versions/create"
+            return await asyncio.gather(*(http.post(path, json=asked(at)) for at in range(60)))
+
+    answers = asyncio.run(drive())
+    wanted = [404 if at % 5 == 0 else 400 if at % 7 == 0 else 200 for at in range(60)]
+    assert [answer.status_code for answer in answers] == wanted
+    for name in ("one", "two"):
+        query = {"filter": f"name = '{name}'"}
+        kept = httpx.get(f"{api}/model-versions/search", params=query).json()["model_versions"]
+        made = [answer.json()["model_version"] for answer in answers if answer.status_code == 200]
+        mine = [version for version in made if version["name"] == name]
+        assert sorted(int(version["version"]) for version in mine) == list(range(1, len(mine) + 1))
+        assert sorted(mine, key=itemgetter("source")) == sorted(kept, key=itemgetter("source"))
+        assert all(version["tags"][0]["value"] == version["source"].rpartition("/")[2] for version in mine)
 
 
 def test_a_client_that_goes_away_harms_no_other(light: str, run: str) -> None:

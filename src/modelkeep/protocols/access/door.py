@@ -16,6 +16,7 @@ from modelkeep.registry import artifacts
 from modelkeep.registry.access_rights import Principal
 from modelkeep.registry.artifacts import Owner
 from modelkeep.registry.events import acting
+from modelkeep.store.writer import Mergeable
 
 Check = Callable[[Connection], None]
 """Raises ``Refused`` when something that is touched may not be."""
@@ -58,6 +59,9 @@ class Doorkeeper:
     def wrap(self, work: Callable[[Any], Any], who: Principal | None) -> Callable[[Any], Any]:
         """The work, showing what ``who`` may read and writing the history in their name."""
         if who is None:
+            return work
+        if isinstance(work, Mergeable):
+            work.sign(who.name)
             return work
 
         def known(conn: Any) -> Any:

@@ -9,17 +9,20 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import Invalid
+from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.protocols.mlflow import checks, shapes
 from modelkeep.protocols.mlflow.announcements import PROMPT
 from modelkeep.protocols.mlflow.experiments import Pair, Text
 from modelkeep.protocols.mlflow.wire import Operation, Work
 from modelkeep.registry import catalog, events, logged, models, runs
-from modelkeep.registry.catalog import Contents, Origin
+from modelkeep.registry.catalog import Contents, NewVersion, Origin
+from modelkeep.store.writer import Mergeable
 
 _CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)|%2e|%2f|%5c|%25|[\\#?;\x00-\x1f]", re.IGNORECASE)
 _OF_PROMPTS = "dummy-source"
 """What clients say is the source of a prompt, which has no files; the only such text that is accepted."""
+_CLIENT = "mlflow client"
+"""Who does what nobody is known to have asked for."""
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]+:")  # one letter is a drive
 
 
@@ -71,6 +74,11 @@ def version_shapes(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]
 
 def version_shape(row: Any, held: Contents) -> dict[str, Any]:
     """``mlflow.ModelVersion`` of one row."""
+    aliases = [alias for alias, to in held.aliases.get(row.model, ()) if to == row.version]
+    return _version_shape(row, held.version_tags.get((row.model, row.version), ()), aliases)
+
+
+def _version_shape(row: Any, tags: Iterable[tuple[str, str]], aliases: list[str]) -> dict[str, Any]:
     found = {
         "name": row.name,
         "version": str(row.version),
@@ -84,8 +92,8 @@ def version_shape(row: Any, held: Contents) -> dict[str, Any]:
         "status": row.status,
         "status_message": row.status_message,
         "run_link": row.run_link,
-        "tags": shapes.pairs(held.version_tags.get((row.model, row.version), ())),
-        "aliases": [alias for alias, to in held.aliases.get(row.model, ()) if to == row.version],
+        "tags": shapes.pairs(tags),
+        "aliases": aliases,
     }
     return {**found, "model_id": row.model_id} if row.model_id else found
 
@@ -152,21 +160,49 @@ def check_tag(key: str, value: str) -> None:
 
 def told(conn: Connection, kind: str, subject: str, data: dict[str, Any], now: int) -> None:
     """Write a change into the history; webhooks are told from there."""
-    events.append(conn, kind, subject, data, now=now / 1000, actor="mlflow client")
+    events.append(conn, kind, subject, data, now=now / 1000, actor=_CLIENT)
 
 
-def _create_version(asked: CreateVersion, now: int) -> Work:
-    checks.model_name(asked.name)
-    tags = tags_of(asked.tags)
+class _Creation(Mergeable):
+    """Create a version."""
 
-    def work(conn: Connection) -> dict[str, Any]:
-        catalog.find_model(conn, asked.name)
-        origin = _source(conn, asked)
-        row = catalog.create_version(conn, asked.name, origin, tags, now)
-        told(conn, "version.created", f"{asked.name}@{row.version}", {"source": asked.source}, now)
-        return one(conn, row)
+    __slots__ = ("actor", "asked", "now", "tags")
 
-    return work
+    def __init__(self, asked: CreateVersion, now: int) -> None:
+        checks.model_name(asked.name)
+        self.tags = tags_of(asked.tags)
+        self.asked = asked
+        self.now = now
+        self.actor = _CLIENT
+
+    def sign(self, actor: str) -> None:
+        self.actor = actor
+
+    @staticmethod
+    def merge(conn: Connection, works: Sequence[_Creation]) -> list[Any]:
+        known = catalog.numbers(conn, [work.asked.name for work in works])
+        results: list[Any] = [None] * len(works)
+        wanted: dict[int, NewVersion] = {}
+        for at, work in enumerate(works):
+            try:
+                if work.asked.name not in known:
+                    raise catalog.unknown(work.asked.name)
+                origin = _source(conn, work.asked)
+                wanted[at] = NewVersion(known[work.asked.name], origin, work.tags, work.now)
+            except ModelkeepError as error:
+                results[at] = error
+        made = list(zip(wanted, catalog.create_versions(conn, list(wanted.values())), strict=True))
+        events.append_all(conn, [works[at].event(row.version) for at, row in made])
+        for at, row in made:
+            results[at] = {"model_version": _version_shape(row, sorted(works[at].tags.items()), [])}
+        return results
+
+    def event(self, version: int) -> events.Change:
+        """What the history says."""
+        source = {"source": self.asked.source}
+        return events.Change(
+            "version.created", f"{self.asked.name}@{version}", source, self.now / 1000, self.actor
+        )
 
 
 def one(conn: Connection, row: Any) -> dict[str, Any]:
@@ -245,7 +281,7 @@ def _delete_version_tag(asked: Tag, now: int) -> Work:
 
 
 OPERATIONS = [
-    Operation("POST", "model-versions/create", CreateVersion, _create_version, "write"),
+    Operation("POST", "model-versions/create", CreateVersion, _Creation, "write"),
     Operation("GET", "model-versions/get", Version, _get_version),
     Operation("PATCH", "model-versions/update", Version, _update_version, "write"),
     Operation("POST", "model-versions/transition-stage", Version, _stage, "write"),

@@ -47,7 +47,6 @@ from modelkeep.protocols.openapi import Described
 from modelkeep.protocols.respond import Later
 from modelkeep.registry.experiments import ensure_default
 from modelkeep.serve.http import Handler, Head, Sink
-from modelkeep.store.writer import Mergeable
 
 _UNBUILT = "gateway issues label-schemas prompt-optimization review-queues scorers workspaces"
 """Parts of MLflow's API that are not built."""
@@ -192,7 +191,7 @@ class Door:
             who = None if head.who is None else head.who.who
             asked, check = self._keeper.permit(operation.method, operation.path, asked, who)
             work = operation.run(asked, round(self._keep.clock.now() * 1000))
-            if operation.kind != "task" and not isinstance(work, Mergeable):
+            if operation.kind != "task":
                 work = self._keeper.wrap(work, who)
             self._answers.run(operation, work, sink, check)
         except Exception as error:

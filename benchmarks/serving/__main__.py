@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks import stop_well
 from benchmarks.serving import cases, limits
 from benchmarks.serving.peers import PEERS
 from benchmarks.serving.report import Row, show
@@ -34,6 +35,7 @@ CASES: dict[str, Callable[[Path, bool], list[Row]]] = {
 
 
 def main() -> None:
+    stop_well()
     parser = argparse.ArgumentParser(description="Requests a second and latency, ours and the peers'.")
     parser.add_argument("--quick", action="store_true", help="a second or two of each, without the slow peers")
     known = [*COMPARED, *CASES]

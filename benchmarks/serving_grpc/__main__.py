@@ -25,6 +25,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from benchmarks import stop_well
 from benchmarks.serving import models, ours
 from benchmarks.serving.generator import LOAD_CORE, SERVER_CORE, pinned
 from modelkeep.protocols.grpc.messages import message
@@ -116,6 +117,7 @@ def measure(at: tuple[int, int], data: bytes, shape: tuple[int, int], seconds: f
 
 
 def main() -> None:
+    stop_well()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_grpc", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one second for each figure, one shape of load")
     parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import stop_well
 from benchmarks.tracking import fill, servers
 from benchmarks.tracking.rows import ROWS, SEARCHES, Row, Side
 
@@ -139,6 +140,7 @@ def show(lines: Sequence[dict[str, object]]) -> None:
 
 
 def main() -> None:
+    stop_well()
     parser = argparse.ArgumentParser(description="Speed and footprint of tracking, against MLflow's server.")
     parser.add_argument("--quick", action="store_true", help="a second for each row instead of five")
     parser.add_argument("--only", nargs="+", choices=[row.key for row in ROWS], help="only these rows")

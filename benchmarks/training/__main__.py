@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks import stop_well
 from benchmarks.training import clicks, clusters, learners
 from benchmarks.training.projection import NODES, Round, merge_seconds
 
@@ -19,6 +20,7 @@ SECTIONS = ("learners", "workers", "engines")
 
 
 def main() -> None:
+    stop_well()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows, and smaller tables")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))

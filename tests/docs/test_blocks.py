@@ -132,7 +132,7 @@ class Reader:
         # short-lived Java: what a second compiler would win, it costs
         quick = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
         # a slow machine takes long to start a server
-        patient = {"MODELKEEP_ENGINE_TIMEOUT": "240", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"}
+        patient = {"MODELKEEP_ENGINE_TIMEOUT": "240", "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "60"}
         with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # sockets have short names
             done = run_apart(
                 ["bash", "-euo", "pipefail", "-c", script],
@@ -141,7 +141,9 @@ class Reader:
                 cwd=self.folder,
                 env=self.environment() | {"HOME": str(self.folder), "RAY_TMPDIR": short} | quick | patient,
             )
+            logs = [(log.name, log.read_text(errors="replace")) for log in Path(short).glob("session_2*/logs/*.*")]
         said = f"ended with {done.returncode} in {(self.folder / 'blocks.txt').read_text()}\n{done.stdout[-5000:]}"
+        said += "".join(f"\n--- {name}\n{text[-1500:]}" for name, text in logs)
         assert done.returncode == 0, said
         assert "Traceback" not in done.stdout, said
 

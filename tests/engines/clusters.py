@@ -82,7 +82,8 @@ def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) ->
     """Two nodes of one core each, with ``more`` in their environment. Only in a network of its own."""
     os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that Ray once left in the home folder is asked for
     env = {**_env(), **more, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
-    env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "120"  # a slow machine takes long to start a server
+    env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "60"  # a slow machine takes long to start a server
+    env["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # else a server may die while it is forked (ray#63202)
     ray = [
         sys.executable,
         "-c",

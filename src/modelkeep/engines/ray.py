@@ -183,5 +183,8 @@ def _fit(there: dict[str, float], needed: Resources) -> int:
 
 
 def _first(error: Exception) -> str:
+    """What it says; of the cluster's own traceback, the end."""
     lines = str(error).strip().splitlines()
+    if lines and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[-1].strip()}"
     return lines[0] if lines else type(error).__name__

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 import objectstore
-from forks import Forks
+from forks import Forks, shared
 from modelkeep.store.database import Database
 from small import Project
 
@@ -39,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long comes first, so that no worker is left with it at the end."""
     _MLFLOW.update({name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")})
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "chaos")))
+
+
+def pytest_sessionfinish() -> None:
+    """End the process that forks, if there is one."""
+    if shared.cache_info().currsize:
+        shared().close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,11 +102,9 @@ def s3(object_store: objectstore.ObjectStore, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+def forks() -> Forks:
     """Starts commands as real processes, without the seconds of importing."""
-    found = Forks(tmp_path_factory.mktemp("forks"))
-    yield found
-    found.close()
+    return shared()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -25,13 +26,16 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
+
+import nursery
 
 
 @dataclass
@@ -51,6 +55,14 @@ class Forked:
         assert self.code is not None
         return self.code
 
+    def line(self, limit: float = 60.0) -> str:
+        """The first line it prints; what there is of it when it ends before."""
+        end = time.monotonic() + limit
+        while not (said := self.out.read_text()).count("\n") and not self.ended.is_set():
+            assert time.monotonic() < end, f"process {self.pid} says nothing: {self.told()}"
+            time.sleep(0.005)
+        return said.partition("\n")[0]
+
     def send(self, number: signal.Signals) -> None:
         if not self.ended.is_set():
             _signal(self.pid, number)
@@ -67,14 +79,15 @@ class Forked:
 class Forks:
     """Starts commands."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._count = 0
         self._all: dict[int, Forked] = {}
         self._asked: deque[Forked] = deque()
         self.commands = Path(
             tempfile.mkdtemp(prefix="modelkeep-")
         )  # short: a socket's path has but 108 characters
+        self._folder = self.commands / "told"
+        self._folder.mkdir()
         for name in ("modelkeep", "python", "mlflow"):
             (self.commands / name).write_text(
                 _COMMAND.format(python=sys.executable, folder=self.commands, name=name)
@@ -92,11 +105,19 @@ class Forks:
             )
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def run(self, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> Forked:
-        """Start ``modelkeep`` with these words."""
+    def run(
+        self, words: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None, program: str = "modelkeep"
+    ) -> Forked:
+        """Start ``modelkeep``, or ``python``, with these words; ``env`` is added to this environment."""
         self._count += 1
         out, err = (self._folder / f"{self._count}.{name}" for name in ("out", "err"))
-        request = {"words": list(words), "cwd": str(cwd), "env": dict(env or {}), "out": str(out), "err": str(err)}
+        request = {
+            "words": [program, *words],
+            "cwd": str(cwd),
+            "env": {**os.environ, **(env or {})},
+            "out": str(out),
+            "err": str(err),
+        }
         for path in (out, err):
             path.touch()
         asked = Forked(out, err)
@@ -135,17 +156,29 @@ class Forks:
             found.ended.set()
 
 
+@functools.cache
+def shared() -> Forks:
+    """The one of this process, made when somebody first needs it; ended with the tests."""
+    return Forks()
+
+
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):  # it has ended, and nobody was told yet
         os.kill(pid, number)
 
 
 def children_of(pid: int) -> list[int]:
-    """Process ids of the children of a process (Linux)."""
+    """Process ids of the children of a process (Linux), save the one that forks for it."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         found += [int(word) for word in task.read_text().split()]
-    return found
+    return [child for child in found if not _forks(child)]
+
+
+def _forks(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == nursery.NAME
+    return False
 
 
 def alive(pid: int) -> bool:
@@ -231,7 +264,7 @@ class _Server:
         said = json.loads(line)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         files = [os.open(os.devnull, os.O_RDONLY), *(os.open(said[name], flags, 0o644) for name in ("out", "err"))]
-        return Request(["modelkeep", *said["words"]], said["cwd"], {**os.environ, **said["env"]}, files)
+        return Request(said["words"], said["cwd"], said["env"], files)
 
     def _asked(self, _: Any) -> Request | None:
         """A request of a script, which waits for the process to end."""
@@ -282,7 +315,14 @@ def _become(request: Request) -> None:
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.env)
-    program, *words = sys.argv = request.words
+    if "up" in request.words:
+        atexit.register(nursery.Nursery(_run).close)
+    _run(request.words)
+
+
+def _run(words: list[str]) -> NoReturn:
+    """Run a program to its end, which is the end of this process."""
+    program, *rest = sys.argv = words
     code: Any = 0
     try:
         if program == "modelkeep":
@@ -294,7 +334,7 @@ def _become(request: Request) -> None:
 
             cli()
         else:
-            _python(words)
+            _python(rest)
     except SystemExit as end:
         code = end.code
     except BaseException:
@@ -316,6 +356,7 @@ def _python(words: list[str]) -> None:
     first, *rest = words
     if first == "-m":
         sys.argv, sys.path[0] = rest, str(Path.cwd())
+        sys.modules.pop(rest[0], None)
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif first == "-c":
         sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
@@ -358,6 +399,7 @@ _HEAVY = (
         "modelkeep.registry.verify",
     ),
     *("modelkeep.lifecycle.plan", "modelkeep.lifecycle.apply", "modelkeep.app.up", "modelkeep.cli.make"),
+    *("modelkeep.protocols.serving", "modelkeep.serve.worker", "modelkeep.app.protection"),
     *("modelkeep.cli.users", "modelkeep.cli.events", "modelkeep.protocols.mlflow.tracking", "argon2", "obstore"),
 )
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +10,9 @@ from dataclasses import dataclass
 
 import grpc
 import httpx
-from serving_kit import Home, Worker
+from serving_kit import Home, Worker, ended
+
+from forks import shared
 
 
 @dataclass
@@ -33,28 +31,18 @@ class GrpcWorker(Worker):
 
 @contextmanager
 def grpc_worker(home: Home, *, ready: bool = True) -> Iterator[GrpcWorker]:
-    command = [sys.executable, "-m", "modelkeep.app.serving", "--home", str(home.path), "--database", home.url]
-    command += ["--blobs", home.blobs_url, "--port", "0", "--grpc-port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("serving on ").strip()
+    words = ["-m", "modelkeep.app.serving", "--home", str(home.path), "--database", home.url]
+    words += ["--blobs", home.blobs_url, "--port", "0", "--grpc-port", "0"]
+    process = shared().run(words, home.path, program="python")
+    with ended(process):
+        url = process.line().removeprefix("serving on ").strip()
+        assert url, process.told()
         told = json.loads((home.path / "serve" / f"address-{process.pid}.json").read_text())
         with httpx.Client(base_url=url, timeout=20) as client:
             found = GrpcWorker(process, url, client, told["grpc"])
             if ready:
                 found.until(lambda health: health["ready"])
             yield found
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
 
 
 def until(said: object, limit: float = 10.0) -> None:

@@ -62,7 +62,7 @@ def test_health_follows_what_is_served(home: Home, price_model: Made) -> None:
         home.serve("prices", (1, package, 1.0, "stable"))
         assert next(told).status == 1
         assert health(channel, "prices") == health(channel, "prices-model") == 1
-        process.process.send_signal(signal.SIGTERM)
+        process.process.send(signal.SIGTERM)
         assert next(told).status == 2  # it will end
         assert list(told) == []
         assert process.process.wait(15) == 0
@@ -206,7 +206,7 @@ def test_no_call_that_was_taken_is_lost_to_the_end(
     busy: tuple[GrpcWorker, list[str], threading.Event],
 ) -> None:
     process, faults, _ = busy
-    process.process.send_signal(signal.SIGTERM)
+    process.process.send(signal.SIGTERM)
     assert process.process.wait(20) == 0
     # clients whose connection ended try again, and find nobody
     assert len(faults) <= 4

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +22,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from forks import Forked, shared
 from modelkeep.formats import inference, manifest, package, runtimes
 from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Route, Wanted
@@ -178,7 +176,7 @@ def about(table: pa.Table) -> dict[str, Any]:
 class Worker:
     """A serving process."""
 
-    process: subprocess.Popen[str]
+    process: Forked
     url: str
     client: httpx.Client
 
@@ -200,8 +198,8 @@ class Worker:
             time.sleep(0.02)
 
     def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
+        self.process.send(signal.SIGTERM)
+        return self.process.wait(20)
 
 
 def version_served(health: dict[str, Any], endpoint: str) -> int | None:
@@ -212,30 +210,27 @@ def version_served(health: dict[str, Any], endpoint: str) -> int | None:
 
 
 @contextmanager
-def worker(
-    home: Home, *, prefix: Sequence[str] = (), ready: bool = True, url: str = "", memory: int = 0
-) -> Iterator[Worker]:
-    command = [*prefix, sys.executable, str(Path(__file__).with_name("serving_main.py")), str(home.path)]
-    command += [url or home.url, home.blobs_url]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MODELKEEP_MODELS_MEMORY": str(memory)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("serving on http://"), line
+def worker(home: Home, *, ready: bool = True, url: str = "", memory: int = 0) -> Iterator[Worker]:
+    program = str(Path(__file__).with_name("serving_main.py"))
+    words = [program, str(home.path), url or home.url, home.blobs_url]
+    process = shared().run(words, home.path, {"MODELKEEP_MODELS_MEMORY": str(memory)}, "python")
+    with ended(process):
+        line = process.line()
+        assert line.startswith("serving on http://"), process.told()
         address = line.removeprefix("serving on ").strip()
         with httpx.Client(base_url=address, timeout=20) as client:
             found = Worker(process, address, client)
             if ready:
                 found.until(lambda health: health["ready"])
             yield found
+
+
+@contextmanager
+def ended(process: Forked) -> Iterator[None]:
+    """The process ends with the block."""
+    try:
+        yield
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        process.send(signal.SIGTERM)
+        if not process.ended.wait(15):
+            process.kill()

@@ -90,7 +90,7 @@ def target(tmp_path_factory: pytest.TempPathFactory, first: Made, mixed: Made) -
             made.send(post(PATHS[0], body))
         memory, descriptors = made.memory, made.descriptors
         yield made
-        assert found.process.poll() is None
+        assert not found.process.ended.is_set()
         assert found.infer("tumours", json.loads(made.bodies[0])).status_code == 200
         assert made.memory < memory + 150
         assert made.descriptors <= descriptors + 4

@@ -28,6 +28,12 @@ class DeclaredSuite:
                 "import numpy as np\ndef squares(values):\n    return np.hstack([values, np.square(values)])\n"
             )
             project.said["features"].append({"function": {"function": "own_features:squares", "columns": ["x"]}})
+            # searched there too
+            project.said["train"] = {
+                "algorithm": "logistic_regression",
+                "metric": "roc_auc",
+                "tune": {"trials": 3, "folds": 2, "space": {"C": {"low": 0.01, "high": 10, "log": True}}},
+            }
             project.said |= {"engine": engine, "blobs": blobs, "trust": ["own_features.squares"]}
             project.declare()
             sys.modules.pop("own_features", None)

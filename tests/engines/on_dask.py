@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
+from conformance.searches import SearchSuite
 from engines.clusters import dask_cluster, wait_for
 from modelkeep.engines.opening import open_engine
 
@@ -37,7 +38,7 @@ class TestDeclared(DeclaredSuite):
     pass
 
 
-class TestCluster(EngineSuite, RemoteSuite):
+class TestCluster(EngineSuite, RemoteSuite, SearchSuite):
     many = 200
 
     @pytest.fixture

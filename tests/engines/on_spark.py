@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite, StoppedSuite
+from conformance.searches import SearchSuite
 from engines.clusters import spark_cluster, wait_for
 from modelkeep.engines.opening import open_engine
 
@@ -37,7 +38,7 @@ class TestDeclared(DeclaredSuite):
     pass
 
 
-class TestCluster(EngineSuite, StoppedSuite, RemoteSuite):
+class TestCluster(EngineSuite, StoppedSuite, RemoteSuite, SearchSuite):
     many = 60
 
     @pytest.fixture

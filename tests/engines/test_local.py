@@ -15,6 +15,7 @@ sys.path.insert(0, str(TESTS))  # workers import the suite's functions by name f
 
 from conformance.engine import EngineSuite, LostWorkerSuite  # noqa: E402
 from conformance.parts import square  # noqa: E402
+from conformance.searches import SearchSuite  # noqa: E402
 from modelkeep.core.errors import Invalid  # noqa: E402
 from modelkeep.engines.local import LocalEngine  # noqa: E402
 
@@ -35,7 +36,7 @@ def processes():
         yield engine
 
 
-class TestProcesses(EngineSuite, LostWorkerSuite):
+class TestProcesses(EngineSuite, LostWorkerSuite, SearchSuite):
     @pytest.fixture
     def engine(self, processes):
         return processes

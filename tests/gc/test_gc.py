@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 
 from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect
+from modelkeep.core.clock import FileClock
 from modelkeep.core.errors import Damaged
 from modelkeep.core.ports import Silent
 from modelkeep.lifecycle.gc import Collected, collect
@@ -26,6 +27,7 @@ from modelkeep.registry.artifacts import Owner
 from modelkeep.registry.verify import verify
 from modelkeep.store import tables
 from modelkeep.store.blobs import Blobs
+from modelkeep.store.studies import Study
 from modelkeep.store.sweeping import Marks
 from small import Project
 
@@ -89,6 +91,21 @@ def sizes(keep: Keep) -> int:
 
 def sound(keep: Keep) -> bool:
     return verify(keep.db, blobs(keep), Silent()) == []
+
+
+def test_a_search_that_nobody_went_on_with_goes(keep: Keep, tmp_path: Path) -> None:
+    clock = FileClock(tmp_path / "clock")
+    clock.set(time.time() - 31 * DAY)
+    left, gone_on_with = (Study(keep.db, name, clock) for name in ("left", "gone on with"))
+    for study in (left, gone_on_with):
+        study.append(0, ["one", "two"])
+    clock.set(time.time() - 29 * DAY)
+    gone_on_with.append(2, ["three"])
+    assert line(swept(keep, dry_run=True), "searches") == (1, 6)
+    assert left.lines() == ["one", "two"]
+    assert line(swept(keep), "searches") == (1, 6)
+    assert left.lines() == []
+    assert gone_on_with.lines() == ["one", "two", "three"]
 
 
 def test_exactly_what_nothing_needs_goes_and_its_bytes_were_foretold(home: Keep) -> None:

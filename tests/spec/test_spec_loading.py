@@ -253,6 +253,7 @@ deploy: {rollout: [canary 50% 1m, shadow 10m]}
         ({"train": "{tune: {space: {a: {low: 0, high: 1, log: true}}}}"}, "train.tune.space.a.low", "above 0"),
         ({"train": "{tune: {space: {a: {low: 0.5, high: 1, int: true}}}}"}, "train.tune.space.a.low", "whole"),
         ({"train": "{tune: {space: {a: []}}}"}, "train.tune.space.a", "no choices"),
+        ({"train": "{tune: {parallel: 0, space: {a: [1]}}}"}, "train.tune.parallel", "1"),
         ({"train": "{tune: {space: {a: 3}}}"}, "train.tune.space.a", "found the number 3"),
         ({"train": "{params: {a: 1}, tune: {space: {a: [1]}}}"}, "train.tune.space.a", "fixed"),
         ({"train": "{time_budget: 60}"}, "train.time_budget", "expected text"),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from modelkeep.core.clock import SystemClock
 from modelkeep.core.errors import Conflict, Invalid, UserCodeFailed
 from modelkeep.spec.declaration import Range, Train, Tune
 from modelkeep.stats.metrics import evaluate
+from modelkeep.store.studies import Study, forget
 from modelkeep.train.fit import fit
-from modelkeep.train.journal import Journal
 from modelkeep.train.predict import outputs
 from modelkeep.train.splits import cross_validation, holdout, stratified_order
 from modelkeep.train.task import Target
@@ -52,7 +50,7 @@ class Watched:
 
 
 def tuned(given, tune, **keywords):
-    extra = {key: keywords.pop(key) for key in ("log", "progress", "state", "base") if key in keywords}
+    extra = {key: keywords.pop(key) for key in ("log", "progress", "study", "engine", "base") if key in keywords}
     extra.setdefault("base", HERE)
     train = Train(**{"algorithm": "decision_tree", "tune": tune, **keywords})
     return fit(train, given.table, "y", given.inputs, given.transformer, **extra)
@@ -144,57 +142,81 @@ def test_a_space_that_cannot_be_searched(problem, tune, path):
 
 
 CHILD = """
-import sys, time
+import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import flights_like, tabular
+from modelkeep.core.clock import SystemClock
 from modelkeep.spec.declaration import Train, Tune, Range
+from modelkeep.store.database import Database
+from modelkeep.store.studies import Study
 from modelkeep.train.fit import fit
 
-class Slow:
-    def step(self, name, done, total=None, note=""):
-        print(name, done, flush=True)
-        time.sleep(0.15)
+class Stops:  # a run log that hangs in the middle of the third round
+    def __init__(self, name=""):
+        self.name = name
+    def params(self, params):
+        pass
+    def metric(self, key, value, step=0):
+        if self.name == "trial 9":
+            print(self.name, flush=True)
+            sys.stdin.read()
+    def child(self, name):
+        return Stops(name)
+    def end(self, status="FINISHED"):
+        pass
 
 given = tabular(flights_like(300))
 depth, alpha = Range(low=1, high=12, int=True), Range(low=1e-5, high=1e-1, log=True)
 tune = Tune(trials=14, space={{"max_depth": depth, "ccp_alpha": alpha}})
 found = fit(Train(algorithm="decision_tree", tune=tune, seed=2), given.table, "y", given.inputs, given.transformer,
-            base=Path("."), state=Path({state!r}), progress=Slow())
+            base=Path("."), study=Study(Database.open({url!r}), "killed", SystemClock()), log=Stops())
 """
 
 
-def test_a_killed_search_goes_on_where_it_stopped_and_ends_as_if_never_killed(problem, tmp_path):
-    script = CHILD.format(tests=str(HERE), state=str(tmp_path / "killed"))
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline().startswith("tune 4")
-    time.sleep(0.2)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+def test_a_killed_search_goes_on_where_it_stopped_and_ends_as_if_never_killed(problem, db, url):
+    script = CHILD.format(tests=str(HERE), url=url)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], text=True, **pipes) as child:
+        assert child.stdout.readline() == "trial 9\n"
+        child.kill()
     space = {"max_depth": Range(low=1, high=12, int=True), "ccp_alpha": Range(low=1e-5, high=1e-1, log=True)}
     tune, progress, log = Tune(trials=14, space=space), Watched(), Kept()
-    resumed = tuned(problem(300), tune, seed=2, state=tmp_path / "killed", progress=progress, log=log)
+    study = Study(db, "killed", SystemClock())
+    resumed = tuned(problem(300), tune, seed=2, study=study, progress=progress, log=log)
     first = next(done for name, done, _, _ in progress.steps if name == "tune")
-    assert first >= 8, "the first round was not run again"
-    fresh = tuned(problem(300), tune, seed=2, state=tmp_path / "fresh")
+    assert first == 12, "the first two rounds were not run again"
+    fresh = tuned(problem(300), tune, seed=2)
     assert [(t.params, t.score, t.note) for t in resumed.tried] == [
         (t.params, t.score, t.note) for t in fresh.tried
     ]
     assert [child.name for child in log.children] == [f"trial {slot}" for slot in range(14)]
 
 
-def test_a_journal_cut_short_goes_on_and_belongs_to_one_process(tmp_path):
-    path = tmp_path / "study.journal"
-    path.write_bytes(b'{"a":1}\n{"b":2}\n{"c":')
-    journal = Journal(path)
-    with pytest.raises(Conflict, match="another process"):
-        Journal(path)
-    journal.append_logs([{"d": 4}])
-    journal.close()
-    again = Journal(path)
-    assert list(again.read_logs(1)) == [{"b": 2}, {"d": 4}]
-    again.close()
+def test_whoever_goes_on_with_a_study_second_is_told(problem, db):
+    study, other = (Study(db, "shared", SystemClock()) for _ in range(2))
+    tune = Tune(trials=6, parallel=2, space={"max_depth": (1, 2, 3)}, sampler="random")
+
+    class Meanwhile(Watched):
+        """When one search has had its first round, another one has all of its."""
+
+        def step(self, name, done, total=None, note=""):
+            super().step(name, done, total, note)
+            if done == 2:
+                self.found = tuned(problem(120), tune, study=other)
+
+    watched = Meanwhile()
+    with pytest.raises(Conflict, match="another process is tuning"):
+        tuned(problem(120), tune, study=study, progress=watched)
+    assert [done for name, done, _, _ in watched.steps] == [2]
+    again, steps = tuned(problem(120), tune, study=study), Watched()
+    assert again.tried == watched.found.tried, "nothing was lost or done twice"
+    lines = study.lines()
+    db.write(lambda conn: forget(conn, "shared"))
+    study.append(len(lines), lines[-1:])
+    assert study.lines() == [], "the end of a search is none"
+    assert tuned(problem(120), tune, study=study, progress=steps).params == again.params
+    assert steps.steps[0][1] == 2
 
 
 def test_auto_says_what_it_tried_and_takes_the_best(problem):

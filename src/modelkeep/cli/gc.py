@@ -36,8 +36,9 @@ _KINDS = click.Choice(["run", "experiment", "model", "version", "snapshot"])
 def gc(dry_run: bool, older_than: str, grace: str, file: Path, as_json: bool) -> None:
     """Remove deleted runs, and all bytes that nothing refers to.
 
-    Runs, logged models and experiments that were deleted long enough ago; blobs and chunks that nothing needs;
-    local copies of packages that are not served. What is under legal hold stays, with all it reaches.
+    Runs, logged models and experiments that were deleted long enough ago; searches that nobody went on with; blobs
+    and chunks that nothing needs; local copies of packages that are not served. What is under legal hold stays,
+    with all it reaches.
     """
     from modelkeep.lifecycle.gc import collect
     from modelkeep.spec.units import seconds

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class ModelkeepError(Exception):
@@ -34,6 +35,16 @@ class ModelkeepError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled without calling the constructor, which may ask for more than the message."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[ModelkeepError], args: tuple[Any, ...]) -> ModelkeepError:
+    made = kind.__new__(kind, *args)
+    made.args = args
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """``modelkeep gc``: remove what nothing refers to any more, and say why.
 
-First rows: runs, logged models and experiments that were deleted long ago. Then every blob that no row needs, then
-every chunk that no blob needs, then copies of packages that nothing serves. Killed at any moment, it leaves at
-worst something for the next time. What is under legal hold, and all it reaches, stays.
+First rows: runs, logged models and experiments that were deleted long ago, and searches that nobody went on with.
+Then every blob that no row needs, then every chunk that no blob needs, then copies of packages that nothing
+serves. Killed at any moment, it leaves at worst something for the next time. What is under legal hold, and all it
+reaches, stays.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from modelkeep.core.ports import Progress
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import endpoints, events, gc_references
 from modelkeep.registry.gc_rows import Condemned, Tally
+from modelkeep.store import studies
 from modelkeep.store.blobs import Blobs
 from modelkeep.store.sweeping import Marks, Swept, sweep_blobs, sweep_chunks
 
@@ -67,7 +69,7 @@ def collect(
 
     Args:
         dry_run: Change nothing; say what would go.
-        older_than: Seconds since a run, logged model or experiment was deleted.
+        older_than: Seconds since a run, logged model or experiment was deleted, or a search last went on.
         grace: Seconds since a blob was put; shorter than uploads take only while nobody writes.
 
     Raises:
@@ -81,8 +83,10 @@ def collect(
     before = time.time() - grace  # the age of files is by the machine's clock
     with keep.db.read() as conn:
         tallies = condemned.tallies(conn)
+        left = studies.abandoned(conn, now - older_than)
     if not dry_run:
         _delete_rows(keep, condemned, sum(tally.count for tally in tallies.values()), progress)
+        keep.db.write(lambda conn: studies.forget_abandoned(conn, now - older_than))
     with Marks() as marks:
         progress.step("marking", 0)
         with keep.db.read() as conn:
@@ -94,6 +98,7 @@ def collect(
     copies = _copies(keep, before, dry_run=dry_run)
     lines = [
         *(_of_rows(kind, tally) for kind, tally in tallies.items()),
+        Line("searches", "nobody went on with it for long enough", left.count, left.bytes, examples=left.examples),
         _of_objects(
             "blobs", "no run, logged model, version, snapshot, stage, capture, trace or event needs it", swept
         ),

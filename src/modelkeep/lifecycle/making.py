@@ -35,6 +35,7 @@ from modelkeep.lifecycle.tables import BlobParts, TablePart, keep_parts, open_ta
 from modelkeep.registry import runs
 from modelkeep.spec.declaration import Declaration
 from modelkeep.store import stages as cache
+from modelkeep.store import studies
 from modelkeep.train.fit import Fitted, fit
 
 S = TypeVar("S", bound=Struct)
@@ -204,8 +205,8 @@ class Making:
         return self._pipeline
 
     @property
-    def tuning_folder(self) -> Path:
-        """Where a killed fit or search finds again what it had done."""
+    def fit_folder(self) -> Path:
+        """Where a killed fit finds again what it had done."""
         return self.keep.home / "tuning" / self.keys.train
 
     def stage(self, name: str, key: str, kind: type[S], work: Callable[[], S]) -> S:
@@ -219,7 +220,12 @@ class Making:
             result = work()
             row = msgspec.to_builtins(result)
             now = self.keep.clock.now()
-            self.keep.db.write(lambda conn: cache.remember(conn, key, name, self.declaration.model, row, now))
+
+            def end(conn: Connection) -> None:
+                cache.remember(conn, key, name, self.declaration.model, row, now)
+                studies.forget(conn, key)
+
+            self.keep.db.write(end)
         return result
 
     def _prepare(self) -> Prepared:
@@ -292,7 +298,7 @@ class Making:
                 base=keep.base,
                 log=log,
                 progress=self.teller.progress,
-                state=self.tuning_folder,
+                state=self.fit_folder,
             )
         return fit(
             declaration.train,
@@ -303,7 +309,8 @@ class Making:
             base=keep.base,
             log=log,
             progress=self.teller.progress,
-            state=self.tuning_folder,
+            state=self.fit_folder,
+            study=studies.Study(keep.db, self.keys.train, keep.clock),
             engine=None if declaration.engine == "local" else lambda: keep.engine(declaration),
         )
 

@@ -123,6 +123,7 @@ def _suits(path: str, name: str, train: Train, report: Report) -> None:
 def _tune(tune: Tune, train: Train, report: Report) -> None:
     report.between("train.tune.trials", tune.trials, 1, _INF)
     report.between("train.tune.folds", tune.folds, 2, 1000)
+    report.between("train.tune.parallel", tune.parallel, 1, 1000)
     report.parse("train.tune.timeout", seconds, tune.timeout)
     for name, values in tune.space.items():
         path = child("train.tune.space", name)

@@ -146,6 +146,8 @@ class Tune(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         validation: ``cv`` or ``holdout``.
         folds: Folds of the cross-validation.
         timeout: Longest total time, as a duration.
+        parallel: Trials asked for at a time, whatever works on them: more keep a larger engine busy, fewer learn
+            more from one another.
     """
 
     trials: int = 20
@@ -155,6 +157,7 @@ class Tune(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     validation: Literal["cv", "holdout"] = "cv"
     folds: int = 3
     timeout: str | None = None
+    parallel: int = 4
 
 
 class Train(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

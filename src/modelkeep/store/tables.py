@@ -316,6 +316,16 @@ stages = Table(
 )
 Index("ix_stages_model", stages.c.model, stages.c.stage, stages.c.created)
 
+studies = Table(  # searches that are not over: the journals they go on from
+    "studies",
+    metadata,
+    _text("study", primary_key=True),
+    _number("number", primary_key=True, autoincrement=False),  # of the line; two writers cannot both add it
+    _text("line"),
+    _time("created"),
+    sqlite_with_rowid=False,
+)
+
 jobs = Table(
     "jobs",
     metadata,

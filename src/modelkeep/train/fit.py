@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from modelkeep.core.ports import Engine, Progress, Silent
 from modelkeep.spec.declaration import Train
+from modelkeep.store.studies import Study
 from modelkeep.train import auto, tune
 from modelkeep.train.algorithms import Algorithm, resolve
 from modelkeep.train.fitting import fit_one, primary_metric, quietly
@@ -57,6 +58,7 @@ def fit(
     log: RunLog | None = None,
     progress: Progress | None = None,
     state: Path | None = None,
+    study: Study | None = None,
     engine: Callable[[], Engine] | None = None,
 ) -> Fitted:
     """Train as declared. Equal arguments give equal models, given enough time for ``auto`` and ``tune``.
@@ -73,21 +75,22 @@ def fit(
         base: The declaration's folder.
         log: Where parameters and trials are kept.
         progress: Who watches.
-        state: A folder where a killed fit goes on and a killed tuning finds its finished trials; None keeps none.
-        engine: Opens where the trees of a forest may grow in parts; None grows them here.
+        state: A folder where a killed fit goes on; None keeps none.
+        study: Where a killed tuning finds its finished trials; None keeps none.
+        engine: Opens where trials are fitted and the trees of a forest grow in parts; None does it here.
 
     Raises:
         Invalid: The declaration or the data cannot be trained on; the path says which.
         UserCodeFailed: The user's function or class raised.
-        Unavailable: Out of memory.
+        Conflict: Another process is tuning with the same study.
+        Unavailable: Out of memory, or the engine is away.
     """
     log, progress = log or Unlogged(), progress or Silent()
     aim = read_target(train, table, target, base=base)
     metric = primary_metric(train.metric, aim.task, aim.classes)
     data = Training.of(table, inputs, aim, transformer)
-    algorithm, given, tried = _settled(train, data, metric, base, log=log, progress=progress, state=state)
-    name = algorithm.name
-    progress.step("fit", 0, 1, name)
+    algorithm, given, tried = _settled(train, data, metric, base, log, progress, study, engine)
+    progress.step("fit", 0, 1, name := algorithm.name)
     with quietly() as notes:
         model = fit_one(
             algorithm, given, data, seed=train.seed, log=log, progress=progress, state=state, engine=engine
@@ -111,10 +114,10 @@ def _settled(
     data: Training,
     metric: str,
     base: Path,
-    *,
     log: RunLog,
     progress: Progress,
-    state: Path | None,
+    study: Study | None,
+    engine: Callable[[], Engine] | None,
 ) -> tuple[Algorithm, dict[str, Any], tuple[Tried, ...]]:
     """Which algorithm with which parameters, after ``auto`` and ``tune`` had their say."""
     name, given = train.algorithm, dict(train.params)
@@ -125,6 +128,6 @@ def _settled(
     algorithm = resolve(name, data.task, base=base)
     if train.tune:
         tuned = replace(train, params=given)
-        found = tune.search(tuned, algorithm, data, metric, log=log, progress=progress, state=state)
+        found = tune.search(tuned, algorithm, data, metric, log=log, progress=progress, study=study, engine=engine)
         given, tried = found.params, (*tried, *found.tried)
     return algorithm, given, tried

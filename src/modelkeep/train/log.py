@@ -50,6 +50,42 @@ class Unlogged:
         """Do nothing."""
 
 
+class Recorded:
+    """A run log that remembers, on a machine where no run is kept, what is to be said of it at home."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Any, ...]] = []
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Remember parameters; those of types that may not travel as their text."""
+        plain = (bool, int, float, str, type(None))
+        said = {name: value if isinstance(value, plain) else str(value) for name, value in params.items()}
+        self._calls.append(("params", said))
+
+    def metric(self, key: str, value: float, step: int = 0) -> None:
+        """Remember one value of a metric."""
+        self._calls.append(("metric", key, value, step))
+
+    def child(self, name: str) -> Recorded:
+        """Remember that a run was started under this one, and what will be said of it."""
+        child = Recorded()
+        self._calls.append(("child", name, child))
+        return child
+
+    def end(self, status: Status = "FINISHED") -> None:
+        """Remember that it was closed."""
+        self._calls.append(("end", status))
+
+    def replay(self, run: RunLog) -> None:
+        """Say it all of a run that is kept."""
+        for call, *arguments in self._calls:
+            if call == "child":
+                name, child = arguments
+                child.replay(run.child(name))
+            else:
+                getattr(run, call)(*arguments)
+
+
 class Tried(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One attempt of ``tune`` or ``auto``.
 

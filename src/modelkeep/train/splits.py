@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,42 @@ from modelkeep.train.training import Training
 Fold = tuple[Training, Training]
 """Rows to fit on, rows to score on."""
 
+Positions = npt.NDArray[np.intp]
+
 HOLDOUT = 0.2
 HOLDOUT_MOST = 50_000
 """Rows that tell models apart well enough; more only cost time."""
 
 
-def cross_validation(data: Training, folds: int, seed: int) -> list[Fold]:
+class Folds:
+    """Folds of the same rows, each taken when it is first asked for. Travels as the rows and their positions.
+
+    Args:
+        data: All rows.
+        positions: Of each fold the rows to fit on and those to score on.
+    """
+
+    def __init__(self, data: Training, positions: Sequence[tuple[Positions, Positions]]) -> None:
+        self._data, self._positions = data, tuple(positions)
+        self._taken: dict[int, Fold] = {}
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __iter__(self) -> Iterator[Fold]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, number: int) -> Fold:
+        if number not in self._taken:
+            fit, held = self._positions[number]
+            self._taken[number] = self._data.take(fit), self._data.take(held)
+        return self._taken[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_data": self._data, "_positions": self._positions, "_taken": {}}
+
+
+def cross_validation(data: Training, folds: int, seed: int) -> Folds:
     """Folds of about equal size; each keeps the shares of the classes.
 
     Raises:
@@ -30,10 +61,7 @@ def cross_validation(data: Training, folds: int, seed: int) -> list[Fold]:
         )
     member = np.empty(data.rows, dtype=np.int64)
     member[_by_class(data, seed)[0]] = np.arange(data.rows) % folds
-    return [
-        (data.take(np.flatnonzero(member != fold)), data.take(np.flatnonzero(member == fold)))
-        for fold in range(folds)
-    ]
+    return Folds(data, [(np.flatnonzero(member != fold), np.flatnonzero(member == fold)) for fold in range(folds)])
 
 
 def holdout(data: Training, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -43,15 +71,14 @@ def holdout(data: Training, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArra
     return order[:-held], np.sort(order[-held:])
 
 
-def growing_holdout(data: Training, seed: int, *, prune: bool) -> list[Fold]:
+def growing_holdout(data: Training, seed: int, *, prune: bool) -> Folds:
     """One hold-out, fitted on a ninth, a third, then all of the other rows, so that a bad trial ends early.
 
     Without pruning, or with too few rows for a ninth to say anything, only on all.
     """
     fit, held = holdout(data, seed)
-    test = data.take(held)
     sizes = [len(fit) // 9, len(fit) // 3, len(fit)] if prune and len(fit) >= 9_000 else [len(fit)]
-    return [(data.take(np.sort(fit[:size])), test) for size in sizes]
+    return Folds(data, [(np.sort(fit[:size]), held) for size in sizes])
 
 
 def stratified_order(data: Training, seed: int) -> npt.NDArray[np.intp]:

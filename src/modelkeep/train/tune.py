@@ -1,17 +1,16 @@
 """Hyperparameter search with Optuna, resumable after a kill and repeatable by seed.
 
-Trials are asked for in rounds of fixed size, each with a seed of its own, and told in order. So a search gives the
-same trials on any number of cores, and the same whether or not it was interrupted.
+Trials are asked for in rounds of fixed size, each with a seed of its own, and told in order once a whole round has
+ended. Only this process asks and tells; fits are done wherever there is room. So a search gives the same trials on
+any engine and any number of cores, whether or not it was interrupted.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -19,24 +18,24 @@ import numpy as np
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
-from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from modelkeep.core import digests
 from modelkeep.core.errors import Invalid, ModelkeepError
-from modelkeep.core.ports import Progress
+from modelkeep.core.ports import Engine, Progress
 from modelkeep.spec.declaration import Range, Train, Tune
 from modelkeep.spec.units import seconds
 from modelkeep.stats.metrics import METRICS
+from modelkeep.store.studies import Study
 from modelkeep.train.algorithms import Algorithm
-from modelkeep.train.fitting import answers, fit_one, quietly, reason, score
+from modelkeep.train.fitting import quietly, reason
 from modelkeep.train.journal import Journal
 from modelkeep.train.log import RunLog, Status, Tried
 from modelkeep.train.splits import cross_validation, growing_holdout
 from modelkeep.train.training import Training
+from modelkeep.train.trials import Fit, Fits, Problem, Scored, fitting
 
-ROUND = 4
-"""Trials asked for at a time when one fit uses one core."""
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -56,7 +55,8 @@ def search(
     *,
     log: RunLog,
     progress: Progress,
-    state: Path | None = None,
+    study: Study | None = None,
+    engine: Callable[[], Engine] | None = None,
 ) -> Found:
     """Find good parameters.
 
@@ -67,26 +67,25 @@ def search(
         metric: What to look at.
         log: Each trial becomes a child run.
         progress: Who watches.
-        state: A folder that keeps finished trials across a kill.
+        study: Keeps finished trials across a kill.
+        engine: Opens where trials are fitted; None fits them here.
 
     Raises:
         Invalid: The space names a parameter that does not exist, or a grid has no steps.
-        Conflict: Another process is searching in the same folder.
+        Conflict: Another process has gone on with the study.
+        Unavailable: The engine is away, or a fit kills every worker it is given to.
         ModelkeepError: Every trial failed; the error of the last one.
     """
     if train.tune is None or data.target is None:
         raise Invalid("tuning needs a target to score on", path="train.tune")
     hunt = _Hunt(train, train.tune, algorithm=algorithm, data=data, metric=metric, log=log)
     stop = time.monotonic() + (seconds(train.tune.timeout) if train.tune.timeout else float("inf"))
-    try:
-        hunt.begin(state)
-        with quietly(), ThreadPoolExecutor(hunt.round) as threads:
-            while hunt.done < hunt.total and (time.monotonic() < stop or not hunt.scored):
-                hunt.advance(threads)
-                progress.step("tune", hunt.done, hunt.total, hunt.best_note())
-        return hunt.found()
-    finally:
-        hunt.close()
+    hunt.begin(study)
+    with quietly(), fitting(hunt.problem, train.tune.parallel, engine) as fits:
+        while hunt.done < hunt.total and (time.monotonic() < stop or not hunt.scored):
+            hunt.advance(fits)
+            progress.step("tune", hunt.done, hunt.total, hunt.best_note())
+    return hunt.found()
 
 
 class _Hunt:
@@ -97,21 +96,21 @@ class _Hunt:
     ) -> None:
         self.train, self.tune, self.algorithm = train, tune, algorithm
         self.data, self.metric, self.log = data, metric, log
-        self.journal: Journal | None = None
-        self.again: dict[int, dict[str, Any]] = {}
         _check_space(tune, algorithm, train)
         self.grid = _grid(tune, train.seed) if tune.sampler == "grid" else None
         self.total = min(tune.trials, len(self.grid)) if self.grid is not None else tune.trials
-        # Successive halving compares with trials under way, which only a fixed order makes repeatable.
-        self.round = ROUND if algorithm.family.serial and tune.validation == "cv" else 1
         if tune.validation == "cv":
-            self.folds = cross_validation(data, tune.folds, train.seed)
+            folds = cross_validation(data, tune.folds, train.seed)
         else:
-            self.folds = growing_holdout(data, train.seed, prune=tune.prune)
+            folds = growing_holdout(data, train.seed, prune=tune.prune)
+        self.problem = Problem(algorithm, folds, metric, train.seed)
+        every = range(len(folds))
+        # A trial that may be called off after a fold waits for what that fold says.
+        self.waves = [[fold] for fold in every] if tune.prune else [list(every)]
         self.last_error: ModelkeepError | None = None
 
-    def begin(self, state: Path | None) -> None:
-        """Open the study, and put what a killed search left unfinished back in line."""
+    def begin(self, study: Study | None) -> None:
+        """Open the study, and log the trials that it has."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         name = digests.of_value(
             [
@@ -121,37 +120,20 @@ class _Hunt:
                 np.ascontiguousarray(self.data.target).tobytes(),
             ]
         )
-        storage: Any = InMemoryStorage()
-        if state is not None:
-            self.journal = Journal(state / f"{name[:32]}.journal")
-            storage = JournalStorage(self.journal)
+        self.journal = Journal(study)
         self.study = optuna.create_study(
-            storage=storage,
+            storage=JournalStorage(self.journal),
             study_name=name,
             direction="maximize" if METRICS[self.metric].higher_is_better else "minimize",
             pruner=self._pruner(),
             load_if_exists=True,
         )
-        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if "end" in trial.user_attrs:
-                self._close(trial.number, trial.user_attrs["end"])
-            else:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.FAIL]):
-            if trial.user_attrs.keys() >= {"slot", "params"} and "end" not in trial.user_attrs:
-                self.again[int(trial.user_attrs["slot"])] = trial.params
         for trial in self.kept():
             self._relog(trial)
 
-    def close(self) -> None:
-        """Let go of the file, if any."""
-        if self.journal is not None:
-            self.journal.close()
-
     def kept(self) -> list[FrozenTrial]:
-        """Trials that ended by themselves, in order of their slots; those a kill cut short have no ``end``."""
-        trials = self.study.get_trials(deepcopy=False, states=_ENDED)
-        return sorted((t for t in trials if "end" in t.user_attrs), key=lambda t: int(t.user_attrs["slot"]))
+        """Trials that have ended, in order. Only whole rounds are kept, so none is ever found under way."""
+        return self.study.get_trials(deepcopy=False, states=_ENDED)
 
     @property
     def done(self) -> int:
@@ -163,68 +145,71 @@ class _Hunt:
         """Whether any trial has a final score."""
         return any(trial.state is TrialState.COMPLETE for trial in self.kept())
 
-    def advance(self, threads: ThreadPoolExecutor) -> None:
-        """Ask for one round of trials, run them, tell the study in order."""
-        taken = {int(trial.user_attrs["slot"]) for trial in self.kept()}
-        slots = [slot for slot in range(self.total) if slot not in taken][: self.round]
-        asked = [self._ask(slot) for slot in slots]
+    def advance(self, fits: Fits) -> None:
+        """Ask for one round of trials, have them fitted, tell the study in order, keep it."""
+        begin = self.done
+        asked = [self._ask(slot) for slot in range(begin, min(begin + self.tune.parallel, self.total))]
+        for wave in self.waves:
+            wanted = [(one, fold) for one in asked if one.end is None for fold in wave]
+            given = [Fit({**self.train.params, **one.params}, fold, one.run) for one, fold in wanted]
+            for (one, fold), scored in zip(wanted, fits(given), strict=True):
+                self._settle(one, fold, scored)
         # Pruning looks at finished trials, so none of a round counts as finished before all are.
-        ended = list((map if len(asked) == 1 else threads.map)(lambda pair: self._run(*pair), asked))
-        for (trial, _), end in zip(asked, ended, strict=True):
-            trial.set_user_attr("end", end.told())
-            self._close(trial.number, end.told())
-            end.run.end(end.status)
+        for one in asked:
+            end = one.end or self._ended(one)
+            one.trial.set_user_attr("end", end)
+            if end["status"] == "FINISHED":
+                self.study.tell(one.trial, end["score"])
+            else:
+                pruned = end["status"] == "KILLED"
+                self.study.tell(one.trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+            one.run.end(end["status"])
+        self.journal.keep()
 
-    def _ask(self, slot: int) -> tuple[Trial, dict[str, Any]]:
+    def _ask(self, slot: int) -> _Asked:
         seed = (self.train.seed * 1_000_003 + slot) % 2**32
         sampler: BaseSampler = RandomSampler(seed=seed)
         if self.tune.sampler == "tpe":
             sampler = TPESampler(seed=seed, n_startup_trials=min(10, max(3, self.total // 3)))
-        fixed = self.again.get(slot) or (self.grid[slot] if self.grid is not None else None)
-        self.study.sampler = PartialFixedSampler(fixed, sampler) if fixed else sampler
+        self.study.sampler = PartialFixedSampler(self.grid[slot], sampler) if self.grid is not None else sampler
         trial = self.study.ask()
-        trial.set_user_attr("slot", slot)
         params = {name: _suggest(trial, name, choice) for name, choice in self.tune.space.items()}
         trial.set_user_attr("params", msgspec.to_builtins(params))
-        return trial, params
-
-    def _run(self, trial: Trial, params: dict[str, Any]) -> _Ended:
-        """Fit and score fold after fold; the study hears of each, and may call it off."""
-        begun, scores, rows = time.perf_counter(), [], 0
-        run = self.log.child(f"trial {trial.user_attrs['slot']}")
+        run = self.log.child(f"trial {trial.number}")
         run.params(params)
-        given = {**self.train.params, **params}
-        try:
-            for step, (fitted, held) in enumerate(self.folds):
-                model = fit_one(self.algorithm, given, fitted, seed=self.train.seed, log=run)
-                said = answers(self.algorithm, model, held)
-                scores.append(score(self.metric, self.algorithm.name, said, held))
-                rows = fitted.rows
-                value = self._value(scores)
-                run.metric(self.metric, value, step)
-                trial.report(value, step)
-                if step + 1 < len(self.folds) and trial.should_prune():
-                    return _Ended("KILLED", value, rows, time.perf_counter() - begun, "stopped early", run)
-        except ModelkeepError as error:
-            self.last_error = error
-            return _Ended("FAILED", None, rows, time.perf_counter() - begun, reason(error), run)
-        value = self._value(scores)
+        return _Asked(trial, params, run)
+
+    def _settle(self, one: _Asked, fold: int, scored: Scored) -> None:
+        """A fold of a trial was scored: the study hears of it, and may call the trial off."""
+        if one.end is not None:  # it failed on an earlier fold, when this one was under way
+            return
+        one.seconds += scored.seconds
+        scored.said.replay(one.run)
+        if scored.error is not None or scored.score is None:
+            self.last_error = scored.error
+            one.end = one.ended("FAILED", None, reason(scored.error) if scored.error else "")
+            return
+        one.rows = scored.rows
+        one.scores.append(scored.score)
+        value = self._value(one.scores)
+        one.run.metric(self.metric, value, fold)
+        one.trial.report(value, fold)
+        if fold + 1 < len(self.problem.folds) and one.trial.should_prune():
+            one.end = one.ended("KILLED", value, "stopped early")
+
+    def _ended(self, one: _Asked) -> dict[str, Any]:
+        """How a trial ended that was scored on all folds."""
+        value = self._value(one.scores)
         if not np.isfinite(value):
-            return _Ended("FAILED", None, rows, time.perf_counter() - begun, f"{self.metric} is undefined", run)
-        return _Ended("FINISHED", value, rows, time.perf_counter() - begun, "", run)
+            return one.ended("FAILED", None, f"{self.metric} is undefined")
+        return one.ended("FINISHED", value, "")
 
     def _value(self, scores: list[float]) -> float:
         """Folds are averaged; on a growing hold-out the latest, on the most rows, counts."""
         return float(np.mean(scores)) if self.tune.validation == "cv" else scores[-1]
 
-    def _close(self, number: int, end: Mapping[str, Any]) -> None:
-        if end["status"] == "FINISHED":
-            self.study.tell(number, end["score"])
-        else:
-            self.study.tell(number, state=TrialState.PRUNED if end["status"] == "KILLED" else TrialState.FAIL)
-
     def _relog(self, trial: FrozenTrial) -> None:
-        run = self.log.child(f"trial {trial.user_attrs['slot']}")
+        run = self.log.child(f"trial {trial.number}")
         run.params(trial.user_attrs["params"])
         end: Mapping[str, Any] = trial.user_attrs["end"]
         for step, value in sorted(trial.intermediate_values.items()):
@@ -244,12 +229,12 @@ class _Hunt:
         if not self.scored:
             return ""
         best = self._best()
-        return f"best {self.metric} {best.value:.4g} (trial {best.user_attrs['slot']})"
+        return f"best {self.metric} {best.value:.4g} (trial {best.number})"
 
     def _best(self) -> FrozenTrial:
         complete = [trial for trial in self.kept() if trial.state is TrialState.COMPLETE]
         sign = -1.0 if METRICS[self.metric].higher_is_better else 1.0
-        return min(complete, key=lambda trial: (sign * float(trial.value or 0.0), int(trial.user_attrs["slot"])))
+        return min(complete, key=lambda trial: (sign * float(trial.value or 0.0), trial.number))
 
     def found(self) -> Found:
         """The outcome; raises the last error when no trial was scored."""
@@ -264,18 +249,21 @@ class _Hunt:
         return Found({**self.train.params, **best.user_attrs["params"]}, tried)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    status: Status
-    score: float | None
-    rows: int
-    seconds: float
-    note: str
-    run: RunLog
+@dataclass(slots=True)
+class _Asked:
+    """A trial under way."""
 
-    def told(self) -> dict[str, Any]:
+    trial: Trial
+    params: dict[str, Any]
+    run: RunLog
+    scores: list[float] = field(default_factory=list)
+    rows: int = 0
+    seconds: float = 0.0
+    end: dict[str, Any] | None = None
+
+    def ended(self, status: Status, score: float | None, note: str) -> dict[str, Any]:
         """What the study keeps of it."""
-        return {name: getattr(self, name) for name in ("status", "score", "rows", "seconds", "note")}
+        return {"status": status, "score": score, "rows": self.rows, "seconds": self.seconds, "note": note}
 
 
 def _tried(name: str, trial: FrozenTrial, *, chosen: bool) -> Tried:

@@ -1,0 +1,7 @@
+CREATE TABLE studies (
+	study TEXT NOT NULL,
+	number BIGINT NOT NULL,
+	line TEXT NOT NULL,
+	created DOUBLE PRECISION NOT NULL,
+	CONSTRAINT pk_studies PRIMARY KEY (study, number)
+);

@@ -9,7 +9,7 @@ READY := .venv/.ready
 # bytecode is kept as it is first needed: compiling all of the environment ahead takes a minute
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint docs bench lock clean
+.PHONY: demo test clusters lint docs bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## show what can be made
@@ -25,8 +25,11 @@ $(READY): requirements-dev.lock pyproject.toml
 demo: $(READY) ## play a year of real flights through the whole loop, then leave the server running
 	@.venv/bin/modelkeep demo
 
-test: $(READY) ## every test; builds its own environment
-	@.venv/bin/pytest -n 2 --dist worksteal
+test: $(READY) ## every test but those on clusters; builds its own environment
+	@.venv/bin/pytest -n 2 --dist worksteal -m "not cluster"
+
+clusters: $(READY) ## the tests that start clusters of Ray, Dask and Spark
+	@.venv/bin/pytest -n 2 --dist worksteal -m cluster
 
 lint: $(READY) ## format, lint, types, the import contract, the length budget
 	@.venv/bin/ruff format --check .

@@ -238,7 +238,11 @@ def test_a_declaration_loads(block: Block) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if not page.is_relative_to(EXAMPLES) and any(b.kind == "run" for b in blocks(page))],
+    [
+        pytest.param(page, marks=[pytest.mark.cluster] if page in CLUSTERS else [])
+        for page in PAGES
+        if not page.is_relative_to(EXAMPLES) and any(b.kind == "run" for b in blocks(page))
+    ],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_a_page_does_what_it_says(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:

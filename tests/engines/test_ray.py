@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engines.clusters import holds_inside
+
+pytestmark = pytest.mark.cluster
 
 
 def test_the_promises_hold_on_a_cluster_of_two_machines():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engines.clusters import holds_inside
+
+pytestmark = pytest.mark.cluster
 
 
 def test_relational_work_is_the_same_on_spark():

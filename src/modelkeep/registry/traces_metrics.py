@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from modelkeep.core.errors import Invalid
 from modelkeep.registry import traces
 from modelkeep.registry.queries import Part
-from modelkeep.registry.traces_search import matching
+from modelkeep.registry.traces_search import matching, patterns
 from modelkeep.store.bulk import fetch
 
 View = Literal["TRACES", "SPANS", "ASSESSMENTS"]
@@ -244,7 +244,8 @@ def counts(conn: Connection, within: Sequence[int], one: str, other: str, base: 
         start, wanted = matching(conn, within, text)
         where = " AND ".join(part.sql for part in wanted)
         values = (*start.values, *(value for part in wanted for value in part.values))
-        ((found,),) = fetch(conn, f"SELECT count(*) FROM {start.sql} WHERE {where}", values)
+        with patterns(text):
+            ((found,),) = fetch(conn, f"SELECT count(*) FROM {start.sql} WHERE {where}", values)
         return int(found)
 
     return count(one), count(other), count(one, other), count()

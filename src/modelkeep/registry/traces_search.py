@@ -6,11 +6,11 @@ traces. A filter that matches few traces leads the search; else they are read ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from modelkeep.core.errors import Invalid
 from modelkeep.registry import queries, traces
@@ -116,10 +116,8 @@ def find(
         " ".join([base.sql, *(join.sql for join in joins)]),
         (*base.values, *(value for join in joins for value in join.values)),
     )
-    try:
+    with patterns(text):
         rows = queries.select(conn, SEARCH.columns, joined, wanted, terms, limit + 1)
-    except DBAPIError as error:
-        raise _pattern_fault(error, text) from None
     return rows[:limit], queries.write_token(query, rows, limit, len(terms))
 
 
@@ -208,12 +206,17 @@ def _teach(conn: Connection) -> None:
     driver.create_function("regexp", 2, matches, deterministic=True)
 
 
-def _pattern_fault(error: DBAPIError, text: str) -> Exception:
-    told = str(error.orig)
-    regular = "regular expression" in told or "user-defined function raised exception" in told
-    if regular and "rlike" in text.lower():
-        return Invalid(f"The pattern of RLIKE is no regular expression: {told[:200]}")
-    return error
+@contextlib.contextmanager
+def patterns(text: str) -> Iterator[None]:
+    """What a database says of a filter's regular expressions becomes ``Invalid``."""
+    try:
+        yield
+    except Exception as error:
+        told = str(error)
+        regular = "regular expression" in told or "user-defined function raised exception" in told
+        if regular and "rlike" in text.lower():
+            raise Invalid(f"The pattern of RLIKE is no regular expression: {told[:200]}") from None
+        raise
 
 
 def _leader(clause: Clause, among: Part, postgres: bool) -> Part | None:

@@ -41,7 +41,8 @@ def parse(url: str) -> URL:
 def reading(url: URL) -> Engine:
     """A pool of read-only connections; each transaction sees one state of the database."""
     if url.drivername != "sqlite":
-        return _postgres(url, pool_size=8, max_overflow=24, execution_options={"postgresql_readonly": True})
+        options = {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"}
+        return _postgres(url, pool_size=8, max_overflow=24, execution_options=options)
     engine = create_engine(url, pool_size=8, max_overflow=56, connect_args=_sqlite_arguments())
 
     @event.listens_for(engine, "connect")
@@ -51,9 +52,9 @@ def reading(url: URL) -> Engine:
         connection.execute("PRAGMA cache_size = -8000")
         connection.execute("PRAGMA mmap_size = 268435456")
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.connection.driver_connection.execute("BEGIN")
+    @event.listens_for(engine, "checkout")
+    def begin(connection: sqlite3.Connection, *_: object) -> None:
+        connection.execute("BEGIN")  # here, for most queries go to the driver itself
 
     return engine
 

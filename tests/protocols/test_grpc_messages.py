@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
+from tensorflow_client import load
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from modelkeep.protocols.grpc import messages
@@ -56,7 +56,7 @@ def test_tensorflow_messages_are_those_of_the_client(package: str) -> None:
     }
     for folder, names in folders.items():
         for name in names:
-            importlib.import_module(f"{folder}.{name}")
+            load(f"{folder}.{name}")
     pool = descriptor_pool.Default()
     mine = ours(package)
     theirs: dict[str, list[Any]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,21 +10,10 @@ import numpy as np
 import pytest
 from grpc_kit import GrpcWorker, grpc_worker
 from serving_kit import Home, Made
+from tensorflow_client import Client
 
-
-class Client:
-    """A module of the client library, imported when first used: that takes seconds."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # what pytest asks of everything in a module
-            raise AttributeError(name)
-        return getattr(importlib.import_module(self._name), name)
-
-
-tf = Client("tensorflow")
+dtypes = Client("tensorflow.python.framework.dtypes")
+tensor_util = Client("tensorflow.python.framework.tensor_util")
 tensor_pb2 = Client("tensorflow.core.framework.tensor_pb2")
 classification_pb2 = Client("tensorflow_serving.apis.classification_pb2")
 get_model_metadata_pb2 = Client("tensorflow_serving.apis.get_model_metadata_pb2")
@@ -71,7 +59,7 @@ def predict(name: str, inputs: dict[str, Any], **fields: Any) -> Any:
     request.model_spec.name = name
     for key, value in inputs.items():
         request.inputs[key].CopyFrom(
-            value if isinstance(value, tensor_pb2.TensorProto) else tf.make_tensor_proto(value)
+            value if isinstance(value, tensor_pb2.TensorProto) else tensor_util.make_tensor_proto(value)
         )
     return request
 
@@ -84,7 +72,7 @@ def columns(made: Made, rows: int) -> dict[str, Any]:
 
 
 def values(response: Any, name: str) -> list[Any]:
-    found = tf.make_ndarray(response.outputs[name]).tolist()
+    found = tensor_util.MakeNdarray(response.outputs[name]).tolist()
     return [one.decode() if isinstance(one, bytes) else one for one in found]
 
 
@@ -110,11 +98,11 @@ def test_floats_of_every_width_raw_and_typed(
 ) -> None:
     inputs = {}
     for name, column in price_model.frame.iloc[:3].items():
-        whole = tf.make_tensor_proto(column.to_numpy(), dtype=dtype)
+        whole = tensor_util.make_tensor_proto(column.to_numpy(), dtype=dtype)
         if not content:  # as clients write that build the message themselves
-            typed = tf.make_tensor_proto(column.to_numpy()[0], dtype=dtype)
+            typed = tensor_util.make_tensor_proto(column.to_numpy()[0], dtype=dtype)
             for value in column.to_numpy()[1:]:
-                typed.MergeFrom(tf.make_tensor_proto(value, dtype=dtype))
+                typed.MergeFrom(tensor_util.make_tensor_proto(value, dtype=dtype))
             typed.tensor_shape.CopyFrom(whole.tensor_shape)
             assert not typed.tensor_content
             whole = typed
@@ -127,13 +115,13 @@ def test_floats_of_every_width_raw_and_typed(
 def test_whole_numbers_texts_and_gaps(stub: Any, flight_model: Made, dtype: str) -> None:
     for rows in (1, 30):
         inputs = columns(flight_model, rows)
-        inputs["hour"] = tf.make_tensor_proto(inputs["hour"], dtype=dtype)
+        inputs["hour"] = tensor_util.make_tensor_proto(inputs["hour"], dtype=dtype)
         response = stub.Predict(predict("flights", inputs))
         assert values(response, "label") == flight_model.labels[:rows]
 
 
 def test_a_value_stands_for_all_that_follow_it(stub: Any, price_model: Made) -> None:
-    made = tf.make_tensor_proto(0.5, shape=[4], dtype=tf.float64)
+    made = tensor_util.make_tensor_proto(0.5, shape=[4], dtype=dtypes.float64)
     assert len(made.double_val) == 1
     found = values(stub.Predict(predict("prices", dict.fromkeys("abc", made))), "prediction")
     assert len(found) == 4 and len(set(found)) == 1
@@ -207,10 +195,10 @@ def test_metadata_and_status(stub: Any, models: Any) -> None:
     assert response.metadata["signature_def"].Unpack(found)
     default = found.signature_def["serving_default"]
     assert default.method_name == "tensorflow/serving/predict"
-    assert {name: tf.dtypes.as_dtype(one.dtype) for name, one in default.inputs.items()} == {
-        "carrier": tf.string,
-        "distance": tf.float64,
-        "hour": tf.int64,
+    assert {name: dtypes.as_dtype(one.dtype) for name, one in default.inputs.items()} == {
+        "carrier": dtypes.string,
+        "distance": dtypes.float64,
+        "hour": dtypes.int64,
     }
     assert [dim.size for dim in default.outputs["probability"].tensor_shape.dim] == [-1, 2]
     status = models.GetModelStatus(get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "flights"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -12,14 +13,28 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from traces_kit import served
 
 EXAMPLES = 6
-"""Requests of each kind for each operation."""
+"""Requests of each kind for each operation; each goes to every server, for to make them up takes longest."""
+PARTS = ("path_parameters", "query", "body")
+
+
+Known = tuple[str, dict[str, Any]]
+"""The address of a server, and what is in it by the names of the fields that ask for it."""
 
 
 @pytest.fixture
-def known(address: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A server with something of everything, and what is in it by the names of the fields that ask for it."""
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Known]]:
+    """A server over each database, with something of everything in it."""
+    with ExitStack() as stack:
+        kinds = ("sqlite", "postgresql")
+        yield [
+            filled(stack.enter_context(served(kind, request, tmp_path_factory.mktemp(kind)))[1]) for kind in kinds
+        ]
+
+
+def filled(address: str) -> Known:
     with httpx.Client(base_url=address) as client:
 
         def ask(path: str, **content: Any) -> Any:
@@ -40,7 +55,7 @@ def known(address: str) -> Iterator[tuple[str, dict[str, Any]]]:
             status="DISABLED",
             events=[{"entity": "MODEL_VERSION", "action": "CREATED"}],
         )["webhook"]["webhook_id"]
-        yield (
+        return (
             address,
             {
                 "experiment_id": experiment,
@@ -62,9 +77,8 @@ def known(address: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_nothing_asked_is_our_fault(known: tuple[str, dict[str, Any]]) -> None:
-    address, there_is = known
-    schema = schemathesis.openapi.from_url(f"{address}/api/modelkeep/openapi.json")
+def test_nothing_asked_is_our_fault(servers: list[Known]) -> None:
+    schema = schemathesis.openapi.from_url(f"{servers[0][0]}/api/modelkeep/openapi.json")
     schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
     quick = settings(
         max_examples=EXAMPLES,
@@ -75,7 +89,7 @@ def test_nothing_asked_is_our_fault(known: tuple[str, dict[str, Any]]) -> None:
         suppress_health_check=list(HealthCheck),
     )
     asked = 0
-    chance = random.Random(7)
+    chances = [random.Random(7) for _ in servers]
     for found in schema.get_all_operations():
         operation = found.ok()
         if operation.path.endswith("/test"):
@@ -84,17 +98,19 @@ def test_nothing_asked_is_our_fault(known: tuple[str, dict[str, Any]]) -> None:
         def one(case: Any) -> None:
             nonlocal asked
             asked += 1
-            _known(case, there_is, chance)
-            case.call_and_validate(checks=[not_a_server_error])
+            made_up = {name: getattr(case, name) for name in PARTS}
+            for (address, there_is), chance in zip(servers, chances, strict=True):
+                for name, part in made_up.items():
+                    setattr(case, name, _known(part, there_is, chance))
+                case.call_and_validate(base_url=address, checks=[not_a_server_error])
 
         quick(given(case=operation.as_strategy())(one))()
     assert asked > 300
 
 
-def _known(case: Any, there_is: dict[str, Any], chance: random.Random) -> None:
-    """Put what exists in the place of half of the names that were made up, so that more than 404 is reached."""
-    for part in (case.path_parameters, case.query, case.body):
-        if isinstance(part, dict):
-            for name in part:
-                if name in there_is and chance.random() < 0.5:
-                    part[name] = there_is[name]
+def _known(part: Any, there_is: dict[str, Any], chance: random.Random) -> Any:
+    """What exists in the place of half of the names that were made up, so that more than 404 is reached."""
+    if not isinstance(part, dict):
+        return part
+    found = {name: there_is[name] for name in part if name in there_is and chance.random() < 0.5}
+    return {**part, **found}

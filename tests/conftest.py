@@ -108,6 +108,12 @@ def forks() -> Forks:
 
 
 @pytest.fixture
+def quick_python(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that this process starts as ``sys.executable``, as mlflow does to see what a model imports."""
+    monkeypatch.setattr(sys, "executable", str(forks.commands / "python"))
+
+
+@pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A small declared table and an empty home."""
     for name in ("MODELKEEP_HOME", "MODELKEEP_DATABASE", "MODELKEEP_BLOBS", "MODELKEEP_CLOCK"):

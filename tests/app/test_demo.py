@@ -1,7 +1,6 @@
 """The demo's first months, played for real: processes, HTTP, training, rollout. Only time is moved."""
 
 import json
-import sys
 
 import pytest
 
@@ -10,10 +9,10 @@ from modelkeep.app.demo.run import run
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_kept_model_is_renewed_by_itself_and_beats_the_one_left_alone(tmp_path, monkeypatch, capsys, forks):
+@pytest.mark.usefixtures("quick_python")
+def test_the_kept_model_is_renewed_by_itself_and_beats_the_one_left_alone(tmp_path, monkeypatch, capsys):
     for name in ("MODELKEEP_CLOCK", "MODELKEEP_HOME"):
         monkeypatch.setenv(name, "")  # so that what the demo sets is undone
-    monkeypatch.setattr(sys, "executable", str(forks.commands / "python"))  # its `up` need not start cold
     told = run(end=True, as_json=True, folder=tmp_path / "demo", last_month=3)
     printed = json.loads(capsys.readouterr().out)
     assert printed["year"] == told.year

@@ -159,6 +159,7 @@ def test_a_large_file_streams_both_ways(light: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_python")
 def test_log_model_and_autolog_and_loading_back(light: str) -> None:
     import mlflow
     from sklearn.linear_model import LogisticRegression

@@ -65,6 +65,7 @@ def logged_model(mlflow: Any, run: Any) -> Any:
     return models[0]
 
 
+@pytest.mark.usefixtures("quick_python")
 def test_xgboost(tracked: Any) -> None:
     import xgboost
 
@@ -77,6 +78,7 @@ def test_xgboost(tracked: Any) -> None:
     assert ((back.predict(x) > 0.5) == y).mean() > 0.9
 
 
+@pytest.mark.usefixtures("quick_python")
 def test_lightgbm(tracked: Any) -> None:
     import lightgbm
 

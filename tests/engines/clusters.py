@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -93,8 +94,8 @@ def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) ->
         "--num-cpus=1",
     ]
     ray += ["--object-store-memory=150000000", "--disable-usage-stats"]
-    # sockets have short names
-    short = Path("/tmp") / f"ray-{os.getpid()}"
+    # sockets have short names; two that are apart may have the same process number
+    short = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     head = [f"--node-ip-address={HEAD}", "--head", "--port=6379", "--ray-client-server-port=10001"]
     with _processes(folder, env) as start:
         start([*ray, *head, "--include-dashboard=false", f"--temp-dir={short}"])

@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,7 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def program(tmp_path: Path, trained: Trained) -> Callable[[str, int], subprocess.Popen[str]]:
+def program(tmp_path: Path, trained: Trained) -> Iterator[Callable[[str, int], subprocess.Popen[str]]]:
     """Scores in a process of its own: source, workers."""
     for name, data in trained.files.items():
         path = tmp_path / "package" / name
@@ -376,9 +377,12 @@ def program(tmp_path: Path, trained: Trained) -> Callable[[str, int], subprocess
 
     def started(source: str, workers: int) -> subprocess.Popen[str]:
         command = [sys.executable, str(script), str(tmp_path), source, str(workers)]
-        return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
+        env = {**os.environ, "TMPDIR": scratch}
+        return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True, env=env)
 
-    return started
+    # what a killed one leaves behind; short, for sockets are in it
+    with tempfile.TemporaryDirectory(prefix="scoring-") as scratch:
+        yield started
 
 
 def test_a_killed_run_leaves_whole_parts_and_is_taken_up(

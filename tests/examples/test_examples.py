@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -141,3 +143,21 @@ def test_a_click_log_is_learnt_from_in_parts(copied: Callable[[str], Folder]) ->
     assert made["metrics"]["log_loss"] < 0.42  # 0.44 is what the rate of clicks alone gives
     scored = [pq.read_metadata(path).num_rows for path in (folder.path / "scored").rglob("*.parquet")]
     assert sum(scored) == 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "metric", "epochs"), [("torch", "accuracy", 15), ("keras", "roc_auc", 10)], ids=["torch", "keras"]
+)
+def test_networks_are_kept_as_graphs(
+    copied: Callable[[str], Folder], example: str, metric: str, epochs: int
+) -> None:
+    folder = copied(example)
+    folder.follow()
+    (made,) = folder.run("show", load(folder.path / "modelkeep.yaml").model)["versions"]
+    assert made["aliases"] == ["champion"] and made["runtime"] == "onnx" and made["metrics"][metric] > 0.93
+    with closing(sqlite3.connect(folder.path / ".modelkeep" / "modelkeep.db")) as conn:
+        query = "SELECT step, value FROM metrics WHERE key = 'loss' ORDER BY step"
+        losses = conn.execute(query).fetchall()
+    assert [step for step, _ in losses] == list(range(1, epochs + 1))
+    assert losses[-1][1] < losses[0][1]

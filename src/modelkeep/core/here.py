@@ -20,6 +20,8 @@ BLOCK = 64
 class Here:
     """The engine that is no engine: everything runs in this process, one part after the other."""
 
+    address = "local"
+
     def map(
         self,
         fn: Callable[[T], R],

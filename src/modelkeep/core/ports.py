@@ -47,7 +47,12 @@ class Engine(Protocol):
     parts are worked on again a few times, and a part that takes far longer than the others may be begun twice, so
     ``fn`` must be safe to repeat; no more parts are drawn, and no more results held, than keep the workers busy;
     closing the iterator of results (or Ctrl-C) cancels what is under way.
+
+    Attributes:
+        address: As it may be written in a declaration.
     """
+
+    address: str
 
     def map(
         self,

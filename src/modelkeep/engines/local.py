@@ -41,6 +41,7 @@ class LocalEngine:
     """
 
     ahead = flow.AHEAD
+    address = "local"
 
     def __init__(self, workers: int | None = None) -> None:
         cores = _cores()

@@ -1,8 +1,8 @@
 """scikit-learn pipelines as files that run no code on loading, through skops.
 
 skops rebuilds objects from a tree of named types, and asks which types it may build. We let it build the classes
-of scikit-learn and SciPy and our own steps and linear models; whatever else a file names must be trusted by its
-exact name.
+of scikit-learn and SciPy and our own steps, linear models and networks; whatever else a file names must be
+trusted by its exact name.
 https://skops.readthedocs.io/en/stable/persistence.html
 """
 
@@ -36,7 +36,10 @@ finally:
     for _name in _hidden:
         del sys.modules[_name]
 
-_CLASSES_OF = ("sklearn.", "scipy.sparse.", "modelkeep.formats.steps.", "modelkeep.train.linear.estimator.")
+_CLASSES_OF = (
+    *("sklearn.", "scipy.sparse.", "modelkeep.formats.steps.", "modelkeep.formats.network."),
+    "modelkeep.train.linear.estimator.",
+)
 _NAMES = frozenset({"sklearn.utils.validation.check_array", "functools.partial", "numpy.dtype"})
 """A partial is as harmless as its function, which is asked about by itself."""
 VOUCHED = frozenset(

@@ -65,7 +65,7 @@ def fit_one(
     """
     params = algorithm.params(given, seed=seed, rows=data.rows)
     if algorithm.function:
-        made = fit_function(algorithm, data, nested(params), UserRun(log))
+        made = fit_function(algorithm, data, nested(params), UserRun(log, engine))
         return Model(made, "passthrough" if wants_raw(made, data) else data.features, params)
     estimator = algorithm.estimator(params, smallest_class=data.smallest)
     matrix, features = data.suited(algorithm, estimator)

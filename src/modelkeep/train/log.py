@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
+
+from modelkeep.core.ports import Engine
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -113,8 +115,19 @@ class Tried(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class UserRun:
     """The ``run`` handed to a user's ``fit(data, params, run)``."""
 
-    def __init__(self, log: RunLog) -> None:
-        self._log = log
+    def __init__(self, log: RunLog, engine: Callable[[], Engine] | None = None) -> None:
+        self._log, self._engine = log, engine
+
+    @property
+    def engine(self) -> str:
+        """``local``, or the address of the declaration's engine, to which this process is connected from now on.
+
+        Raises:
+            MissingExtra: The engine's library is not installed.
+            Unavailable: It does not answer.
+            Refused: Its workers have other versions, or lack the resources.
+        """
+        return "local" if self._engine is None else self._engine().address
 
     def log_metric(self, key: str, value: float, step: int = 0) -> None:
         """Record one value of a metric, such as the loss after an epoch."""

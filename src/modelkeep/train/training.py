@@ -16,6 +16,7 @@ from scipy import sparse
 
 from modelkeep.core.errors import Invalid, UserCodeFailed
 from modelkeep.core.plugins import user_code
+from modelkeep.formats import network
 from modelkeep.train.algorithms import Algorithm
 from modelkeep.train.task import Class, Target
 
@@ -152,17 +153,21 @@ def free_memory() -> int:
 
 
 def fit_function(algorithm: Algorithm, data: Training, params: dict[str, Any], run: Any) -> Any:
-    """Call the user's ``fit(data, params, run)`` and check what it returns.
+    """Call the user's ``fit(data, params, run)`` and check what it returns; a network becomes an estimator.
 
     Raises:
         UserCodeFailed: It raised, with its own traceback.
-        Invalid: What it returned cannot predict.
+        Invalid: What it returned cannot predict, or is a network with other answers than the task needs.
+        Refused: It is a network that cannot be written as ONNX.
     """
     with user_code(f"{algorithm.name}(data, params, run)"):
         made = algorithm.make(data, params, run)
+    if network.is_network(made):
+        return network.estimator_of(made, data.matrix, data.task, data.classes)
     if not hasattr(made, "predict"):
         raise Invalid(
-            f"{algorithm.name} returned a {type(made).__name__}, expected an estimator with predict",
+            f"{algorithm.name} returned a {type(made).__name__}, expected an estimator with predict, "
+            "a torch.nn.Module or a keras.Model",
             path="train.algorithm",
         )
     return made

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from modelkeep.formats.onnx import kernels, linear, trees
+from modelkeep.formats.onnx import fallback, kernels, linear, trees
 from modelkeep.formats.onnx.graph import Graph, Unconvertible
 from modelkeep.formats.onnx.scores import Scores, one_vs_rest
 
@@ -21,7 +21,7 @@ def convert(graph: Graph, model: Any, x: str) -> Scores:
         Unconvertible: There is no way to say it; the message names it.
     """
     name = type(model).__name__
-    ours = ("sklearn.", "modelkeep.train.linear.")
+    ours = ("sklearn.", "modelkeep.train.linear.", "modelkeep.formats.network")
     converter = CONVERTERS.get(name) if type(model).__module__.startswith(ours) else None
     if converter is None:
         raise Unconvertible(f"{name} has no conversion")
@@ -95,6 +95,7 @@ CONVERTERS: dict[str, Converter] = {
     **dict.fromkeys(
         ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor"), trees.hist_gradient_boosting
     ),
+    **dict.fromkeys(("NetworkClassifier", "NetworkRegressor"), fallback.network),
     "IsolationForest": trees.isolation_forest,
     "CalibratedClassifierCV": calibrated,
     **dict.fromkeys(("GridSearchCV", "RandomizedSearchCV"), _best),

@@ -22,6 +22,8 @@ R = TypeVar("R")
 class Threads:
     """Works on parts in threads. Use as a context manager, or ``close`` it."""
 
+    address = "local"
+
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="linear")

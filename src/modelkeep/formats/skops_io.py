@@ -193,7 +193,7 @@ class _Members:
 
 
 def _schema(pipeline: Any, members: _Members) -> dict[str, Any]:
-    """The schema that ``skops.io.dumps`` writes, which indents it: that is twenty times slower."""
+    """The schema that ``skops.io.dumps`` writes, without the indentation that makes it slow."""
     context = SaveContext(zip_file=members)
     state: dict[str, Any] = get_state(pipeline, context)
     return {**state, "protocol": context.protocol, "_skops_version": skops.__version__}

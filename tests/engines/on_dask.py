@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from conformance.boosted import BoostedSuite
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.searches import SearchSuite
@@ -35,6 +36,10 @@ def opened(address):
 
 
 class TestDeclared(DeclaredSuite):
+    pass
+
+
+class TestBoosted(BoostedSuite):
     pass
 
 

@@ -24,6 +24,7 @@ from modelkeep.core.errors import Damaged, Invalid, NotFound, Refused
 from modelkeep.formats import environment, manifest, plots, skops_io
 from modelkeep.formats.inference import infer
 from modelkeep.formats.package import Package, build, describe
+from modelkeep.train.algorithms import resolve
 
 EVALUATION: dict[str, Any] = {
     "task": "classification",
@@ -188,6 +189,24 @@ def test_what_only_skl2onnx_converts_is_converted() -> None:
     pipeline.fit(data.select(INPUTS).to_pandas(), y)
     package = build(pipeline, infer(data, INPUTS, "classification", (0, 1)), data)
     assert package.runtime == "onnx", package.note
+
+
+@pytest.mark.parametrize("name", ["xgboost", "lightgbm"])
+def test_boosted_trees_run_in_their_library_and_need_no_trust(name: str) -> None:
+    data = table(200)
+    algorithm = resolve(name, "classification", base=Path())
+    params = algorithm.params({"n_estimators": 5, "n_jobs": 1}, seed=0, rows=200)
+    pipeline = Pipeline([("features", features()), ("model", algorithm.estimator(params, smallest_class=9))])
+    frame = data.select(INPUTS).to_pandas()
+    pipeline.fit(frame, target(data, "classification", ("a", "b")))
+    package = build(pipeline, infer(data, INPUTS, "classification", ("a", "b")), data)
+    assert package.runtime == "sklearn"
+    assert package.note.endswith(("XGBClassifier has no conversion", "LGBMClassifier has no conversion"))
+    assert f"{name}==" in package.files["requirements.txt"].decode()
+    kept = skops_io.loads(package.files["model.skops"])
+    assert kept.predict(frame).tolist() == pipeline.predict(frame).tolist()
+    assert set(kept.predict(frame)) == {"a", "b"}
+    np.testing.assert_array_equal(kept.predict_proba(frame), pipeline.predict_proba(frame))
 
 
 def test_the_lock_names_every_distribution_once() -> None:

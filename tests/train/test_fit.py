@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from modelkeep.core.errors import Invalid, UserCodeFailed
+from modelkeep.core.errors import Invalid, MissingExtra, UserCodeFailed
 from modelkeep.spec.declaration import Train
 from modelkeep.spec.names import ALGORITHM_TASKS
 from modelkeep.stats.metrics import evaluate
@@ -26,7 +27,10 @@ HERE = Path(__file__).parent
 CLASSIFIERS = [name for name in FAMILIES if "classification" in FAMILIES[name].classes]
 REGRESSORS = [name for name in FAMILIES if "regression" in FAMILIES[name].classes]
 SMALL = {
-    **{name: {"n_estimators": 20} for name in ("random_forest", "extra_trees", "gradient_boosting")},
+    **{
+        name: {"n_estimators": 20}
+        for name in ("random_forest", "extra_trees", "gradient_boosting", "xgboost", "lightgbm")
+    },
     "hist_gradient_boosting": {"max_iter": 20},
 }
 """Enough trees to learn what these tests ask."""
@@ -329,3 +333,18 @@ def test_truth_of_held_out_rows_may_lack_classes():
         truth(pa.table({"y": ["odd", "normal"]}), "y", "anomaly")
     with pytest.raises(Invalid, match="have no target"):
         truth(pa.table({"y": [None, "a"]}), "y", "classification")
+
+
+def test_boosted_trees_have_their_parameters_checked_though_their_libraries_take_any():
+    for name, near in (("xgboost", "max_depth"), ("lightgbm", "num_leaves")):
+        algorithm = resolve(name, "classification", base=HERE)
+        with pytest.raises(Invalid, match=f"did you mean '{near}'"):
+            algorithm.params({f"{near}s": 3}, seed=1, rows=10)
+        assert algorithm.params({near: 3}, seed=7, rows=10)["random_state"] == 7
+
+
+def test_a_short_name_whose_library_is_not_installed_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    with pytest.raises(MissingExtra, match="xgboost is not installed") as raised:
+        resolve("xgboost", "regression", base=HERE)
+    assert raised.value.hint == 'pip install "modelkeep[xgboost]"'

@@ -87,6 +87,19 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Boosts(Protocol):
+    """An engine that fits XGBoost's and LightGBM's estimators data-parallel."""
+
+    def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
+        """An unfitted estimator, fitted on a matrix (n, features) and a target (n,) divided among the workers.
+
+        Raises ``Refused`` when a worker has no such library, ``Unavailable`` when workers are
+        lost again and again.
+        """
+        ...
+
+
+@runtime_checkable
 class Source(Protocol):
     """A table somewhere else.
 

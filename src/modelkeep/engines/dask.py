@@ -10,7 +10,7 @@ from typing import Any
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import flow, remote, tasks, versions
+from modelkeep.engines import boosting, boosting_dask, flow, remote, tasks, versions
 from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
@@ -79,6 +79,14 @@ class DaskEngine(RemoteEngine):
         answer: Future[tasks.Answer] = Future()
         future.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
         return flow.Running(answer, lambda: future.cancel(force=True))
+
+    def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
+        """Fit XGBoost's or LightGBM's estimator, each worker a share of the rows."""
+
+        def fit(workers: list[str]) -> Any:
+            return boosting_dask.fit(self._client, self.address, workers, estimator, matrix, target)
+
+        return boosting.repeated(fit, lambda: set(self._workers()), self.address)
 
     def close(self) -> None:
         """Leave the cluster; what was shared is forgotten."""

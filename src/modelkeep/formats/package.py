@@ -63,14 +63,15 @@ def build(
     """
     original = skops_io.dumps(pipeline)
     types = skops_io.named_types(original)
-    own = [name for name in (*types, *skops_io.functions(pipeline)) if not skops_io.known(name)]
+    foreign = [name for name in (*types, *skops_io.functions(pipeline)) if not skops_io.known(name)]
+    own = [name for name in foreign if name not in skops_io.VOUCHED]
     skops_io.refuse(name for name in own if name not in trust)
     if signature.task == "classification":
         gives = outputs_of("classification", signature.classes, probability=hasattr(pipeline, "predict_proba"))
         signature = msgspec.structs.replace(signature, outputs=gives)
     exported, note = _convert(pipeline, signature, sample)
     runtime: RuntimeName = "onnx" if exported else "sklearn"
-    requirements = environment.requirements(name.partition(".")[0] for name in own)
+    requirements = environment.requirements(name.partition(".")[0] for name in foreign)
     files = {
         **(extra or {}),
         SKOPS: original,

@@ -38,7 +38,7 @@ finally:
 
 _CLASSES_OF = (
     *("sklearn.", "scipy.sparse.", "modelkeep.formats.steps.", "modelkeep.formats.network."),
-    "modelkeep.train.linear.estimator.",
+    *("modelkeep.train.linear.estimator.", "modelkeep.formats.coded."),
 )
 _NAMES = frozenset({"sklearn.utils.validation.check_array", "functools.partial", "numpy.dtype"})
 """A partial is as harmless as its function, which is asked about by itself."""

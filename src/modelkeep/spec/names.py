@@ -28,6 +28,8 @@ ALGORITHM_TASKS: dict[str, frozenset[str]] = {
     "extra_trees": _BOTH,
     "gradient_boosting": _BOTH,
     "hist_gradient_boosting": _BOTH,
+    "xgboost": _BOTH,
+    "lightgbm": _BOTH,
     "knn": _BOTH,
     "mlp": _BOTH,
     "isolation_forest": frozenset({"anomaly"}),

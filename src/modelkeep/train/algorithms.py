@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelkeep.core.errors import Invalid, Problem
-from modelkeep.core.plugins import load_object, user_code
+from modelkeep.core.plugins import load_object, require, user_code
 from modelkeep.spec.names import ALGORITHMS, nearest, unknown
 
 LARGE = 10_000
@@ -30,6 +30,8 @@ class Family:
         float32: The estimator works in single precision anyway (trees) or gains by it (networks).
         calibrate: Gives no probabilities itself, so they are calibrated by cross-validation (Platt 1999).
         serial: Fits on one core, so several fits are worth running at a time.
+        extra: The package and extra it comes with; empty for what is always there.
+        coded: Its classifier takes the labels 0 to k - 1 only.
     """
 
     classes: Mapping[str, str]
@@ -40,6 +42,8 @@ class Family:
     float32: bool = False
     calibrate: bool = False
     serial: bool = False
+    extra: str = ""
+    coded: bool = False
 
 
 def _pair(module: str, classifier: str = "", regressor: str = "") -> dict[str, str]:
@@ -95,6 +99,16 @@ FAMILIES: dict[str, Family] = {
     "hist_gradient_boosting": Family(
         _pair(_ENSEMBLE, "HistGradientBoostingClassifier", "HistGradientBoostingRegressor"), dense=True
     ),
+    "xgboost": Family(
+        _pair("xgboost", "XGBClassifier", "XGBRegressor"), dense=True, float32=True, extra="xgboost", coded=True
+    ),
+    # Else the order of sums, and so the trees, depend on how many threads there are.
+    "lightgbm": Family(
+        _pair("lightgbm", "LGBMClassifier", "LGBMRegressor"),
+        {"verbose": -1, "deterministic": True, "force_row_wise": True},
+        dense=True,
+        extra="lightgbm",
+    ),
     "knn": Family(_pair("sklearn.neighbors", "KNeighborsClassifier", "KNeighborsRegressor"), {"n_jobs": -1}),
     # On many rows a held-out tenth tells when to stop, long before 200 epochs.
     "mlp": Family(
@@ -137,6 +151,8 @@ class Algorithm:
         if self.function:
             return dict(given)
         known, open_ended = _accepted(self.make)
+        if self.family.extra:  # these take any name, and leave unsaid that they do not know it
+            known, open_ended = {*self.make().get_params(), *self.family.defaults}, False
         if self._calibrated:
             known |= {"calibrate"}
         problems = (
@@ -179,6 +195,10 @@ class Algorithm:
             from sklearn.calibration import CalibratedClassifierCV
 
             return CalibratedClassifierCV(made, ensemble=False, cv=min(5, smallest_class))
+        if self.family.coded and self.task == "classification":
+            from modelkeep.formats.coded import CodedClassifier
+
+            return CodedClassifier(made)
         return made
 
     @property
@@ -209,6 +229,7 @@ def resolve(name: str, task: str, *, base: Path) -> Algorithm:
     Raises:
         Invalid: No such algorithm, or it cannot do this task; at ``train.algorithm``.
         UserCodeFailed: The user's module raised while being imported.
+        MissingExtra: The short name's library is not installed.
     """
     family = FAMILIES.get(name)
     if family is not None:
@@ -219,7 +240,7 @@ def resolve(name: str, task: str, *, base: Path) -> Algorithm:
                 path="train.algorithm",
                 hint=f"for {task} choose one of: {able}",
             )
-        return Algorithm(name, task, _import(family.classes[task]), family)
+        return Algorithm(name, task, _import(family.classes[task], family.extra), family)
     if ":" not in name and "." not in name:
         raise Invalid(
             unknown(name, ALGORITHMS, "an algorithm"),
@@ -238,9 +259,9 @@ def resolve(name: str, task: str, *, base: Path) -> Algorithm:
     return Algorithm(name, task, found, Family({}), function=True)
 
 
-def _import(where: str) -> Any:
+def _import(where: str, extra: str) -> Any:
     module, _, name = where.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return getattr(require(module, extra) if extra else importlib.import_module(module), name)
 
 
 def _accepted(make: Callable[..., Any]) -> tuple[set[str], bool]:

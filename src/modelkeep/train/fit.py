@@ -77,7 +77,7 @@ def fit(
         progress: Who watches.
         state: A folder where a killed fit goes on; None keeps none.
         study: Where a killed tuning finds its finished trials; None keeps none.
-        engine: Opens where trials are fitted, forests grow in parts and a user's function may work; None: here.
+        engine: Opens where trials are fitted, trees grow in parts and a user's function may work; None: here.
 
     Raises:
         Invalid: The declaration or the data cannot be trained on; the path says which.

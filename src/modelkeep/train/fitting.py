@@ -16,7 +16,7 @@ from modelkeep.core.ports import Engine, Progress
 from modelkeep.spec.names import unknown
 from modelkeep.stats.metrics import METRICS, evaluate
 from modelkeep.stats.outputs import Outputs
-from modelkeep.train import forests
+from modelkeep.train import boosting, forests
 from modelkeep.train.algorithms import Algorithm
 from modelkeep.train.faults import explain
 from modelkeep.train.log import RunLog, UserRun
@@ -74,6 +74,8 @@ def fit_one(
             estimator.fit(matrix)
         elif engine is not None and forests.divides(estimator):
             estimator = forests.grow(estimator, matrix, data.target, engine(), progress)
+        elif engine is not None and boosting.divides(estimator):
+            estimator = boosting.grow(estimator, matrix, data.target, engine())
         elif hasattr(estimator, "fit_watched"):
             estimator.fit_watched(matrix, data.target, log, progress=progress, state=state)
         else:

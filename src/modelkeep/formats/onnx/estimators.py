@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from modelkeep.formats.coded import CodedClassifier
 from modelkeep.formats.onnx import fallback, kernels, linear, trees
 from modelkeep.formats.onnx.graph import Graph, Unconvertible
 from modelkeep.formats.onnx.scores import Scores, one_vs_rest
@@ -20,6 +21,8 @@ def convert(graph: Graph, model: Any, x: str) -> Scores:
     Raises:
         Unconvertible: There is no way to say it; the message names it.
     """
+    if isinstance(model, CodedClassifier):
+        return convert(graph, model.estimator_, x)
     name = type(model).__name__
     ours = ("sklearn.", "modelkeep.train.linear.", "modelkeep.formats.network")
     converter = CONVERTERS.get(name) if type(model).__module__.startswith(ours) else None

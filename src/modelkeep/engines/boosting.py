@@ -1,0 +1,130 @@
+"""What the data-parallel fits of XGBoost and LightGBM have in common on Ray, Dask and Spark."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Set
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone, is_classifier
+
+from modelkeep.core.errors import ModelkeepError, Unavailable
+from modelkeep.core.plugins import require
+from modelkeep.engines import versions
+from modelkeep.engines.flow import ATTEMPTS
+
+Array = npt.NDArray[Any]
+
+NOTICE = 3.0
+"""Seconds in which an engine notices that a worker is gone, after the others have failed for it."""
+_NETWORK = {
+    "tree_learner",
+    "pre_partition",
+    "num_machines",
+    "local_listen_port",
+    "machines",
+    "time_out",
+    "num_threads",
+}
+_MACHINES = (("num_machines", "1"), ("local_listen_port", "12400"), ("machines", ""))
+
+
+def library(estimator: Any) -> str:
+    """``xgboost`` or ``lightgbm``."""
+    return type(estimator).__module__.partition(".")[0]
+
+
+def installed(name: str) -> dict[str, str]:
+    """The version of a library in this process, by its name; empty when there is none."""
+    try:
+        return {name: version(name)}
+    except PackageNotFoundError:
+        return {name: ""}
+
+
+def must_have(name: str, there: dict[str, str], where: str) -> None:
+    """A worker has the library that this process has. Raises ``Refused`` with both versions."""
+    versions.must_agree(installed(name), there, where)
+
+
+def deal(estimator: Any, target: Array, workers: int) -> list[Array]:
+    """Rows for each of at most so many workers, (m,) each and ascending, every class in every share.
+
+    A library that looks for the classes in a share would else take them for fewer than they are.
+    """
+    rarest = int(np.unique(target, return_counts=True)[1].min()) if is_classifier(estimator) else len(target)
+    count = max(1, min(workers, rarest))
+    order = np.argsort(target, kind="stable")
+    return [np.sort(order[first::count]) for first in range(count)]
+
+
+def repeated(fit: Callable[[list[str]], Any], members: Callable[[], Set[str]], address: str) -> Any:
+    """Fit, and again from the start with those who are left when a worker was lost meanwhile.
+
+    Args:
+        fit: With these workers.
+        members: Who is there now.
+
+    Raises:
+        Unavailable: Workers were lost ``ATTEMPTS`` times, or there are none.
+    """
+    failed: Exception | None = None
+    for _ in range(ATTEMPTS):
+        there = members()
+        if not there:
+            break
+        try:
+            return fit(sorted(there))
+        except ModelkeepError:
+            raise
+        except Exception as error:
+            failed = error
+            until = time.monotonic() + NOTICE
+            while there <= members():
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+    raise Unavailable(
+        f"{address}: workers were lost while trees were fitted on them, {ATTEMPTS} times or to the last",
+        hint="they may be out of memory: use more workers, or ones with more memory",
+    ) from failed
+
+
+def of_booster(estimator: Any, raw: bytes | bytearray) -> Any:
+    """XGBoost's estimator as if fitted here.
+
+    Args:
+        estimator: Unfitted; it is not changed.
+        raw: From ``Booster.save_raw``.
+    """
+    own = clone(estimator)
+    own.load_model(bytearray(raw))
+    for name, value in estimator.get_params().items():
+        if name != "objective":  # which a fit sets too
+            setattr(own, name, value)
+    return own
+
+
+def hush() -> None:
+    """LightGBM's Python module says only errors, and not on the standard output."""
+    logger = logging.getLogger("lightgbm")
+    logger.setLevel(logging.ERROR)
+    require("lightgbm", "lightgbm").register_logger(logger)
+
+
+def alone(model: Any, estimator: Any) -> Any:
+    """LightGBM's fitted estimator without what was set on the unfitted one to find other machines."""
+    for name in _NETWORK - {*estimator.get_params()}:
+        model._other_params.pop(name, None)
+        model.__dict__.pop(name, None)
+    model.n_jobs = estimator.n_jobs
+    text = model.booster_.model_to_string()
+    for name, value in _MACHINES:
+        text = re.sub(rf"(?m)^\[{name}: .*\]$", f"[{name}: {value}]", text)
+    model._Booster = require("lightgbm", "lightgbm").Booster(model_str=text)
+    return model

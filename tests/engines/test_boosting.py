@@ -1,0 +1,59 @@
+"""How rows are divided for boosted trees, and what is done when workers are lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from modelkeep.core.errors import Unavailable
+from modelkeep.engines import boosting
+
+
+def test_every_share_has_every_class_and_every_row_is_in_one():
+    target = np.array(["a"] * 7 + ["b"] * 50 + ["c"] * 3)
+    shares = boosting.deal(LogisticRegression(), target, 3)
+    assert sorted(np.concatenate(shares)) == list(range(60))
+    assert all(set(target[share]) == {"a", "b", "c"} for share in shares)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert len(boosting.deal(LogisticRegression(), target, 8)) == 3, "no more shares than rows of the rarest class"
+    assert len(boosting.deal(Ridge(), np.arange(5.0), 8)) == 5
+
+
+def test_a_fit_that_lost_a_worker_begins_again_with_the_others():
+    there = {"one", "two"}
+    tried = []
+
+    def fit(workers):
+        tried.append(workers)
+        if "two" in workers:
+            there.discard("two")
+            raise ConnectionError("the peer is gone")
+        return "fitted"
+
+    assert boosting.repeated(fit, lambda: set(there), "dask://s:1") == "fitted"
+    assert tried == [["one", "two"], ["one"]]
+
+
+def test_a_fit_that_loses_all_its_workers_ends(monkeypatch):
+    there = {"one"}
+
+    def fit(workers):
+        there.clear()
+        raise ConnectionError("gone")
+
+    with pytest.raises(Unavailable, match="dask://s:1: workers were lost"):
+        boosting.repeated(fit, lambda: set(there), "dask://s:1")
+
+
+def test_an_error_that_lost_no_worker_is_raised_at_once(monkeypatch):
+    monkeypatch.setattr(boosting, "NOTICE", 0.0)
+    tried = []
+
+    def fit(workers):
+        tried.append(workers)
+        raise ValueError("max_depth should be greater")
+
+    with pytest.raises(ValueError, match="max_depth"):
+        boosting.repeated(fit, lambda: {"one"}, "dask://s:1")
+    assert len(tried) == 1

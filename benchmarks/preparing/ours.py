@@ -26,7 +26,7 @@ from modelkeep.lifecycle.tables import BlobParts, TablePart
 from modelkeep.spec import steps
 from modelkeep.spec.declaration import Data, Declaration, Split
 from modelkeep.store.blobs import open_blobs
-from modelkeep.train.training import to_frame
+from modelkeep.train.encoding import encoded
 
 DECLARED = Declaration(
     model="flights",
@@ -63,7 +63,7 @@ def encode(
     """The features of a part, and the target, as Parquet."""
     table = BlobParts(blobs).read(part, [*inputs, "late"])
     fitted = transformer()
-    matrix = fitted.transform(to_frame(table, inputs))
+    matrix = encoded(fitted, table, inputs, order="F")
     columns = {name: matrix[:, at] for at, name in enumerate(fitted.get_feature_names_out())}
     made = pa.table({**columns, "late": table.column("late")})
     pq.write_table(made, out / f"{part.digest}.parquet", compression="zstd", compression_level=1)

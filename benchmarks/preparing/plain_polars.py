@@ -14,15 +14,15 @@ from benchmarks.preparing.flights import NUMBERS, ONE_HOT, ORDINAL, TEST
 
 
 def main(source: Path, out: Path) -> None:
-    clean = (
+    (
         pl.scan_parquet(source / "*.parquet")
-        .unique("flight_id", keep="any")
+        .filter(pl.col("flight_id").is_first_distinct())  # a fifth of the memory that unique takes
         .drop_nulls("late")
         .with_columns((pl.col("flight_id").hash(7) < int(TEST * 2**64)).alias("test"))
         .drop("flight_id", "scheduled_at")
-        .collect(engine="streaming")
-        .lazy()
+        .sink_parquet(out / "clean.parquet", compression="zstd", compression_level=1)
     )
+    clean = pl.scan_parquet(out / "clean.parquet")
     train = clean.filter(~pl.col("test"))
     numbers = [pl.col(name).cast(pl.Float64) for name in NUMBERS]
     medians = train.select([one.median() for one in numbers]).collect(engine="streaming").row(0, named=True)

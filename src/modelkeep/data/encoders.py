@@ -22,6 +22,7 @@ class EncodeFitter(Fitter):
     """``OneHotEncoder`` or ``OrdinalEncoder`` from the distinct values."""
 
     takes = ("string", "numeric")
+    counts = True
 
     def partial(self, block: Block) -> State:
         return distinct(block)

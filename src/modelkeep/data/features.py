@@ -26,6 +26,7 @@ from modelkeep.data.columns import Kind, kinds, resolve
 from modelkeep.data.encoders import FITTERS, TfidfFitter
 from modelkeep.data.fitters import Fitter, State
 from modelkeep.data.frames import plain, to_frame
+from modelkeep.data.statistics import counts_in
 from modelkeep.data.streams import Read
 from modelkeep.formats.steps import DATE_PARTS, Numbers, Strings
 from modelkeep.spec.steps import DateParts, FeatureStep, Function, Tfidf
@@ -62,7 +63,10 @@ class Branch:
 
     def block(self, part: pa.Table) -> npt.NDArray[Any]:
         """The branch's columns after the steps fitted so far, shape (rows, k)."""
-        block: Any = np.column_stack([plain(part.column(name), self.kind) for name in self.columns])
+        first = [plain(part.column(name), self.kind) for name in self.columns]
+        block: Any = np.empty((part.num_rows, len(first)), dtype=first[0].dtype, order="F")  # worked on by column
+        for index, column in enumerate(first):
+            block[:, index] = column
         for transformer in self.made:
             if isinstance(transformer, Strings):
                 continue
@@ -199,7 +203,14 @@ def partial(branch: Branch, part: pa.Table, depth: int) -> State:
     """The statistics that the branch's step at ``depth`` needs of one part; None without such a step."""
     if depth >= len(branch.fitters):
         return None
-    return branch.fitters[depth].partial(branch.block(part))
+    fitter = branch.fitters[depth]
+    if (
+        fitter.counts
+        and branch.kind in ("categorical", "text")
+        and all(isinstance(m, Strings) for m in branch.made)
+    ):
+        return [counts_in(part.column(name)) for name in branch.columns]
+    return fitter.partial(branch.block(part))
 
 
 def merge(branches: Sequence[Branch], a: Sequence[State], b: Sequence[State], depth: int) -> list[State]:

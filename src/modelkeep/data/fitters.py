@@ -49,6 +49,8 @@ class Fitter:
     """Kinds of block it works on: ``numeric``, ``string``, ``time``."""
     gives: ClassVar[str] = "numeric"
     """Kind of block it makes; ``final`` when no step can follow."""
+    counts: ClassVar[bool] = False
+    """Whether all it learns of strings is how often each occurs."""
 
     def partial(self, block: Block) -> State:
         """The statistics of a block; None when there is nothing to learn."""

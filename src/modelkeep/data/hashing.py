@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import threading
 from collections.abc import Sequence
@@ -62,9 +63,19 @@ def row_hashes(table: pa.Table, columns: Sequence[str], salt: str) -> UInts:
     texts = [_text(name, field.type) for name, field in zip(names, chosen.schema, strict=True)]
     # Unit separators keep ('a', 'bc') and ('ab', 'c') apart; a missing value is not the empty string.
     joined = " || chr(31) || ".join(f"coalesce({text}, chr(0))" for text in texts)
-    made = ask(f"SELECT md5_number_lower('{salt}' || {joined}) AS h FROM rows", rows=chosen.rename_columns(names))
-    hashed: UInts = made.column("h").to_numpy().byteswap()
-    return hashed
+    # Not md5_number_lower, for which DuckDB takes thrice as long.
+    made = ask(f"SELECT md5('{salt}' || {joined}) AS h FROM rows", rows=chosen.rename_columns(names))
+    digests = made.column("h").cast(pa.string()).combine_chunks()
+    chunks = digests.chunks if isinstance(digests, pa.ChunkedArray) else [digests]
+    return np.concatenate([np.empty(0, np.uint64), *(_last_eight(chunk) for chunk in chunks if len(chunk))])
+
+
+def _last_eight(digests: pa.StringArray) -> UInts:
+    """The last 8 bytes of each digest of 32 hexadecimal characters."""
+    _, offsets, text = digests.buffers()
+    start = int(np.frombuffer(offsets, np.int32)[digests.offset])
+    raw = binascii.unhexlify(memoryview(text)[start : start + 32 * len(digests)])
+    return np.frombuffer(raw, ">u8")[1::2].astype(np.uint64)
 
 
 def _text(name: str, kind: pa.DataType) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modelkeep.core import memory
 from modelkeep.core.errors import Invalid
 from modelkeep.data import fills, outliers
 from modelkeep.data.cleaning import TYPES, Cleaning, duplicates, missing, named
@@ -22,6 +24,12 @@ from modelkeep.spec import steps
 from modelkeep.spec.expressions import parse_filter
 
 Ints = npt.NDArray[np.int64]
+UInts = npt.NDArray[np.uint64]
+
+_HASHES = 3
+"""The part of the budget that hashes of all rows may take: one of so many."""
+
+_SIEVE = 1 << 24
 
 _PIECE = 1 << 40
 """A row's place is its piece's number times this, and its position in the piece."""
@@ -70,11 +78,15 @@ def occurs_before(stream: Stream, columns: Sequence[str]) -> dict[int, Ints]:
     """
     if isinstance(stream, Held) and len(stream.tables) == 1:
         return {0: np.flatnonzero(duplicates(stream.tables[0], columns))}
-    from modelkeep.data.relations import frames_of, repeated, twice  # Narwhals: not for tables in memory
+    from modelkeep.data.relations import Relational, frames_of, repeated, twice  # not for tables in memory
 
     with frames_of(stream.engine) as frames:
-        hashed = frames.table(stream.map(partial(_hashed, tuple(columns)), columns))
-        suspects = _by_piece(frames.collect(twice(hashed, "h").select("place")).column("place").to_numpy())
+        hashed = stream.map(partial(_hashes, tuple(columns)), columns)
+        room = 0 if isinstance(stream.engine, Relational) else memory.budget() // _HASHES
+        suspects = twice_among(hashed, room)
+        if not isinstance(suspects, dict):
+            tables = frames.table(map(_placed, itertools.count(), suspects))
+            suspects = _by_piece(frames.collect(twice(tables, "h").select("place")).column("place").to_numpy())
         if not suspects:
             return {}
         rows = frames.table(_some(stream.map(partial(_picked, tuple(columns), suspects), columns)))
@@ -82,12 +94,51 @@ def occurs_before(stream: Stream, columns: Sequence[str]) -> dict[int, Ints]:
         return _by_piece(frames.collect(repeated(rows, names, "place")).column("place").to_numpy())
 
 
-def _hashed(columns: tuple[str, ...], table: pa.Table, number: int) -> pa.Table:
+def twice_among(pieces: Iterator[UInts], room: int) -> dict[int, Ints] | Iterator[UInts]:
+    """By piece the positions of hashes that occur more than once; or the pieces again, when they are too many.
+
+    Args:
+        pieces: Hashes of each piece's rows.
+        room: Bytes of hashes that may be held; sorting takes as much again.
+    """
+    held: list[UInts] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += piece.nbytes
+        if size > room:
+            return itertools.chain(held, pieces)
+    ordered = np.concatenate(held)
+    ordered.sort()
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    del ordered
+    if not len(again):
+        return {}
+    # A bit of each hash that occurs again passes by nearly all others; the few left are looked up.
+    low = np.uint64(_SIEVE - 1)
+    sieve = np.zeros(_SIEVE, dtype=bool)
+    sieve[again & low] = True
+    found: dict[int, Ints] = {}
+    for number, piece in enumerate(held):
+        passed = np.flatnonzero(sieve[piece & low])
+        wanted = piece[passed]
+        places = np.minimum(np.searchsorted(again, wanted), len(again) - 1)
+        positions = passed[again[places] == wanted]
+        if len(positions):
+            found[number] = positions
+    return found
+
+
+def _hashes(columns: tuple[str, ...], table: pa.Table, number: int) -> UInts:
     chosen = _renamed(table, columns)
     listed = ", ".join(chosen.column_names)
-    made = ask(f"SELECT hash({listed})::UBIGINT AS h FROM rows", rows=chosen).column("h")
-    whole = pa.array(made.to_numpy().view(np.int64))  # Spark has no unsigned numbers
-    return pa.table({"h": whole, "place": _places(number, np.arange(table.num_rows))})
+    made: UInts = ask(f"SELECT hash({listed})::UBIGINT AS h FROM rows", rows=chosen).column("h").to_numpy()
+    return made
+
+
+def _placed(number: int, hashes: UInts) -> pa.Table:
+    whole = pa.array(hashes.view(np.int64))  # Spark has no unsigned numbers
+    return pa.table({"h": whole, "place": _places(number, np.arange(len(hashes)))})
 
 
 def _picked(columns: tuple[str, ...], positions: dict[int, Ints], table: pa.Table, number: int) -> pa.Table:

@@ -20,6 +20,7 @@ from modelkeep.data.columns import type_kind
 from modelkeep.data.frames import plain
 from modelkeep.data.learning import occurs_before
 from modelkeep.data.streams import Outcome, Stream
+from modelkeep.spec import steps
 from modelkeep.spec.declaration import ColumnCheck, Declaration
 from modelkeep.spec.units import seconds
 
@@ -158,15 +159,29 @@ def row_checks(expected: Expected, declaration: Declaration, stream: Stream, inp
     keys = declaration.keys
     checks = {name: check for name, check in expected.checks.columns.items() if name in held and not check.off}
     again: dict[str, Shares] = {
-        name: occurs_before(stream, [name]) for name, check in checks.items() if check.unique and (name,) != keys
+        name: _again(stream, (name,), declaration)
+        for name, check in checks.items()
+        if check.unique and (name,) != keys
     }
     if keys and not any(expected.checks.columns.get(name, ColumnCheck()).unique is False for name in keys):
-        again[""] = occurs_before(stream, keys)
+        again[""] = _again(stream, keys, declaration)
     mine = {name: check for name, check in expected.checks.columns.items() if name in held}
     kept = Expected(
         checks=_only(expected, mine), seen=expected.seen, newest=expected.newest, volume=expected.volume
     )
     return RowChecks(kept, keys, declaration.data.target, declaration.data.time, tuple(inputs), again)
+
+
+def _again(stream: Stream, columns: tuple[str, ...], declaration: Declaration) -> Shares:
+    """Rows that occur before; none, without looking, where a step dropped them and no later one changed any."""
+    for step in reversed(declaration.data.clean):
+        match step:
+            case steps.DropDuplicates(columns=(_, *_) as apart) if set(apart) <= set(columns):
+                return {}
+            case steps.DropDuplicates() | steps.DropMissing() | steps.DropOutliers() | steps.Filter():
+                continue
+        break
+    return occurs_before(stream, columns)
 
 
 def must_hold(checks: RowChecks, found: Found, now: float) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -142,6 +144,18 @@ def counts_of(column: npt.NDArray[np.object_]) -> Counter[str]:
     """How often each string of an object array of shape (n,) occurs."""
     codes, known = pd.factorize(column)
     return Counter(dict(zip(known.tolist(), np.bincount(codes, minlength=len(known)).tolist(), strict=True)))
+
+
+def counts_in(column: pa.ChunkedArray) -> Counter[str]:
+    """The same of an Arrow column, where a missing string is the empty one."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    found = pc.value_counts(column)
+    names, counts = found.field("values").to_pylist(), found.field("counts").to_pylist()
+    made: Counter[str] = Counter()
+    for name, count in zip(names, counts, strict=True):
+        made["" if name is None else name] += count
+    return made
 
 
 def merged_counts(a: Counter[str], b: Counter[str]) -> Counter[str]:

@@ -113,14 +113,14 @@ class TablePart:
 
     def __call__(self) -> Iterator[Block]:
         """The blocks, at most ``ROWS`` rows each."""
-        from modelkeep.train.training import to_frame
+        from modelkeep.train.encoding import encoded as features_of
 
         transformer = self.transformer()
         for table in self.tables():
             for at in range(0, table.num_rows, ROWS):
                 piece = table.slice(at, ROWS)
                 y = self._target(piece)
-                yield checked(transformer.transform(to_frame(piece, self.inputs))), y
+                yield checked(features_of(transformer, piece, self.inputs)), y
 
     def _target(self, table: pa.Table) -> Array:
         if self.target not in table.column_names:

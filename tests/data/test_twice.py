@@ -1,0 +1,30 @@
+"""Hashes that occur more than once, found in memory or handed on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from modelkeep.data.learning import twice_among
+
+
+def pieces() -> list[np.ndarray]:
+    random = np.random.default_rng(3)
+    made = [random.integers(0, 1 << 63, size, dtype=np.uint64) for size in (500, 0, 300)]
+    made[2][[7, 9]] = made[0][[4, 4]]
+    made[0][20] = made[0][21]
+    made[2][0] = made[0][1] ^ np.uint64(1 << 50)  # the same low bits
+    return made
+
+
+def test_every_place_of_a_hash_that_occurs_again() -> None:
+    found = twice_among(iter(pieces()), 1 << 20)
+    assert isinstance(found, dict)
+    assert {number: places.tolist() for number, places in found.items()} == {0: [4, 20, 21], 2: [7, 9]}
+    assert twice_among(iter(pieces()[1:]), 1 << 20).keys() == {1}  # 7 and 9 are still equal
+    assert twice_among(iter(pieces()[1:2]), 1 << 20) == {}
+
+
+def test_too_many_are_given_back_whole() -> None:
+    back = twice_among(iter(pieces()), 1000)
+    assert not isinstance(back, dict)
+    assert [piece.tolist() for piece in back] == [piece.tolist() for piece in pieces()]

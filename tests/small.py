@@ -114,12 +114,12 @@ class Project:
             return [event.kind for event in events.history(conn)]
 
 
-def until(what: Callable[[], Any], limit: float = 20.0, pause: float = 0.02) -> Any:
-    """Wait until ``what`` gives something true, and return that."""
+def until(what: Callable[[], Any], limit: float = 60.0, pause: float = 0.02, told: Callable[[], str] = str) -> Any:
+    """Wait until ``what`` gives something true, and return that; in vain, say what was ``told`` meanwhile."""
     end = time.monotonic() + limit
     while True:
         found = what()
         if found:
             return found
-        assert time.monotonic() < end, f"waited {limit} s in vain; it gives {found!r}"
+        assert time.monotonic() < end, f"waited {limit} s in vain; it gives {found!r}\n{told()}"
         time.sleep(pause)

@@ -109,7 +109,7 @@ def test_a_serving_process_that_dies_is_started_again(project: Project, forks: F
     (first,) = children_of(up.process.pid)
     os.kill(first, signal.SIGKILL)
     until(lambda: children_of(up.process.pid) not in ([], [first]))
-    until(up.ready)
+    until(up.ready, told=up.process.told)
     assert up.predict().status_code == 200
     assert up.stop() == 0
 

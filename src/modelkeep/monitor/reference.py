@@ -220,23 +220,24 @@ def _watch(column: pa.ChunkedArray, described: profile.Column, codes: Ints) -> W
         kind={"numeric": "numeric", "text": "length"}.get(described.kind, "categorical"),
         counts=[], covariance=[], windows=0, unevenness=None, rows=[], missing=[], outside=[],
     )  # fmt: skip
+    seen = _seen(bare, column)
     if bare.kind == "categorical":
-        tally = pc.value_counts(texts(column).drop_null().combine_chunks())
+        tally = pc.value_counts(seen.drop_null().combine_chunks())
         order = np.argsort(-tally.field("counts").to_numpy(), kind="stable")
         values = tally.field("values").take(pa.array(order)).to_pylist()
         bare = msgspec.structs.replace(
             bare, categories=values[:CATEGORIES], known=sorted(values) if len(values) <= KNOWN else []
         )
     else:
-        values = _values(bare, column)
-        seen = values[~np.isnan(values)]
-        edges = np.unique(np.quantile(seen, np.arange(1, CELLS) / CELLS, method="inverted_cdf"))
-        bare = msgspec.structs.replace(bare, edges=edges.tolist(), low=float(seen.min()), high=float(seen.max()))
-    return _measure(bare, column, codes)
+        values = np.sort(seen[~np.isnan(seen)])
+        at = np.ceil(np.arange(1, CELLS) / CELLS * len(values) - 1).astype(np.int64)
+        edges = np.unique(values[at])  # quantiles by the inverted distribution function
+        bare = msgspec.structs.replace(bare, edges=edges.tolist(), low=float(values[0]), high=float(values[-1]))
+    return _measure(bare, seen, codes)
 
 
-def _measure(bare: Watched, column: pa.ChunkedArray, codes: Ints) -> Watched:
-    cells, missing = _cells(bare, column)
+def _measure(bare: Watched, seen: Any, codes: Ints) -> Watched:
+    cells, missing = _cells(bare, seen)
     timed = codes >= 0
     total = int(codes.max()) + 1
     size = _size(bare)
@@ -247,7 +248,7 @@ def _measure(bare: Watched, column: pa.ChunkedArray, codes: Ints) -> Watched:
     per_window = [
         np.bincount(codes[timed], minlength=total),
         np.bincount(codes[timed & missing], minlength=total),
-        _alone(bare, column, np.where(use, codes, -1), total),
+        _alone(bare, seen, np.where(use, codes, -1), total),
     ]
     rows, gone, outside = (part[chosen].tolist() for part in per_window)
     return msgspec.structs.replace(
@@ -262,11 +263,11 @@ def _measure(bare: Watched, column: pa.ChunkedArray, codes: Ints) -> Watched:
     )
 
 
-def _alone(bare: Watched, column: pa.ChunkedArray, codes: Ints, total: int) -> Ints:
+def _alone(bare: Watched, seen: Any, codes: Ints, total: int) -> Ints:
     """Per window the values that no other window holds: what would have been new, had it come later."""
     use = codes >= 0
     if bare.kind == "categorical":
-        index = pc.index_in(texts(column), value_set=pa.array(bare.known or [""], pa.string()))
+        index = pc.index_in(seen, value_set=pa.array(bare.known or [""], pa.string()))
         place = np.asarray(pc.fill_null(index, -1), dtype=np.int64)
         use &= place >= 0
         low = np.full(len(bare.known) or 1, total)
@@ -275,28 +276,27 @@ def _alone(bare: Watched, column: pa.ChunkedArray, codes: Ints, total: int) -> I
         np.maximum.at(high, place[use], codes[use])
         single = use & (low[place] == high[place])
         return np.bincount(codes[single], minlength=total)
-    values = _values(bare, column)
     low, high = np.full(total, np.inf), np.full(total, -np.inf)
-    np.minimum.at(low, codes[use], values[use])
-    np.maximum.at(high, codes[use], values[use])
+    np.minimum.at(low, codes[use], seen[use])
+    np.maximum.at(high, codes[use], seen[use])
     if total < 2:
         return np.zeros(total, dtype=np.int64)
     # the least value of the other windows is the least of all, except for the window that holds it
     least, most = np.sort(low)[:2], np.sort(high)[-2:]
     others_low = np.where(low == least[0], least[1], least[0])
     others_high = np.where(high == most[1], most[0], most[1])
-    out = use & ((values < others_low[codes]) | (values > others_high[codes]))
+    out = use & ((seen < others_low[codes]) | (seen > others_high[codes]))
     return np.bincount(codes[out], minlength=total)
 
 
 def _count(watched: Watched, column: pa.ChunkedArray) -> Ints:
-    cells, missing = _cells(watched, column)
+    seen = _seen(watched, column)
+    cells, missing = _cells(watched, seen)
     if watched.kind == "categorical":
-        known = pc.is_in(texts(column), value_set=pa.array(watched.known, pa.string()))
+        known = pc.is_in(seen, value_set=pa.array(watched.known, pa.string()))
         outside = int((~np.asarray(known) & ~missing).sum()) if watched.known else 0
     else:
-        values = _values(watched, column)
-        outside = int(((values < watched.low) | (values > watched.high)).sum())
+        outside = int(((seen < watched.low) | (seen > watched.high)).sum())
     counts = np.bincount(cells[~missing], minlength=_size(watched))
     return np.concatenate([counts, [missing.sum(), outside]]).astype(np.int64)
 
@@ -305,18 +305,19 @@ def _size(watched: Watched) -> int:
     return (len(watched.categories) if watched.kind == "categorical" else len(watched.edges)) + 1
 
 
-def _cells(watched: Watched, column: pa.ChunkedArray) -> tuple[Ints, Array]:
+def _cells(watched: Watched, seen: Any) -> tuple[Ints, Array]:
     """The cell of each row, and which rows are missing (their cell means nothing)."""
     if watched.kind == "categorical":
-        strings = texts(column)
-        index = pc.index_in(strings, value_set=pa.array(watched.categories, pa.string()))
+        index = pc.index_in(seen, value_set=pa.array(watched.categories, pa.string()))
         cells = np.asarray(pc.fill_null(index, len(watched.categories)), dtype=np.int64)
-        return cells, np.asarray(pc.is_null(strings))
-    values = _values(watched, column)
-    return np.searchsorted(watched.edges, values, "right"), np.isnan(values)
+        return cells, np.asarray(pc.is_null(seen))
+    return np.searchsorted(watched.edges, seen, "right"), np.isnan(seen)
 
 
-def _values(watched: Watched, column: pa.ChunkedArray) -> Floats:
+def _seen(watched: Watched, column: pa.ChunkedArray) -> Any:
+    """The column as it is compared: strings (Arrow's) for categories, else numbers (float64)."""
+    if watched.kind == "categorical":
+        return texts(column)
     if watched.kind == "length":
         column = pc.utf8_length(texts(column))
     return numbers(column)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from conformance.boosted import BoostedSuite
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.searches import SearchSuite
@@ -36,6 +38,10 @@ def opened(address):
 
 class TestDeclared(DeclaredSuite):
     pass
+
+
+class TestBoosted(BoostedSuite):
+    libraries: ClassVar = {"classification": ("xgboost",), "regression": ("lightgbm",)}
 
 
 class TestCluster(EngineSuite, RemoteSuite, SearchSuite):

@@ -35,7 +35,7 @@ def test_a_fit_that_lost_a_worker_begins_again_with_the_others():
     assert tried == [["one", "two"], ["one"]]
 
 
-def test_a_fit_that_loses_all_its_workers_ends(monkeypatch):
+def test_a_fit_that_loses_all_its_workers_ends():
     there = {"one"}
 
     def fit(workers):
@@ -46,8 +46,7 @@ def test_a_fit_that_loses_all_its_workers_ends(monkeypatch):
         boosting.repeated(fit, lambda: set(there), "dask://s:1")
 
 
-def test_an_error_that_lost_no_worker_is_raised_at_once(monkeypatch):
-    monkeypatch.setattr(boosting, "NOTICE", 0.0)
+def test_an_error_that_lost_no_worker_is_raised_at_once():
     tried = []
 
     def fit(workers):
@@ -55,5 +54,5 @@ def test_an_error_that_lost_no_worker_is_raised_at_once(monkeypatch):
         raise ValueError("max_depth should be greater")
 
     with pytest.raises(ValueError, match="max_depth"):
-        boosting.repeated(fit, lambda: {"one"}, "dask://s:1")
+        boosting.repeated(fit, lambda: {"one"}, "dask://s:1", notice=0.0)
     assert len(tried) == 1

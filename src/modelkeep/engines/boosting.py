@@ -21,7 +21,7 @@ from modelkeep.engines.flow import ATTEMPTS
 Array = npt.NDArray[Any]
 
 NOTICE = 3.0
-"""Seconds in which an engine notices that a worker is gone, after the others have failed for it."""
+"""Seconds in which an engine notices that a worker is gone, after the others failed for it, unless it says."""
 _NETWORK = {
     "tree_learner",
     "pre_partition",
@@ -63,12 +63,15 @@ def deal(estimator: Any, target: Array, workers: int) -> list[Array]:
     return [np.sort(order[first::count]) for first in range(count)]
 
 
-def repeated(fit: Callable[[list[str]], Any], members: Callable[[], Set[str]], address: str) -> Any:
+def repeated(
+    fit: Callable[[list[str]], Any], members: Callable[[], Set[str]], address: str, notice: float = NOTICE
+) -> Any:
     """Fit, and again from the start with those who are left when a worker was lost meanwhile.
 
     Args:
         fit: With these workers.
         members: Who is there now.
+        notice: Seconds in which ``members`` hears that one is gone.
 
     Raises:
         Unavailable: Workers were lost ``ATTEMPTS`` times, or there are none.
@@ -84,7 +87,7 @@ def repeated(fit: Callable[[list[str]], Any], members: Callable[[], Set[str]], a
             raise
         except Exception as error:
             failed = error
-            until = time.monotonic() + NOTICE
+            until = time.monotonic() + notice
             while there <= members():
                 if time.monotonic() > until:
                     raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +15,13 @@ from typing import Any
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import flow, remote, tasks, versions
+from modelkeep.engines import boosting, boosting_ray, flow, remote, tasks, versions
 from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
+
+NOTICE = 15.0
+"""Seconds in which Ray notices that a node is gone."""
 
 
 class RayEngine(RemoteEngine):
@@ -72,6 +75,23 @@ class RayEngine(RemoteEngine):
         ref.future().add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
         return flow.Running(answer, lambda: self._ray.cancel(ref, force=True))
 
+    def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
+        """Fit XGBoost's or LightGBM's estimator, each worker a share of the rows."""
+        name = boosting.library(estimator)
+        needed = {"CPU": self.resources.cpu, "GPU": self.resources.gpu}
+        if self.resources.memory:
+            needed["memory"] = size(self.resources.memory)
+
+        def fit(_: list[str]) -> Any:
+            for host, told in self._told(boosting.installed, name):
+                boosting.must_have(name, told, f"{self.address}: the node {host}")
+            return boosting_ray.fit(self.count(), needed, estimator, matrix, target)
+
+        def members() -> set[str]:
+            return {node["NodeID"] for node in self._nodes()}
+
+        return boosting.repeated(fit, members, self.address, NOTICE)
+
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         if self._ours and self._ray.is_initialized():
@@ -111,6 +131,11 @@ class RayEngine(RemoteEngine):
 
     def _check(self) -> None:
         """One task on every node says what is installed there."""
+        self._must_fit()
+        for host, told in self._told(versions.report):
+            versions.must_agree(versions.report(), told, f"{self.address}: the node {host}")
+
+    def _must_fit(self) -> None:
         nodes = list(self._nodes())
         if not any(_fit(node["Resources"], self.resources) for node in nodes):
             largest = {
@@ -123,19 +148,22 @@ class RayEngine(RemoteEngine):
                 f"{largest['cpu']:g}, memory {largest['memory'] / 1e9:.1f}GB, gpu {largest['gpu']:g}",
                 hint="ask for less, or start such a node first",
             )
+
+    def _told(self, ask: Callable[..., dict[str, str]], *about: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """What every node's task says, by its address."""
         strategy = require("ray.util.scheduling_strategies", "ray").NodeAffinitySchedulingStrategy
-        probe = self._ray.remote(num_cpus=0, max_retries=1)(versions.report)
+        probe = self._ray.remote(num_cpus=0, max_retries=1)(ask)
         asked = {
             node["NodeManagerAddress"]: probe.options(
                 scheduling_strategy=strategy(node_id=node["NodeID"], soft=False)
-            ).remote()
-            for node in nodes
+            ).remote(*about)
+            for node in self._nodes()
             if node["Resources"].get("CPU")
         }
         errors = self._ray.exceptions
         for host, ref in asked.items():
             try:
-                told = self._ray.get(ref, timeout=self.limit)
+                yield host, self._ray.get(ref, timeout=self.limit)
             except errors.GetTimeoutError:
                 raise Unavailable(
                     f"{self.address}: the node {host} did not answer within {self.limit:g} seconds"
@@ -147,7 +175,6 @@ class RayEngine(RemoteEngine):
                         hint='pip install "modelkeep[ray]" there, in the same version as here',
                     ) from None
                 continue  # the node has gone since; whoever joins is checked with its first part
-            versions.must_agree(versions.report(), told, f"{self.address}: the node {host}")
 
     def _nodes(self) -> Iterable[dict[str, Any]]:
         return (node for node in self._ray.nodes() if node["Alive"])

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.proc import resident
 from benchmarks.serving import cases, generator, models, ours
 from benchmarks.serving.generator import post
-from benchmarks.serving.proc import resident
 from benchmarks.serving.report import Row
 from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Route

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.proc import resident
 from benchmarks.serving.generator import SERVER_CORE, pinned
 from benchmarks.serving.models import Case
-from benchmarks.serving.proc import resident
 from modelkeep.app.fleet import Bounds, Fleet
 from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Route, Wanted

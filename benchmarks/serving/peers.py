@@ -24,11 +24,11 @@ from typing import Any
 
 import sklearn
 
+from benchmarks.proc import resident
 from benchmarks.serving import generator
 from benchmarks.serving.generator import BUILD, SERVER_CORE, pinned
 from benchmarks.serving.models import Case
 from benchmarks.serving.ours import Served
-from benchmarks.serving.proc import resident
 
 HERE = Path(__file__).parent
 SKLEARN = f"scikit-learn=={sklearn.__version__}"

@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+from benchmarks.proc import family, proportional
+
 PATIENCE = 300.0
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
@@ -37,7 +39,7 @@ class Server:
 
     def memory(self) -> float:
         """Mebibytes of all its processes; a page that several share counts once (PSS)."""
-        return sum(_pss(pid) for pid in [self.process.pid, *_below(self.process.pid)]) / 1024
+        return proportional(self.process.pid)
 
     def load(self, work: str, connections: int, seconds: float, said: dict[str, Any]) -> dict[str, Any]:
         """What one load process did; see ``load``."""
@@ -92,11 +94,11 @@ def _running(name: str, command: list[str], port: int, folder: Path, env: dict[s
             time.sleep(0.005)
         yield Server(name, address, process, time.perf_counter() - began)
     finally:
-        children = _below(process.pid)
+        all_of_it = family(process.pid)
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
-        for pid in [process.pid, *children]:
+        for pid in all_of_it:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
@@ -116,21 +118,3 @@ def _free() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _below(pid: int) -> list[int]:
-    """The process's children, and theirs."""
-    found = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += [int(child), *_below(int(child))]
-    return found
-
-
-def _pss(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-    return 0

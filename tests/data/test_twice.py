@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pytest
 
+from modelkeep.data import rowchecks
 from modelkeep.data.learning import twice_among
+from modelkeep.data.streams import Held
+from modelkeep.spec import steps
+from modelkeep.spec.declaration import Data, Declaration
 
 
 def pieces() -> list[np.ndarray]:
@@ -28,3 +34,26 @@ def test_too_many_are_given_back_whole() -> None:
     back = twice_among(iter(pieces()), 1000)
     assert not isinstance(back, dict)
     assert [piece.tolist() for piece in back] == [piece.tolist() for piece in pieces()]
+
+
+DROPPED = steps.DropDuplicates(columns=("id",))
+LATER = (steps.DropMissing(), steps.Filter(where="id > 0"), steps.DropOutliers(columns=("id",)))
+
+
+@pytest.mark.parametrize(
+    ("clean", "looked"),
+    [
+        ((DROPPED,), False),
+        ((DROPPED, *LATER), False),
+        ((DROPPED, steps.DropDuplicates()), False),
+        ((), True),
+        ((steps.DropDuplicates(),), True),  # equal in every column is more than equal in one
+        ((steps.DropDuplicates(columns=("id", "day")),), True),
+        ((DROPPED, steps.Cast(columns={"id": "int"})), True),  # 1.2 and 1.4 are one then
+        ((DROPPED, steps.FillMissing(columns=("id",), strategy="constant", value=1)), True),
+    ],
+)
+def test_equal_keys_are_not_looked_for_where_none_can_be(clean: tuple[steps.CleanStep, ...], looked: bool) -> None:
+    declared = Declaration(model="m", data=Data(source="x.csv", clean=clean))
+    found = rowchecks._again(Held.of(pa.table({"id": [1, 2, 1]})), ("id",), declared)
+    assert {piece: list(places) for piece, places in found.items()} == ({0: [2]} if looked else {})

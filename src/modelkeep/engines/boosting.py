@@ -1,4 +1,4 @@
-"""What the data-parallel fits of XGBoost and LightGBM have in common on Ray, Dask and Spark."""
+"""What the data-parallel fits of XGBoost and LightGBM have in common on Ray and Dask."""
 
 from __future__ import annotations
 

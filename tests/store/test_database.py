@@ -288,6 +288,21 @@ def test_several_processes_open_a_fresh_database_at_once(sqlite_url: str) -> Non
     assert [process.wait(60) for process in processes] == [0, 0, 0]
 
 
+def test_opening_a_fresh_database_waits_for_whoever_is_making_it(sqlite_url: str) -> None:
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("CREATE TABLE early (a)")
+    other.execute("BEGIN IMMEDIATE")
+    opened: list[Database] = []
+    opening = threading.Thread(target=lambda: opened.append(Database.open(sqlite_url)))
+    opening.start()
+    opening.join(0.3)
+    assert opening.is_alive()
+    other.execute("ROLLBACK")
+    opening.join(60)
+    opened[0].close()
+    other.close()
+
+
 def test_a_lock_held_too_long_is_unavailable(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from modelkeep.store import engines
 

@@ -72,7 +72,7 @@ def writing(url: URL) -> tuple[Engine, Callable[[Any], None]]:
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: object) -> None:
         connection.execute(f"PRAGMA busy_timeout = {int(PATIENCE * 1000)}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _patiently(connection, "PRAGMA journal_mode = WAL")  # for which SQLite itself does not wait
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA cache_size = -32000")
@@ -81,7 +81,7 @@ def writing(url: URL) -> tuple[Engine, Callable[[Any], None]]:
     def begin(driver: sqlite3.Connection) -> None:
         turns.take(PATIENCE)
         try:
-            _patiently(driver)
+            _patiently(driver, "BEGIN IMMEDIATE")
         finally:
             turns.give()
 
@@ -98,13 +98,13 @@ def writing(url: URL) -> tuple[Engine, Callable[[Any], None]]:
     return engine, begin
 
 
-def _patiently(driver: sqlite3.Connection) -> None:
-    """Begin, however long another process writes. SQLite's own busy handler sleeps up to 100 ms between looks."""
+def _patiently(driver: sqlite3.Connection, statement: str) -> None:
+    """Run it, however long another process writes. SQLite's own busy handler sleeps up to 100 ms between looks."""
     deadline = time.monotonic() + PATIENCE
     pause = 0.0002
     while True:
         try:
-            driver.execute("BEGIN IMMEDIATE")
+            driver.execute(statement)
         except Exception as error:
             if not is_busy(error) or time.monotonic() > deadline:
                 raise

@@ -82,6 +82,7 @@ def holds_inside(file: str, *, must: bool = False) -> None:
 def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Cluster]:
     """Two nodes of one core each, with ``more`` in their environment. Only in a network of its own."""
     os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that Ray once left in the home folder is asked for
+    os.environ["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "15"  # so long a lost session is looked for
     env = {**_env(), **more, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
     env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "60"  # a slow machine takes long to start a server
     env["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # else a server may die while it is forked (ray#63202)

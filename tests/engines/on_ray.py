@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -54,3 +58,19 @@ class TestCluster(EngineSuite, RemoteSuite, SearchSuite):
     @pytest.fixture
     def lose(self, cluster):
         return cluster.lose
+
+    def test_the_process_that_serves_this_client_dies_and_the_work_goes_on(self, engine):
+        shared = engine.put(np.arange(100_000))
+        results = engine.map(lambda part: time.sleep(0.5) or int(shared()[part:].sum()), range(8))
+        first = next(results)
+        servers = [process for process in psutil.process_iter() if "--mode=specific-server" in command(process)]
+        assert len(servers) == 1
+        servers[0].kill()
+        assert [first, *results] == [sum(range(part, 100_000)) for part in range(8)]
+        assert list(engine.map(lambda part: int(shared()[part]), range(3))) == [0, 1, 2]
+
+
+def command(process):
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []

@@ -1,17 +1,22 @@
 """Ray: a task per part, shared objects in its object store (https://docs.ray.io).
 
-Ray's own retries are off: the flow repeats what a lost worker held, and knows who lost it.
+Ray's own retries are off: the flow repeats what a lost worker held, and knows who lost it. A client's session on
+the head (``ray://``) is lost with the one process there that serves it (ray#60600). The next request makes another
+session, which is given what was shared, and the flow repeats what was under way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
@@ -19,6 +24,8 @@ from modelkeep.engines import boosting, boosting_ray, flow, remote, tasks, versi
 from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
+
+T = TypeVar("T")
 
 NOTICE = 15.0
 """Seconds in which Ray notices that a node is gone."""
@@ -45,15 +52,15 @@ class RayEngine(RemoteEngine):
         super().__init__(str(address), require("ray.cloudpickle", "ray"), resources, limit)
         if address.host:
             remote.reachable(self.address, address.host, address.port, limit)
+        self._where, self._session = address, 0
+        self._session_lock = threading.Lock()
+        self._shared: weakref.WeakSet[Shared] = weakref.WeakSet()
         self._ours = not self._ray.is_initialized()
         if self._ours:
             self._connect(address)
         try:
             self._check()
-            options: dict[str, Any] = {"num_cpus": resources.cpu, "num_gpus": resources.gpu}
-            if resources.memory:
-                options["memory"] = size(resources.memory)
-            self._run = self._ray.remote(max_retries=0, **options)(_run)
+            self._run = self._remote_run()
             self.ship(code)
         except BaseException:
             self.close()
@@ -65,15 +72,28 @@ class RayEngine(RemoteEngine):
 
     def share(self, obj: Any) -> Shared:
         """Put an object into the object store; each node gets it once."""
-        return Shared(self._ray.put(obj), obj)
+
+        def put() -> Shared:
+            with self._session_lock:
+                handle = Shared(self._ray.put(obj), obj)
+                self._shared.add(handle)
+            return handle
+
+        return self._again_if_lost(put)
 
     def submit(self, packet: tasks.Packet) -> flow.Running:
         """Start a task."""
-        # nested, so that a worker fetches only what it calls for
-        ref = self._run.remote(self._terms, packet.content, [handle.ref for handle in packet.handles])  # type: ignore[attr-defined]
+
+        def start() -> Any:
+            with self._session_lock:
+                # nested, so that a worker fetches only what it calls for
+                ref = self._run.remote(self._terms, packet.content, [handle.ref for handle in packet.handles])  # type: ignore[attr-defined]
+                return ref, ref.future()
+
+        ref, done = self._again_if_lost(start)
         answer: Future[tasks.Answer] = Future()
-        ref.future().add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
-        return flow.Running(answer, lambda: self._ray.cancel(ref, force=True))
+        done.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
+        return flow.Running(answer, lambda: self._cancel(ref))
 
     def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
         """Fit XGBoost's or LightGBM's estimator, each worker a share of the rows."""
@@ -85,7 +105,7 @@ class RayEngine(RemoteEngine):
         def fit(_: list[str]) -> Any:
             for host, told in self._told(boosting.installed, name):
                 boosting.must_have(name, told, f"{self.address}: the node {host}")
-            return boosting_ray.fit(self.count(), needed, estimator, matrix, target)
+            return self._again_if_lost(lambda: boosting_ray.fit(self.count(), needed, estimator, matrix, target))
 
         def members() -> set[str]:
             return {node["NodeID"] for node in self._nodes()}
@@ -100,7 +120,7 @@ class RayEngine(RemoteEngine):
     def _connect(self, address: Address) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # a client hears after half a minute that its connection broke, when by default all it had is dropped
-        os.environ.setdefault("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "120")
+        os.environ.setdefault("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "60")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": False}
         try:
             if address.host:
@@ -128,6 +148,40 @@ class RayEngine(RemoteEngine):
             except ConnectionError:
                 if time.monotonic() >= until:
                     raise
+
+    def _remote_run(self) -> Any:
+        options: dict[str, Any] = {"num_cpus": self.resources.cpu, "num_gpus": self.resources.gpu}
+        if self.resources.memory:
+            options["memory"] = size(self.resources.memory)
+        return self._ray.remote(max_retries=0, **options)(_run)
+
+    def _again_if_lost(self, do: Callable[[], T]) -> T:
+        session = self._session
+        try:
+            return do()
+        except ConnectionError as error:
+            if isinstance(error, self._ray.exceptions.RayError):
+                raise  # a task's own
+            self._reconnect(session, error)
+            return do()
+
+    def _reconnect(self, session: int, error: ConnectionError) -> None:
+        """Have another session instead of this one, unless another thread saw to it."""
+        with self._session_lock:
+            if self._session != session:
+                return
+            if not (self._ours and self._where.host):
+                raise Unavailable(f"the connection to {self.address} was lost: {_first(error)}") from error
+            self._ray.shutdown()
+            self._connect(self._where)
+            self._run = self._remote_run()
+            for handle in self._shared:
+                handle.ref = self._ray.put(handle())
+            self._session += 1
+
+    def _cancel(self, ref: Any) -> None:
+        with contextlib.suppress(ConnectionError):  # it ended with its session
+            self._ray.cancel(ref, force=True)
 
     def _check(self) -> None:
         """One task on every node says what is installed there."""
@@ -180,11 +234,12 @@ class RayEngine(RemoteEngine):
         return (node for node in self._ray.nodes() if node["Alive"])
 
     def _lost(self, error: Exception) -> bool:
-        # also a result whose node died before it was fetched
+        # also a result whose node died before it was fetched, and all results of a lost session
         known = self._ray.exceptions
         return isinstance(
             error,
-            known.WorkerCrashedError
+            ConnectionError
+            | known.WorkerCrashedError
             | known.NodeDiedError
             | known.ObjectLostError
             | known.OutOfMemoryError

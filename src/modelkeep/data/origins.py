@@ -5,12 +5,12 @@ from __future__ import annotations
 import decimal
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
@@ -127,7 +127,7 @@ class FunctionOrigin:
             raise self._fault("returned no row")
 
     def _items(self, made: Any) -> Iterator[Any]:
-        if isinstance(made, pa.Table | pa.RecordBatch | pd.DataFrame) or not isinstance(made, Iterable):
+        if isinstance(made, pa.Table | pa.RecordBatch) or _is_frame(made) or not isinstance(made, Iterable):
             yield made
             return
         iterator = iter(made)
@@ -144,7 +144,7 @@ class FunctionOrigin:
             return item
         if isinstance(item, pa.RecordBatch):
             return pa.Table.from_batches([item])
-        if isinstance(item, pd.DataFrame):
+        if _is_frame(item):
             try:
                 return pa.Table.from_pandas(item, preserve_index=False)
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -213,3 +213,9 @@ def _sql_fault(error: OperationalError) -> Invalid | Unavailable:
     if "no such" in said or "syntax" in said:
         return Invalid(said, path="data.source.query")
     return Unavailable(f"data.source.url: {said}", hint="check that the database is up and the URL is right")
+
+
+def _is_frame(made: Any) -> bool:
+    """Whether it is pandas' table; who made one has imported pandas, which is slow."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(made, pandas.DataFrame)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
@@ -23,7 +24,6 @@ from modelkeep.data.buckets import Buckets
 from modelkeep.data.changes import APPENDED, numbered, partition_of
 from modelkeep.data.checks import Expected, infer
 from modelkeep.data.columns import unknown_column
-from modelkeep.data.diffs import SnapshotDiff, compare_profiles, compare_rows, compare_schemas
 from modelkeep.data.parts import Draft, Part
 from modelkeep.data.readers import File, pieces
 from modelkeep.data.sources import open_source
@@ -34,6 +34,9 @@ from modelkeep.spec.declaration import Data
 from modelkeep.stats import profile
 from modelkeep.stats.profile import Profile
 from modelkeep.store.database import Database
+
+if TYPE_CHECKING:
+    from modelkeep.data.diffs import SnapshotDiff
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -250,6 +253,8 @@ class Snapshots:
         Raises:
             Invalid: A column of numbers in one is text in the other.
         """
+        from modelkeep.data.diffs import SnapshotDiff, compare_profiles, compare_rows, compare_schemas
+
         old, new = {part.digest for part in before.parts}, {part.digest for part in after.parts}
         gone = tuple(part for part in before.parts if part.digest not in new)
         come = tuple(part for part in after.parts if part.digest not in old)

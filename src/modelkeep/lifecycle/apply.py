@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from modelkeep.core import digests
-from modelkeep.core.errors import Invalid, ModelkeepError, Refused, UserCodeFailed
 from modelkeep.core.ports import Progress, Silent
 from modelkeep.data.snapshots import Snapshot, Snapshots
-from modelkeep.lifecycle import code, deployment, locks, rollout, stages
+from modelkeep.lifecycle import deployment, locks, rollout, stages
 from modelkeep.lifecycle import made as made_of
-from modelkeep.lifecycle.judging import Judged, gate, judge
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.made import Made
-from modelkeep.lifecycle.making import Making
-from modelkeep.lifecycle.packaging import Packaged, latencies, pack
 from modelkeep.lifecycle.progress import Stage, Teller
-from modelkeep.registry import endpoints, events, models, runs, snapshots
-from modelkeep.registry.lineage import Lineage
-from modelkeep.registry.models import Version
-from modelkeep.spec import loading
+from modelkeep.registry import endpoints, models
 from modelkeep.spec.declaration import Declaration
 from modelkeep.spec.expressions import parse_rollout
 from modelkeep.train.results import GateResult
@@ -87,9 +76,12 @@ def apply(
             champion = made_of.champion(conn, declaration.model)
             made = made_of.recall(conn, keys, champion)
         if made is None:
+            # these bring all that trains, a second of imports
+            from modelkeep.lifecycle.making import Making
+            from modelkeep.lifecycle.proving import prove
+
             making = Making(keep, declaration, snapshot, keys, teller, because)
-            _prepared(making, withdraw=fresh or champion is None)
-            made = _make(keep, declaration, making, champion, actor)
+            made = prove(making, champion, actor, withdraw=fresh or champion is None)
         else:
             for name in stages.NAMES[1:-1]:
                 teller.reuse(name, made.said)
@@ -121,129 +113,6 @@ def _snapshot(keep: Keep, declaration: Declaration, teller: Teller) -> tuple[Sna
     teller.stages.pop()
     teller.reuse("snapshot", f"the source is unchanged: {taken.rows} rows, {taken.digest[:12]}")
     return taken, False
-
-
-def _prepared(making: Making, *, withdraw: bool) -> None:
-    """The prepare stage. Rows that cannot be prepared leave no snapshot: checks are inferred from it."""
-    keep, taken = making.keep, making.snapshot
-    try:
-        _ = making.prepared
-    except (Invalid, Refused, UserCodeFailed):
-        if withdraw:
-            keep.db.write(lambda conn: snapshots.withdraw(conn, taken.name, taken.digest))
-        raise
-
-
-def _make(keep: Keep, declaration: Declaration, making: Making, champion: Version | None, actor: str) -> Made:
-    trained = making.trained
-    try:
-        return _prove(keep, declaration, making, champion, actor)
-    except BaseException:
-        now = keep.clock.now()
-        with contextlib.suppress(ModelkeepError):  # on a full disk the next apply closes it
-            keep.db.write(lambda conn: runs.end(conn, trained.run_id, "FAILED", now))
-        raise
-
-
-def _prove(keep: Keep, declaration: Declaration, making: Making, champion: Version | None, actor: str) -> Made:
-    teller, trained = making.teller, making.trained
-    judged = making.stage(
-        "evaluate",
-        made_of.compared(making.keys, champion),
-        Judged,
-        lambda: judge(
-            keep,
-            declaration,
-            table=making.test_table,
-            inputs=making.prepared.inputs,
-            pipeline=making.pipeline,
-            task=trained.task,
-            classes=trained.classes,
-            metric=trained.metric,
-            champion=champion,
-            whole=making.whole_metrics if making.sampled else None,
-        ),
-    )
-    with teller.stage("package", "make what will be served"):
-        packaged = pack(keep, declaration, making, judged)
-    with teller.stage("gate", f"{len(declaration.gates)} gates"):
-        operational = latencies(packaged, making)
-        decided = gate(declaration, judged, operational)
-    with teller.stage("register", "keep the version and its lineage"):
-        return _register(keep, declaration, making, judged, packaged, decided, champion, actor)
-
-
-def _register(
-    keep: Keep,
-    declaration: Declaration,
-    making: Making,
-    judged: Judged,
-    packaged: Packaged,
-    decided: tuple[GateResult, ...],
-    champion: Version | None,
-    actor: str,
-) -> Made:
-    trained, now = making.trained, keep.clock.now()
-    metrics = {name: interval.value for name, interval in judged.evaluation.metrics.items()}
-    passed = all(result.passed for result in decided)
-    said = loading.to_builtins(declaration)
-    lineage = Lineage(
-        snapshot=making.snapshot.digest,
-        declaration=digests.of_value(said),
-        declaration_text=loading.dump(declaration),
-        code=code.here(keep.base, keep.blobs),
-        environment=packaged.environment,
-        params=trained.params,
-        seed=declaration.train.seed,
-        parent=champion.version if champion else None,
-        extra={"key": making.keys.version, "train": making.prepared.train, "test": making.prepared.test},
-    )
-    evidence: dict[str, Any] = {
-        "evaluation": msgspec.to_builtins(judged.evaluation),
-        "comparison": msgspec.to_builtins(judged.comparison),
-        "gates": msgspec.to_builtins(decided),
-        "metrics": metrics,
-        "tried": trained.tried,
-    }
-    package = packaged.keep(keep.blobs, judged, decided) if passed else ""
-
-    def register(conn: Connection) -> Made:
-        number = None
-        if passed:
-            version = models.register(
-                conn,
-                declaration.model,
-                run_id=trained.run_id,
-                package=package,
-                lineage=lineage,
-                evaluation=evidence,
-                runtime=packaged.runtime,
-                note=packaged.note,
-                now=now,
-            )
-            number = version.version
-        made = Made(version=number, gates=decided, metrics=metrics, run_id=trained.run_id)
-        failed = [result.gate for result in decided if not result.passed]
-        told = {"because": making.because, "gates": [result.evidence for result in decided], "failed": failed}
-        subject = f"{declaration.model}@{number}" if number else declaration.model
-        kind = "version.registered" if passed else "version.refused"
-        events.append(conn, kind, subject, told | {"metrics": metrics}, now=now, actor=actor)
-        _finish_run(conn, trained.run_id, judged, passed, now)
-        made_of.remember(conn, making.keys, champion, declaration.model, made, now)
-        return made
-
-    return keep.db.write(register)
-
-
-def _finish_run(conn: Connection, run_id: str, judged: Judged, passed: bool, now: float) -> None:
-    stamp = int(now * 1000)
-    points = [
-        (name, interval.value, stamp, 0)
-        for name, interval in judged.evaluation.metrics.items()
-        if interval.value is not None
-    ]
-    runs.log(conn, run_id, metrics=points, tags={"modelkeep.gates": "passed" if passed else "refused"})
-    runs.end(conn, run_id, "FINISHED", now)
 
 
 def _roll_out(keep: Keep, declaration: Declaration, made: Made, teller: Teller, because: str) -> tuple[bool, str]:

@@ -25,8 +25,9 @@ $(READY): requirements-dev.lock pyproject.toml
 demo: $(READY) ## play a year of real flights through the whole loop, then leave the server running
 	@.venv/bin/modelkeep demo
 
+# three at a time even on two cores: a quarter of the time they wait for processes, disks and each other
 test: $(READY) ## every test but those on clusters; builds its own environment
-	@.venv/bin/pytest -n 2 --dist worksteal -m "not cluster"
+	@.venv/bin/pytest -n 3 --dist worksteal -m "not cluster"
 
 clusters: $(READY) ## the tests that start clusters of Ray, Dask and Spark
 	@.venv/bin/pytest -n 2 --dist worksteal -m cluster

@@ -246,10 +246,21 @@ class _Server:
             for key, _ in self._watch.select():
                 request: Request | None = key.data(key.fileobj)
                 if request is not None:
+                    self._let_go()
                     return request
         for pid, _ in self._running.values():
             _signal(pid, signal.SIGKILL)
         return None
+
+    def _let_go(self) -> None:
+        """In the child: close what only the parent needs now, not whenever the garbage collector comes by, when
+        another file may have its number."""
+        self._watch.close()
+        self._listening.close()
+        for handle, (_, line) in self._running.items():
+            os.close(handle)
+            if line is not None:
+                line.close()
 
     def _line(self, _: Any) -> Request | None:
         """A request of a test, which waits for files to be written."""

@@ -103,7 +103,7 @@ def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) ->
         _listening(HEAD, 6379)
         node = start([*ray, f"--node-ip-address={NODE}", f"--address={HEAD}:6379"])
         _listening(HEAD, 10001)
-        yield Cluster(f"ray://{HEAD}:10001", functools.partial(_kill, node))
+        yield Cluster(f"ray://{HEAD}:10001", functools.partial(kill, node))
     shutil.rmtree(short, ignore_errors=True)
 
 
@@ -116,7 +116,7 @@ def dask_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -
         start(dask("scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"))
         _listening("127.0.0.1", port)
         workers = [start(dask_worker(port, folder / f"worker{number}")) for number in range(2)]
-        yield Cluster(f"dask://127.0.0.1:{port}", functools.partial(_kill, workers[1]))
+        yield Cluster(f"dask://127.0.0.1:{port}", functools.partial(kill, workers[1]))
 
 
 def dask(what: str, *arguments: str) -> list[str]:
@@ -162,7 +162,7 @@ def spark_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) 
         worker = [*main, "org.apache.spark.deploy.worker.Worker", *here, "--cores", "1", "--memory", "1g"]
         folders = [str(folder / f"worker{number}") for number in range(2)]
         workers = [start([*worker, "--work-dir", own, f"spark://127.0.0.1:{port}"]) for own in folders]
-        yield Cluster(f"spark://127.0.0.1:{port}", functools.partial(_kill, workers[1]))
+        yield Cluster(f"spark://127.0.0.1:{port}", functools.partial(kill, workers[1]))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -192,10 +192,10 @@ def _processes(folder: Path, env: dict[str, str]) -> Iterator[Callable[[list[str
         raise
     finally:
         for process in reversed(started):
-            _kill(process)
+            kill(process)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[bytes]) -> None:
     """A machine's end: all its processes at once."""
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(process.pid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -31,8 +33,20 @@ def test_a_fit_that_lost_a_worker_begins_again_with_the_others():
             raise ConnectionError("the peer is gone")
         return "fitted"
 
-    assert boosting.repeated(fit, lambda: set(there), "dask://s:1") == "fitted"
+    freed = []
+    assert boosting.repeated(fit, lambda: set(there), "dask://s:1", free=freed.append) == "fitted"
     assert tried == [["one", "two"], ["one"]]
+    assert freed == [["one"]], "it may still wait for the other"
+
+
+def test_a_fit_that_waits_for_a_lost_worker_is_given_up():
+    ended = threading.Event()
+    with pytest.raises(boosting.Gone):
+        boosting.unless_lost(ended.wait, lambda: True, notice=0.1)
+    ended.set()
+    assert boosting.unless_lost(lambda: 7, lambda: True) == 7
+    with pytest.raises(ValueError, match="its own"):
+        boosting.unless_lost(lambda: int("its own"), lambda: False)
 
 
 def test_a_fit_that_loses_all_its_workers_ends():

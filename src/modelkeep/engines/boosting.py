@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Set
+from concurrent.futures import Future, wait
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +22,12 @@ from modelkeep.engines.flow import ATTEMPTS
 
 Array = npt.NDArray[Any]
 
+T = TypeVar("T")
+
 NOTICE = 3.0
 """Seconds in which an engine notices that a worker is gone, after the others failed for it, unless it says."""
+LOOK = 0.5
+"""Seconds between two looks at who is there."""
 _NETWORK = {
     "tree_learner",
     "pre_partition",
@@ -64,7 +70,11 @@ def deal(estimator: Any, target: Array, workers: int) -> list[Array]:
 
 
 def repeated(
-    fit: Callable[[list[str]], Any], members: Callable[[], Set[str]], address: str, notice: float = NOTICE
+    fit: Callable[[list[str]], Any],
+    members: Callable[[], Set[str]],
+    address: str,
+    notice: float = NOTICE,
+    free: Callable[[list[str]], object] = bool,
 ) -> Any:
     """Fit, and again from the start with those who are left when a worker was lost meanwhile.
 
@@ -72,6 +82,7 @@ def repeated(
         fit: With these workers.
         members: Who is there now.
         notice: Seconds in which ``members`` hears that one is gone.
+        free: Frees these, which may still wait for one that is gone.
 
     Raises:
         Unavailable: Workers were lost ``ATTEMPTS`` times, or there are none.
@@ -92,10 +103,45 @@ def repeated(
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.1)
+            free(sorted(there & members()))
     raise Unavailable(
         f"{address}: workers were lost while trees were fitted on them, {ATTEMPTS} times or to the last",
         hint="they may be out of memory: use more workers, or ones with more memory",
     ) from failed
+
+
+class Gone(Exception):
+    """A worker is gone, and the others wait for it."""
+
+
+def unless_lost(fit: Callable[[], T], lost: Callable[[], bool], notice: float = NOTICE) -> T:
+    """What ``fit`` gives, unless a worker is lost meanwhile and the others do not notice.
+
+    LightGBM's workers wait for ever for what a lost one would have sent, XGBoost's while they begin.
+
+    Args:
+        fit: Goes on in a thread of its own when it is given up.
+        lost: Whether a worker is gone.
+        notice: Seconds in which ``fit`` may end by itself after that.
+
+    Raises:
+        Gone: It did not.
+    """
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(fit())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, name="boosted-fit", daemon=True).start()
+    since = 0.0
+    while not wait([answer], timeout=LOOK).done:
+        since = since or (time.monotonic() if lost() else 0.0)
+        if since and time.monotonic() - since > notice:
+            raise Gone
+    return answer.result()
 
 
 def of_booster(estimator: Any, raw: bytes | bytearray) -> Any:

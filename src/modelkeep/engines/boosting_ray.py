@@ -64,6 +64,7 @@ def _work(config: dict[str, Any]) -> Any:
     own = clone(config["estimator"])
     name = boosting.library(own)
     if name == "lightgbm":
+        boosting.hush()
         network = require("ray.train.lightgbm", "ray").get_network_params()
         own.set_params(**{"tree_learner": "data", "pre_partition": True, **own.get_params(), **network})
     own.fit(matrix, target)

@@ -42,13 +42,10 @@ class DaskEngine(RemoteEngine):
         super().__init__(str(address), require("cloudpickle", "dask"), resources, limit)
         remote.reachable(self.address, address.host, address.port, limit)
         secure = require("dask", "dask").config.get("distributed.comm.require-encryption", None)
-        where = f"{'tls' if secure else 'tcp'}://{address.host}:{address.port}"
+        self._where = f"{'tls' if secure else 'tcp'}://{address.host}:{address.port}"
         self._names = (f"modelkeep-{uuid.uuid4().hex}-{number}" for number in itertools.count())
         self._options: dict[str, Any] = {"resources": {"GPU": resources.gpu}} if resources.gpu else {}
-        try:
-            self._client = self._dask.Client(where, timeout=limit, set_as_default=False, name="modelkeep")
-        except OSError as error:
-            raise Unavailable(f"the engine {self.address} does not answer: {error}") from None
+        self._client = self._connect()
         try:
             self._check()
             self.ship(code)
@@ -83,14 +80,38 @@ class DaskEngine(RemoteEngine):
     def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
         """Fit XGBoost's or LightGBM's estimator, each worker a share of the rows."""
 
-        def fit(workers: list[str]) -> Any:
-            return boosting_dask.fit(self._client, self.address, workers, estimator, matrix, target)
+        def members() -> set[str]:
+            return set(self._workers())
 
-        return boosting.repeated(fit, lambda: set(self._workers()), self.address)
+        def fit(workers: list[str]) -> Any:
+            with self._connect() as client:  # its own, with which all ends that waits for a lost worker
+                return boosting.unless_lost(
+                    lambda: boosting_dask.fit(client, self.address, workers, estimator, matrix, target),
+                    lambda: not members().issuperset(workers),
+                )
+
+        return boosting.repeated(fit, members, self.address, free=self._restart)
 
     def close(self) -> None:
         """Leave the cluster; what was shared is forgotten."""
         self._client.close(timeout=5)
+
+    def _connect(self) -> Any:
+        try:
+            return self._dask.Client(self._where, timeout=self.limit, set_as_default=False, name="modelkeep")
+        except OSError as error:
+            raise Unavailable(f"the engine {self.address} does not answer: {error}") from None
+
+    def _restart(self, workers: list[str]) -> None:
+        """Free workers whose threads wait for one that is gone; nothing else ends a thread."""
+        try:
+            self._client.restart_workers(workers, timeout=self.limit)
+        except Exception as error:
+            raise Unavailable(
+                f"{self.address}: a worker was lost while trees were fitted, and those that may wait for it, "
+                f"{', '.join(workers)}, could not be restarted: {error}",
+                hint="restart them, and let each have its nanny, as dask worker does unless told --no-nanny",
+            ) from error
 
     def _check(self) -> None:
         """Every worker says what is installed there."""

@@ -103,7 +103,8 @@ def repeated(
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.1)
-            free(sorted(there & members()))
+            if left := sorted(there & members()):
+                free(left)
     raise Unavailable(
         f"{address}: workers were lost while trees were fitted on them, {ATTEMPTS} times or to the last",
         hint="they may be out of memory: use more workers, or ones with more memory",

@@ -68,12 +68,12 @@ def run_apart(
     )
 
 
-def holds_inside(file: str, *, must: bool = False, seconds: float = 550) -> None:
+def holds_inside(file: str, *, must: bool = False) -> None:
     """Every test of a file beside this one passes, in a process of its own apart from the rest of the machine."""
     path = str(TESTS / "engines" / file)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", path]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = run_apart(command, seconds=seconds, must=must, env=env, cwd=TESTS.parent)
+    done = run_apart(command, seconds=550, must=must, env=env, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-8000:]
     assert " passed" in done.stdout
 

@@ -70,9 +70,7 @@ class TestLost:
     """Before the other promises, the last of which takes a machine for good; what is taken here comes back."""
 
     @pytest.mark.parametrize("name", ["xgboost", "lightgbm"])
-    def test_a_worker_is_lost_while_trees_grow_and_the_others_grow_them(
-        self, opened, cluster, another, name, monkeypatch
-    ):
+    def test_a_worker_is_lost_while_trees_grow_and_the_others_grow_them(self, opened, another, name, monkeypatch):
         workers = []
         deal = boosting.deal
         monkeypatch.setattr(boosting, "deal", lambda *given: workers.append(given[2]) or deal(*given))

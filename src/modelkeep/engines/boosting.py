@@ -74,7 +74,7 @@ def repeated(
     members: Callable[[], Set[str]],
     address: str,
     notice: float = NOTICE,
-    free: Callable[[list[str]], object] = bool,
+    free: Callable[[list[str]], object] = lambda _: None,
 ) -> Any:
     """Fit, and again from the start with those who are left when a worker was lost meanwhile.
 

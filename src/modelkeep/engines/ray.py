@@ -90,9 +90,9 @@ class RayEngine(RemoteEngine):
                 ref = self._run.remote(self._terms, packet.content, [handle.ref for handle in packet.handles])  # type: ignore[attr-defined]
                 return ref, ref.future()
 
-        ref, done = self._again_if_lost(start)
+        ref, told = self._again_if_lost(start)
         answer: Future[tasks.Answer] = Future()
-        done.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
+        told.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
         return flow.Running(answer, lambda: self._cancel(ref))
 
     def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:

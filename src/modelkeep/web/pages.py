@@ -153,8 +153,7 @@ def _stream(read: Read) -> Callable[[Request], Any]:
         with read() as conn:
             return stamp(conn)
 
-    async def changes() -> AsyncIterator[str]:
-        known = await run_in_threadpool(look)
+    async def changes(known: str) -> AsyncIterator[str]:
         yield "retry: 1000\n\n"
         for _ in range(round(STREAM_FOR / LOOK_EVERY)):
             await asyncio.sleep(LOOK_EVERY)
@@ -164,7 +163,8 @@ def _stream(read: Read) -> Callable[[Request], Any]:
                 yield "event: changed\ndata: \n\n"
 
     async def answer(_: Request) -> Response:
-        return StreamingResponse(changes(), media_type="text/event-stream", headers=HEADERS)
+        known = await run_in_threadpool(look)  # before the page hears that it is live
+        return StreamingResponse(changes(known), media_type="text/event-stream", headers=HEADERS)
 
     return answer
 

@@ -86,6 +86,15 @@ def test_a_port_that_is_taken(project: Project, forks: Forks, option: str) -> No
     assert "Traceback" not in process.told()
 
 
+def test_a_port_is_for_one_of_them_only(project: Project, forks: Forks) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    process = forks.run(["up", "--port", "0", "--serve-port", port, "--grpc-port", port, "--json"], project.folder)
+    assert process.wait() == 4
+    assert f"--grpc-port {port} on 127.0.0.1" in json.loads(process.out.read_text())["error"]["message"]
+
+
 def test_other_machines_are_refused(project: Project, forks: Forks) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
         process = forks.run(["up", "--host", host, "--json"], project.folder)

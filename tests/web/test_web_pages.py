@@ -122,3 +122,27 @@ def test_the_stream_tells_of_a_change(tmp_path: pytest.TempPathFactory, monkeypa
     assert client.get("/pages/stream").text.count("event: changed") == 1
     writer.join()
     db.close()
+
+
+def test_the_stream_misses_nothing_before_it_or_between_two(
+    tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(pages, "STREAM_FOR", 0.05)
+    db = Database.open(f"sqlite:///{tmp_path}/modelkeep.db")
+    client = TestClient(Starlette(routes=pages.routes(db.read)))
+
+    def told(stream: str, since: str = "") -> list[str]:
+        said = client.get(stream, headers={"last-event-id": since} if since else {}).text
+        assert said.count("event: changed") == said.count("id: ")
+        return re.findall(r"^id: (\S+)$", said, re.MULTILINE)
+
+    stream = re.search(r'data-stream="([^"]+)"', client.get("/").text)[1]
+    assert told(stream) == []
+    db.write(lambda conn: events.append(conn, "model.noted", "a", {}, now=1.0))
+    [now] = told(stream)
+    assert told(stream, now) == []
+    db.write(lambda conn: events.append(conn, "model.noted", "a", {}, now=2.0))
+    assert len(told(stream, now)) == 1
+    assert len(told(stream, "no stamp of ours")) == 1
+    db.close()

@@ -97,9 +97,13 @@ class _Running:
         self.loop = Watch(keep, self._start_job)
         self.sockets = [_bind(options.host, options.port, "--port")]
         self.serve_port, self.grpc_port = options.serve_port, options.grpc_port
+        self.claims: list[socket.socket] = []
         if options.serve:
-            self.serve_port = _free(options.host, options.serve_port, "--serve-port")
-            self.grpc_port = _free(options.host, options.grpc_port, "--grpc-port")
+            self.claims = [
+                _claim(options.host, options.serve_port, "--serve-port"),
+                _claim(options.host, options.grpc_port, "--grpc-port"),
+            ]
+            self.serve_port, self.grpc_port = (claim.getsockname()[1] for claim in self.claims)
 
     def run(self) -> None:
         port = self.sockets[0].getsockname()[1]
@@ -167,7 +171,7 @@ class _Running:
         ]
         if isinstance(self.keep.clock, FileClock):  # played time runs fast: what was captured must not lag behind
             arguments += ["--capture-every", "0.03"]
-        return Fleet(
+        fleet = Fleet(
             "modelkeep.app.serving",
             arguments,
             host=self.options.host,
@@ -175,6 +179,9 @@ class _Running:
             grpc_port=self.grpc_port,
             bounds=self._bounds,
         )
+        for claim in self.claims:
+            claim.close()
+        return fleet
 
     def _bounds(self) -> Bounds:
         with self.keep.db.read() as conn:
@@ -228,11 +235,14 @@ def stop_on_terminate() -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
-def _free(host: str, port: int, option: str) -> int:
-    """A port that somebody else will bind in a moment. Raises ``Unavailable`` when it is taken."""
-    with _bind(host, port, option) as probe:
-        found: int = probe.getsockname()[1]
-        return found
+def _claim(host: str, port: int, option: str) -> socket.socket:
+    """A port that the fleet will share among its processes in a moment, and that nobody else gets until then.
+
+    Bound alone, so that a port somebody else shares counts as taken; open to sharing only afterwards.
+    """
+    claim = _bind(host, port, option)
+    claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return claim
 
 
 def _bind(host: str, port: int, option: str) -> socket.socket:

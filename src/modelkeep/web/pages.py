@@ -84,12 +84,13 @@ def _page(read: Read, path: str, template: str, gather: Gather) -> Route:
         active = "/" if path.startswith("/models") else path
         try:
             with read() as conn:
+                seen = stamp(conn)  # first: what changes in between is told once too often rather than never
                 content = gather(conn, request)
         except ModelkeepError as error:
             missing = isinstance(error, NotFound)
             title = "Not found" if missing else "This does not work now"
             return 404 if missing else 500, render("error.html", active, title=title, message=error.message)
-        return 200, render(template, active, **content)
+        return 200, render(template, active, seen=seen, **content)
 
     async def answer(request: Request) -> Response:
         status, text = await run_in_threadpool(work, request)
@@ -147,24 +148,29 @@ def _events(conn: Connection, request: Request) -> dict[str, Any]:
 
 
 def _stream(read: Read) -> Callable[[Request], Any]:
-    """Server-sent events (WHATWG HTML, section 9.2): ``changed`` whenever a page may look different."""
+    """Server-sent events (WHATWG HTML, section 9.2): ``changed`` whenever a page may look different.
+
+    A page names the state it shows (``seen``), and a browser that comes back the last one it was told of, so that
+    nothing is missed before a stream begins or between two.
+    """
 
     def look() -> str:
         with read() as conn:
             return stamp(conn)
 
-    async def changes(known: str) -> AsyncIterator[str]:
+    async def changes(known: str, now: str) -> AsyncIterator[str]:
         yield "retry: 1000\n\n"
         for _ in range(round(STREAM_FOR / LOOK_EVERY)):
-            await asyncio.sleep(LOOK_EVERY)
-            now = await run_in_threadpool(look)
             if now != known:
                 known = now
-                yield "event: changed\ndata: \n\n"
+                yield f"event: changed\nid: {now}\ndata: \n\n"
+            await asyncio.sleep(LOOK_EVERY)
+            now = await run_in_threadpool(look)
 
-    async def answer(_: Request) -> Response:
-        known = await run_in_threadpool(look)  # before the page hears that it is live
-        return StreamingResponse(changes(known), media_type="text/event-stream", headers=HEADERS)
+    async def answer(request: Request) -> Response:
+        now = await run_in_threadpool(look)  # before the page hears that it is live
+        known = request.headers.get("last-event-id") or request.query_params.get("seen") or now
+        return StreamingResponse(changes(known, now), media_type="text/event-stream", headers=HEADERS)
 
     return answer
 
@@ -180,9 +186,14 @@ async def _plotly(_: Request) -> Response:
     raise HTTPException(404, "plotly is installed without its JavaScript")
 
 
-def render(template: str, active: str, **content: Any) -> str:
-    """A page from a template; ``active`` is the path of the page in the list of pages."""
-    return _templates().get_template(template).render(active=active, **content)
+def render(template: str, active: str, *, seen: str = "", **content: Any) -> str:
+    """A page from a template.
+
+    Args:
+        active: The path of the page in the list of pages.
+        seen: The stamp of the state that it shows, if it shows one.
+    """
+    return _templates().get_template(template).render(active=active, seen=seen, **content)
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from modelkeep.core import digests
 from modelkeep.core.errors import ModelkeepError, NotFound
 from modelkeep.registry import endpoints, events, findings, models, snapshots
 from modelkeep.registry.endpoints import Route, Wanted
@@ -162,14 +163,14 @@ def history(conn: Connection, *, subject: str, kind: str, page: int) -> dict[str
 
 
 def stamp(conn: Connection) -> str:
-    """A text that changes whenever a page may look different: cheap to ask again and again."""
+    """A short text that changes whenever a page may look different: cheap to ask again and again."""
     seq, _ = events.head(conn)
     newest = [item.id for item in findings.findings(conn, limit=1)]
     ends = []
     for wanted in endpoints.wanted(conn):
         last = findings.windows(conn, wanted.endpoint, limit=1)
         ends.append([(window.id, window.rows, window.labels) for window in last])
-    return f"{seq}/{endpoints.generation(conn)}/{newest}/{ends}"
+    return digests.of_value([seq, endpoints.generation(conn), newest, ends])[-16:]
 
 
 def main_metric(declaration: Declaration | None, evaluations: Iterable[Mapping[str, Any]]) -> str:

@@ -238,9 +238,15 @@ def stop_on_terminate() -> None:
 def _claim(host: str, port: int, option: str) -> socket.socket:
     """A port that the fleet will share among its processes in a moment, and that nobody else gets until then.
 
-    Bound alone, so that a port somebody else shares counts as taken; open to sharing only afterwards.
+    It listens, as sockets that are only bound do not keep others out, and is open to sharing only afterwards, so
+    that a port which somebody shares counts as taken.
     """
     claim = _bind(host, port, option)
+    try:
+        claim.listen()
+    except OSError as error:
+        claim.close()
+        raise _taken(host, port, option, error) from error
     claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return claim
 
@@ -253,7 +259,11 @@ def _bind(host: str, port: int, option: str) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise Unavailable(
-            f"{option} {port} on {host}: {error.strerror}", hint=f"choose another, or {option} 0 for a free one"
-        ) from error
+        raise _taken(host, port, option, error) from error
     return bound
+
+
+def _taken(host: str, port: int, option: str, error: OSError) -> Unavailable:
+    return Unavailable(
+        f"{option} {port} on {host}: {error.strerror}", hint=f"choose another, or {option} 0 for a free one"
+    )

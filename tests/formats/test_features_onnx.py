@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.feature_selection import SelectKBest, f_regression
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
@@ -188,6 +189,40 @@ def test_rows_of_empty_text_alone() -> None:
     found = OnnxModel(graph.data, graph.numbers, graph.strings, signature).predict(columns)
     expected = SklearnModel(pipeline, signature).predict(columns)
     np.testing.assert_allclose(found["prediction"], expected["prediction"])
+
+
+def operators(steps: list[Any], names: str) -> list[str]:
+    data = frame()[list(names)]
+    named = [(f"step{place}", step) for place, step in enumerate(steps)]
+    fitted = Pipeline([*named, ("model", LogisticRegression())]).fit(data, data["a"] > 2)
+    signature = infer(pa.Table.from_pandas(data), list(data.columns), "classification", [False, True])
+    found = compare(
+        fitted, export(fitted, signature), signature, columns_of(pa.Table.from_pandas(data), signature)
+    )
+    assert found.disagree == 0, str(found)
+    return [node.op_type for node in onnx.load_from_string(export(fitted, signature).data).graph.node]
+
+
+def test_a_whole_input_is_not_copied_and_outputs_neither() -> None:
+    told = [
+        "Sub",
+        "Div",
+        "Gemm",
+        "Sigmoid",
+        "Sub",
+        "Concat",
+        "ArgMax",
+        "Gather",
+    ]  # the last one for False and True
+    assert operators([StandardScaler()], "abc") == told
+
+
+def test_neighbours_are_sliced_and_others_gathered() -> None:
+    both = ColumnTransformer([("x", StandardScaler(), ["c", "a"]), ("y", MinMaxScaler(), ["n", "b"])])
+    assert operators([both], "abcn")[:2] == ["Slice", "Sub"]
+    apart = ColumnTransformer([("x", StandardScaler(), [0, 1, 2, 3]), ("y", MinMaxScaler(), [3, 1])])
+    assert "Gather" in operators([apart], "abcn")[:-1]  # the last one gives the label
+    assert "Gather" in operators([StandardScaler(), ColumnTransformer([("x", "passthrough", [2, 0])])], "abc")[:-1]
 
 
 def test_what_cannot_be_said_is_named() -> None:

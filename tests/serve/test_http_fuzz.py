@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving_kit import Home, Made, Worker, named, tensor, worker
 
+from modelkeep.serve.bodies import Body
+
 INPUTS = int(os.environ.get("MODELKEEP_FUZZ", "150"))
 many = settings(
     max_examples=INPUTS,
@@ -201,3 +203,15 @@ def test_half_closed_and_pipelined_clients_get_their_answers(target: Target) -> 
     assert target.send(one[:-1]) == []
     assert target.send(one * 7) == [200] * 7
     assert target.send(one + post(PATHS[4], b"{}") + one) == [200, 404, 200]
+
+
+@given(st.lists(st.sampled_from([0, 1, 100, 8191, 8192, 70_000]), max_size=12))
+def test_a_body_is_its_pieces_in_order(sizes: list[int]) -> None:
+    sent = [bytes([number]) * size for number, size in enumerate(sizes)]
+    body = Body()
+    body.add(b"of a message that was given up")
+    body.clear()
+    for piece in sent:
+        body.add(memoryview(piece) if len(piece) % 2 else piece)
+    assert body.take() == b"".join(sent)
+    assert body.take() == b""

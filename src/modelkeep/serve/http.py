@@ -22,6 +22,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from modelkeep.serve.bodies import Body
 from modelkeep.serve.hot import JSON, Exchange, Handler, Head, Heads, HotRoutes, Sink, deadline, opening, unread
 from modelkeep.serve.turns import Turns
 
@@ -57,7 +58,7 @@ class LeanProtocol(HttpToolsProtocol):
         self._exchange = Exchange()
         self.cycle = self._exchange  # type: ignore[assignment]
         self._head: Head | None = None
-        self._body = bytearray()
+        self._body = Body()
         self._between = True  # no message has begun that is not whole yet
         self._in_head = self._named = False  # named: whether somebody has said who they are
         self._size = self._head_size = 0
@@ -131,31 +132,28 @@ class LeanProtocol(HttpToolsProtocol):
         self._begin()
         self._gathering, self._deaf = head, not lets_in
         self._came = len(data) - at
-        self._gather(head, data[at:])
+        self._gather(head, memoryview(data)[at:])
 
     def _begin(self) -> None:
         """A message has begun."""
         self._between = self._deaf = False
         self._since = self.loop.time()
-        self._came = 0
+        self._came = self._size = 0
         self._body.clear()
-        self._size = 0
 
-    def _gather(self, head: Head, data: bytes) -> None:
+    def _gather(self, head: Head, piece: bytes | memoryview) -> None:
         """A further piece of a body whose head is known."""
-        if self._came < head.length:
-            if not self._deaf:
-                self._body += data
+        over = self._came - head.length
+        if not self._deaf:
+            self._body.add(piece if over <= 0 else piece[:-over])
+        if over < 0:
             return
-        body, over = self._body, self._came - head.length
-        body += memoryview(data)[: len(data) - over]
-        whole, deaf = bytes(body), self._deaf
-        body.clear()
+        deaf, whole = self._deaf, self._body.take()
         self._gathering, self._between, self._deaf = None, True, False
         if not deaf:
             self._handle(head, whole)
         if over and not self.transport.is_closing():
-            self.data_received(data[len(data) - over :])
+            self.data_received(bytes(piece[-over:]))
 
     def on_message_begin(self) -> None:
         if not self._between:
@@ -237,7 +235,7 @@ class LeanProtocol(HttpToolsProtocol):
             return
         self._size += len(body)
         if self._size <= self.routes.max_body and not self._deaf:
-            self._body += body
+            self._body.add(body)
 
     def on_message_complete(self) -> None:
         self._between = True
@@ -254,8 +252,7 @@ class LeanProtocol(HttpToolsProtocol):
             self._exchange.keep_alive = False
             self.write(413, b'{"error":"the body is larger than %d bytes"}' % self.routes.max_body)
             return
-        body = bytes(self._body)
-        self._body.clear()
+        body = self._body.take()
         self._remember(head, len(body))
         self._handle(head, body)
 

@@ -74,7 +74,9 @@ def _outputs(graph: Graph, model: Any, scores: Scores, signature: Signature) -> 
         label = graph.op("Greater", score, graph.const(np.array(scores.offset)))
         return {"label": (label, element_type(np.dtype(bool)), None), "score": (score, DOUBLE, None)}
     classes = _classes(model)
-    label = graph.op("Gather", graph.const(classes), _winner(graph, scores, len(classes)), axis=0)
+    label = _winner(graph, scores, len(classes))
+    if not np.array_equal(classes, np.arange(len(classes))) or classes.dtype != np.int64:
+        label = graph.op("Gather", graph.const(classes), label, axis=0)
     made: Outputs = {"label": (label, element_type(classes.dtype), None)}
     if scores.probability:
         made["probability"] = (scores.probability, DOUBLE, len(classes))

@@ -77,6 +77,9 @@ class Graph:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._initializers: dict[str, TensorProto] = {}
         self._blocks: dict[str, tuple[Block, ...]] = {}
+        self._runs: dict[
+            str, tuple[str, int, int]
+        ] = {}  # by name: of which matrix, from which column to before which
         self._count = 0
         self.domains = {"": OPSET, ML: ML_OPSET}
 
@@ -96,6 +99,13 @@ class Graph:
             self._constants[key] = name
             self.initializer(numpy_helper.from_array(array, name))
         return self._constants[key]
+
+    def scalar(self, value: float) -> str:
+        """A float64 for every cell of a matrix: [1, 1].
+
+        Operators of ONNX Runtime take ten times as long where one side is [rows, 1] and the other of lower rank.
+        """
+        return self.const(np.array([[value]], np.float64))
 
     def initializer(self, tensor: TensorProto) -> None:
         """Keep a tensor under its own name."""
@@ -118,8 +128,19 @@ class Graph:
     # Shorthands for what nearly every converter needs.
 
     def columns(self, x: str, index: Sequence[int]) -> str:
-        """Columns of a matrix, in that order: [rows, len(index)]."""
-        return self.op("Gather", x, self.const(np.asarray(index, np.int64)), axis=1)
+        """Columns of a matrix, in that order: [rows, len(index)].
+
+        Neighbours are copied row by row: ONNX Runtime's Gather copies number by number, which takes longer than
+        all else in a linear model. A whole input is not copied at all.
+        """
+        wanted = np.asarray(index, np.int64)
+        if not len(wanted) or not np.array_equal(wanted, np.arange(len(wanted)) + wanted[0]):
+            return self.op("Gather", x, self.const(wanted), axis=1)
+        first, end = int(wanted[0]), int(wanted[-1]) + 1
+        bounds = (self.const(np.array([value], np.int64)) for value in (first, end, 1))
+        made = self.op("Slice", x, *bounds)
+        self._runs[made] = (x, first, end)
+        return made
 
     def column(self, x: str, index: int) -> str:
         """One column of a matrix as a vector: [rows]."""
@@ -189,11 +210,12 @@ class Graph:
             outputs: By name: tensor, element type and width; width None means [rows].
             metadata: Kept in the model's properties.
         """
-        for name, (tensor, _, _) in outputs.items():
-            self.nodes.append(NodeProto(op_type="Identity", input=[tensor], output=[name]))
+        renamed = self._renamed(inputs, {name: tensor for name, (tensor, _, _) in outputs.items()})
         wanted = set(outputs)
         kept: list[NodeProto] = []
         for node in reversed(self.nodes):
+            for names in (node.input, node.output):
+                names[:] = [renamed.get(name, name) for name in names]
             if wanted.intersection(node.output):
                 wanted.update(node.input)
                 kept.append(node)
@@ -218,6 +240,22 @@ class Graph:
             raise Unconvertible("the graph would exceed the 2 GB an ONNX file can hold")
         data: bytes = model.SerializeToString(deterministic=True)
         return data
+
+    def _renamed(self, inputs: Mapping[str, tuple[int, int]], outputs: Mapping[str, str]) -> dict[str, str]:
+        """New names of tensors: of a whole input its own, of what is given out the output's."""
+        renamed = {
+            made: x
+            for made, (x, first, end) in self._runs.items()
+            if x in inputs and (first, end) == (0, inputs[x][1])
+        }
+        self.nodes = [node for node in self.nodes if node.output[0] not in renamed]
+        made = {name for node in self.nodes for name in node.output}
+        for name, tensor in outputs.items():
+            if tensor in made and tensor not in renamed:
+                renamed[tensor] = name
+            else:
+                self.nodes.append(NodeProto(op_type="Identity", input=[tensor], output=[name]))
+        return renamed
 
 
 def attribute(name: str, value: Any) -> AttributeProto:

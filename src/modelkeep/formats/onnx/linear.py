@@ -47,9 +47,8 @@ def sgd_classifier(graph: Graph, model: Any, x: str) -> Scores:
         return Scores(decision=decision, probability=one_vs_rest(graph, decision, count))
     if model.loss != "modified_huber":
         return Scores(decision=decision)
-    one = graph.const(np.array(1.0))
-    clipped = graph.op("Clip", decision, graph.const(np.array(-1.0)), one)
-    half = graph.op("Mul", graph.op("Add", clipped, one), graph.const(np.array(0.5)))
+    clipped = graph.op("Clip", decision, *(graph.const(np.array(bound)) for bound in (-1.0, 1.0)))
+    half = graph.op("Mul", graph.op("Add", clipped, graph.scalar(1.0)), graph.scalar(0.5))
     return Scores(
         decision=decision, probability=both(graph, half) if count == 2 else normalised(graph, half, count)
     )

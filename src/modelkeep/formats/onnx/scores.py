@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from modelkeep.formats.onnx.graph import Graph
 
 
@@ -32,7 +30,7 @@ class Scores:
 
 def both(graph: Graph, positive: str) -> str:
     """[rows, 2] from the probability of the second class, [rows, 1]."""
-    return graph.concat([graph.op("Sub", graph.const(np.array(1.0)), positive), positive])
+    return graph.concat([graph.op("Sub", graph.scalar(1.0), positive), positive])
 
 
 def sigmoid(graph: Graph, decision: str) -> str:
@@ -48,16 +46,16 @@ def softmax(graph: Graph, decision: str) -> str:
 def normalised(graph: Graph, weights: str, classes: int) -> str:
     """Rows divided by their sum; rows of zeros become uniform, as scikit-learn does."""
     total = graph.sum_rows(weights)
-    empty = graph.op("Equal", total, graph.const(np.array(0.0)))
-    one = graph.const(np.array(1.0))
+    empty = graph.op("Equal", total, graph.scalar(0.0))
+    one = graph.scalar(1.0)
     share = graph.op("Div", weights, graph.op("Where", empty, one, total))
-    return graph.op("Where", empty, graph.const(np.array(1.0 / classes)), share)
+    return graph.op("Where", empty, graph.scalar(1.0 / classes), share)
 
 
 def logistic(graph: Graph, x: str) -> str:
     """1 / (1 + exp(-x)) to the smallest float64; ONNX Runtime's Sigmoid is 0 from about -40 on, which a
     normalisation over the classes would show."""
-    one = graph.const(np.array(1.0))
+    one = graph.scalar(1.0)
     return graph.op("Div", one, graph.op("Add", one, graph.op("Exp", graph.op("Neg", x))))
 
 

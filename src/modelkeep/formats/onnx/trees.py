@@ -155,7 +155,7 @@ def _averaged(graph: Graph, model: Any, members: Sequence[Any], x: str) -> Score
     if model.n_outputs_ != 1:
         raise Unconvertible(f"it predicts {model.n_outputs_} outputs at once")
     x = single(graph, x)
-    share = graph.const(np.array(float(len(members))))
+    share = graph.scalar(len(members))
     if not hasattr(model, "classes_"):
         trees = [of_sklearn(member.tree_, member.tree_.value[:, 0, 0]) for member in members]
         return Scores(value=graph.op("Div", ensemble(graph, x, trees, _zeros(trees), 1), share))
@@ -203,7 +203,7 @@ def gradient_boosting(graph: Graph, model: Any, x: str) -> Scores:
     if not hasattr(model, "classes_"):
         return Scores(value=raw)
     if type(model._loss).__name__ == "ExponentialLoss":  # its link is half the log odds
-        odds = graph.op("Mul", raw, graph.const(np.array(2.0)))
+        odds = graph.op("Mul", raw, graph.scalar(2.0))
         return Scores(decision=raw, probability=sigmoid(graph, odds))
     return Scores(decision=raw, probability=_boosted(graph, raw, count))
 
@@ -294,5 +294,5 @@ def isolation_forest(graph: Graph, model: Any, x: str) -> Scores:
     scale = len(trees) * float(_average_path_length([model._max_samples])[0])
     if scale == 0:
         raise Unconvertible("it was fitted on a single row")
-    power = graph.op("Div", depth, graph.const(np.array(-scale)))
-    return Scores(anomaly=graph.op("Pow", graph.const(np.array(2.0)), power), offset=-float(model.offset_))
+    power = graph.op("Div", depth, graph.scalar(-scale))
+    return Scores(anomaly=graph.op("Pow", graph.scalar(2.0), power), offset=-float(model.offset_))

@@ -150,3 +150,30 @@ def test_tensors_come_in_any_order(order: str) -> None:
     data = b"".join(np.array(values[name]).tobytes() for name in order)
     rows = Plan(NUMBERS, [Raw(name, "FP64", [2], 16) for name in order]).rows(data)
     assert NUMBERS.stack([rows]).numbers.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("mine", [NUMBERS, WHOLE], ids=["floats", "whole"])
+@pytest.mark.parametrize(
+    "odd", [1, 2.5, None, "x", True, 2**70, -(2**53), 1e308, float("nan"), float("inf"), [1.0]]
+)
+@pytest.mark.parametrize("row", [0, 200])
+def test_large_requests_are_packed_and_mean_the_same(mine: Inputs, odd: Any, row: int) -> None:
+    width = len(mine.names)
+    cells: list[Any] = [float(number) for number in range(300 * width)]
+    cells[row * width] = odd
+    packed = Rows(300, cells=list(cells))
+    mine.pack(packed)
+    assert (packed.cells is None) == isinstance(odd, int | float)
+    said = []
+    for rows in (Rows(300, cells=cells), packed):
+        try:
+            said.append((mine.stack([rows, Rows(1, cells=[1.0] * width)]).numbers.tolist(), []))
+        except Invalid as error:
+            said.append(([], error.problems))
+    assert repr(said[0]) == repr(said[1])
+
+
+def test_small_requests_and_others_are_left_alone() -> None:
+    for mine, rows in ((NUMBERS, Rows(1, cells=[1.0, 2.0, 3.0])), (MIXED, Rows(300, cells=[1.0] * 1800))):
+        mine.pack(rows)
+        assert rows.block is None

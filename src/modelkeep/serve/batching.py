@@ -205,6 +205,7 @@ class Lane:
             self.counters.late += 1
             raise
         self.channel.begun += 1
+        self.inputs.pack(call.rows)
         for gone in replaced:
             self._refuse(gone, self._queue.overloaded())
         if not self._scheduled:

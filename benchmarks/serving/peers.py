@@ -168,13 +168,18 @@ def serving(peer: Peer, case: Case, folder: Path) -> Iterator[Served]:
         _until(peer, case, port, process, log)
         yield Served(port, [process.pid], time.perf_counter() - began, resident(process.pid))
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server with all its workers: one that lingers would take the core from whoever is measured next."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def ask(port: int, path: str, body: bytes) -> dict[str, Any]:

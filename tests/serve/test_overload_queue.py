@@ -82,7 +82,7 @@ def test_every_call_let_in_comes_out_once_the_urgent_first(given: list[tuple[int
 
 
 def test_calls_that_cannot_be_answered_within_the_budget_are_refused() -> None:
-    waiting = queue(budget=0.1, per_row=0.01)
+    waiting = queue(budget=0.117, per_row=0.01)
     for _ in range(7):
         assert not waiting.put(call())
     with pytest.raises(Overloaded) as refused:
@@ -95,7 +95,7 @@ def test_calls_that_cannot_be_answered_within_the_budget_are_refused() -> None:
 
 
 def test_the_batch_under_way_counts() -> None:
-    waiting = queue(budget=0.1, per_row=0.01)
+    waiting = queue(budget=0.117, per_row=0.01)
     waiting.free_at = perf_counter() + 60
     with pytest.raises(Overloaded) as refused:
         waiting.put(call())
@@ -111,7 +111,7 @@ def test_a_version_slower_than_its_budget_answers_one_while_one_waits() -> None:
 
 
 def test_an_urgent_call_takes_the_place_of_the_last_least_urgent_one() -> None:
-    waiting = queue(budget=0.1, per_row=0.01)
+    waiting = queue(budget=0.117, per_row=0.01)
     for name, priority in zip("abcdefg", (5, 9, 5, 9, 5, 5, 5), strict=True):
         assert not waiting.put(call(name=name, priority=priority))
     assert [one.id for one in waiting.put(call(name="first", priority=1))] == ["d"]
@@ -167,12 +167,12 @@ def test_what_took_longer_than_expected_makes_room_smaller_and_is_forgotten() ->
     with pytest.raises(Overloaded):
         for _ in range(7):
             waiting.put(call(100))
-    assert waiting.rows < 700
+    assert waiting.rows < 600
     for _ in range(200):
         waiting.answered(call(1), perf_counter())
     assert waiting.bias == 1.0
     waiting.take(1000)
-    for _ in range(7):
+    for _ in range(6):
         assert not waiting.put(call(100))
 
 

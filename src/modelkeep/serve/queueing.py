@@ -22,7 +22,7 @@ MAX_WAITING = 16_384
 NORMAL = 5
 """The priority of calls that name none."""
 _SURELY = 0.5
-_SHARE = 0.7
+_SHARE = 0.6
 _CALM = 0.1
 _MOST_BIAS = 2.0
 

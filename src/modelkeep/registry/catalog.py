@@ -44,6 +44,17 @@ _MODELS = Search(
     kind="model",
     name="r.name",
 )
+_SHOWN = (
+    *("model", "version", "run_id", "source", "run_link", "description", "user_id", "stage", "status"),
+    *("status_message", "created_ms", "updated_ms", "package", "model_id"),
+)
+"""Columns of versions that lists need: without the long texts of how each was made and judged."""
+
+
+def _shown(table: str) -> str:
+    return ", ".join(f"{table}.{column}" for column in _SHOWN)
+
+
 _VERSIONS = Search(
     language=Language(
         entities=_NAMES,
@@ -62,7 +73,7 @@ _VERSIONS = Search(
         nulls=frozenset({"tag"}),
     ),
     base="versions r JOIN models m ON m.id = r.model",
-    columns="r.*, m.name AS name",
+    columns=f"{_shown('r')}, m.name AS name",
     attributes={
         "name": Attribute("m.name"),
         "run_id": Attribute("r.run_id"),
@@ -275,19 +286,23 @@ def delete_version_tag(conn: Connection, name: str, version: int, key: str) -> N
 
 
 def latest(conn: Connection, numbers: Iterable[int]) -> dict[int, list[Any]]:
-    """The newest version of each stage, by model's row number."""
+    """The newest version of each stage, in the order of their numbers, by model's row number."""
     ids = list(numbers)
     postgres = conn.dialect.name == "postgresql"
     wanted = "SELECT unnest(?::bigint[]) AS model" if postgres else "SELECT value AS model FROM json_each(?)"
-    stages = " UNION ALL ".join(f"SELECT '{stage}' AS stage" for stage in STAGES)
-    newest = "SELECT max(n.version) FROM versions n WHERE n.model = w.model AND n.stage = s.stage"
+    newest = ", ".join(
+        f"(SELECT max(n.version) FROM versions n WHERE n.model = w.model AND n.stage = '{stage}')"
+        for stage in STAGES
+    )
     query = (
-        f"SELECT v.*, m.name AS name FROM ({wanted}) w CROSS JOIN ({stages}) s JOIN models m ON m.id = w.model"
-        f" JOIN versions v ON v.model = w.model AND v.version = ({newest}) ORDER BY v.model, v.version"
+        f"SELECT {_shown('v')}, m.name AS name FROM ({wanted}) w JOIN models m ON m.id = w.model"
+        f" JOIN versions v ON v.model = w.model AND v.version IN ({newest})"
     )
     found: dict[int, list[Any]] = {}
     for row in fetch_rows(conn, query, (ids if postgres else encode(ids),)):
         found.setdefault(row.model, []).append(row)
+    for rows in found.values():
+        rows.sort(key=lambda row: row.version)
     return found
 
 

@@ -195,6 +195,13 @@ def _processes(folder: Path, env: dict[str, str]) -> Iterator[Callable[[list[str
             kill(process)
 
 
+def command(process: psutil.Process) -> list[str]:
+    """What a process was started with; nothing when it has gone."""
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     """A machine's end: all its processes at once."""
     with contextlib.suppress(psutil.NoSuchProcess):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from conformance.boosted import BoostedSuite
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.searches import SearchSuite
-from engines.clusters import ray_cluster, wait_for
+from engines.clusters import command, ray_cluster, wait_for
 from modelkeep.engines.opening import open_engine
 
 
@@ -68,9 +67,3 @@ class TestCluster(EngineSuite, RemoteSuite, SearchSuite):
         servers[0].kill()
         assert [first, *results] == [sum(range(part, 100_000)) for part in range(8)]
         assert list(engine.map(lambda part: int(shared()[part]), range(3))) == [0, 1, 2]
-
-
-def command(process):
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return []

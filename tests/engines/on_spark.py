@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
+from sklearn.metrics import r2_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite, StoppedSuite
 from conformance.searches import SearchSuite
-from engines.clusters import spark_cluster, wait_for
+from engines.clusters import command, spark_cluster, wait_for
+from modelkeep.engines import boosting
 from modelkeep.engines.opening import open_engine
+from modelkeep.train.algorithms import resolve
+from modelkeep.train.boosting import grow
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,30 @@ class TestDeclared(DeclaredSuite):
     pass
 
 
+class TestBoosted(BoostedSuite):
+    pass
+
+
+class TestLost:
+    """Before the other promises, the last of which takes a machine for good; what is taken here comes back."""
+
+    def test_an_executor_is_lost_while_trees_grow_and_they_grow_all_the_same(self, opened, monkeypatch):
+        workers = []
+        deal = boosting.deal
+        monkeypatch.setattr(boosting, "deal", lambda *given: workers.append(given[2]) or deal(*given))
+        x, y = table("regression")
+        algorithm = resolve("xgboost", "regression", base=Path())
+        params = algorithm.params({"n_estimators": 3000, "max_depth": 4, "n_jobs": 1}, seed=1, rows=ROWS)
+        status = opened.session.sparkContext.statusTracker()
+        with ThreadPoolExecutor(1) as pool:
+            fitted = pool.submit(grow, algorithm.estimator(params, smallest_class=9), x[:ROWS], y[:ROWS], opened)
+            wait_for(lambda: workers and any(running(status, stage) == 2 for stage in status.getActiveStageIds()))
+            executors(opened)[0].kill()
+            model = fitted.result(120)
+        assert len(workers) == 2 and workers[0] == 2, "the second with those that were left or came in its place"
+        assert r2_score(y[ROWS:], model.predict(x[ROWS:])) > 0.7
+
+
 class TestCluster(EngineSuite, StoppedSuite, RemoteSuite, SearchSuite):
     many = 60
 
@@ -48,3 +79,16 @@ class TestCluster(EngineSuite, StoppedSuite, RemoteSuite, SearchSuite):
     @pytest.fixture
     def lose(self, cluster):
         return cluster.lose
+
+
+def running(status, stage):
+    told = status.getStageInfo(stage)
+    return told.numActiveTasks if told else 0
+
+
+def executors(engine):
+    """The processes of this engine's own executors, by where they find their driver."""
+    driver = f"@127.0.0.1:{engine.session.sparkContext.getConf().get('spark.driver.port')}"
+    main = "org.apache.spark.executor.CoarseGrainedExecutorBackend"
+    found = [(process, command(process)) for process in psutil.process_iter()]
+    return [one for one, said in found if main in said and any(driver in word for word in said)]

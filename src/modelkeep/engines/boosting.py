@@ -1,4 +1,4 @@
-"""What the data-parallel fits of XGBoost and LightGBM have in common on Ray and Dask."""
+"""What the data-parallel fits of XGBoost and LightGBM have in common on Ray, Dask and Spark."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import Future, wait
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -143,6 +144,27 @@ def unless_lost(fit: Callable[[], T], lost: Callable[[], bool], notice: float = 
         if since and time.monotonic() - since > notice:
             raise Gone
     return answer.result()
+
+
+def fit_share(estimator: Any, share: tuple[Any, Any], network: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The estimator, fitted at a worker together with the others, whose library finds them.
+
+    Args:
+        estimator: Unfitted; it is not changed.
+        share: This worker's matrix (m, features) and target (m,).
+        network: By which LightGBM finds the others, in its own parameters.
+    """
+    own = clone(estimator)
+    if library(own) == "lightgbm":
+        hush()
+        own.set_params(**{"tree_learner": "data", "pre_partition": True, **own.get_params(), **network})
+    own.fit(*share)
+    return own
+
+
+def packed(model: Any) -> Any:
+    """What ``of_booster`` or ``alone`` takes of an estimator that was fitted at a worker."""
+    return bytes(model.get_booster().save_raw()) if library(model) == "xgboost" else model
 
 
 def of_booster(estimator: Any, raw: bytes | bytearray) -> Any:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from sklearn.base import clone
-
 from modelkeep.core.errors import Refused
 from modelkeep.core.plugins import require
 from modelkeep.engines import boosting
@@ -60,14 +58,10 @@ def _work(config: dict[str, Any]) -> Any:
     """One worker's share; what the first one returns is the model."""
     ray = require("ray", "ray")
     rank = require("ray.train", "ray").get_context().get_world_rank()
-    matrix, target = ray.get(config["shares"][rank])
-    own = clone(config["estimator"])
-    name = boosting.library(own)
-    if name == "lightgbm":
-        boosting.hush()
+    share = ray.get(config["shares"][rank])
+    estimator = config["estimator"]
+    network = {}
+    if boosting.library(estimator) == "lightgbm":
         network = require("ray.train.lightgbm", "ray").get_network_params()
-        own.set_params(**{"tree_learner": "data", "pre_partition": True, **own.get_params(), **network})
-    own.fit(matrix, target)
-    if rank:
-        return None
-    return bytes(own.get_booster().save_raw()) if name == "xgboost" else own
+    made = boosting.fit_share(estimator, share, network)
+    return None if rank else boosting.packed(made)

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import flow, remote, tasks, versions
+from modelkeep.engines import boosting, boosting_spark, flow, remote, tasks, versions
 from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 THREADS = 256
 """Jobs that are waited for at once."""
+NOTICE = 8.0
+"""Seconds in which Spark says that an executor is gone; where a whole machine is, it waits 5 for a reason."""
 _DEATHS = ("Python worker exited unexpectedly", "ExecutorLostFailure", "was lost", "cancelled", "FetchFailed")
 
 
@@ -116,6 +119,30 @@ class SparkEngine(RemoteEngine):
                 self._settle(part.job)
 
         return flow.Running(part.answer, cancel)
+
+    def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
+        """Fit XGBoost's or LightGBM's estimator, each task a share of the rows.
+
+        By this process where executors come and go with the work (``spark.dynamicAllocation.enabled``), for Spark
+        has no barrier stages there.
+        """
+        if self._context.getConf().get("spark.dynamicAllocation.enabled") == "true":
+            return estimator.fit(matrix, target)
+        name = boosting.library(estimator)
+
+        def fit(executors: list[str]) -> Any:
+            for told in self._told(partial(boosting.installed, name)):
+                boosting.must_have(name, told, f"{self.address}: an executor")
+            group = f"{self._group}-trees-{next(self._numbers)}"
+            try:
+                return boosting.unless_lost(
+                    lambda: boosting_spark.fit(self._context, group, self._at_once(), estimator, matrix, target),
+                    lambda: not self._executors().issuperset(executors),
+                )
+            finally:
+                self._context.cancelJobGroup(group)
+
+        return boosting.repeated(fit, self._some_executors, self.address, NOTICE)
 
     def close(self) -> None:
         """Cancel what runs, and end the session if it was begun here."""
@@ -210,13 +237,7 @@ class SparkEngine(RemoteEngine):
                 hint="ask for less, or give the executors more cores (spark.executor.cores)",
             )
 
-        def ask() -> list[dict[str, str]]:
-            self._context.setJobGroup(self._group, "modelkeep: versions", interruptOnCancel=True)
-            every = self._context.parallelize(range(cores), cores)
-            told: list[dict[str, str]] = every.map(lambda _: versions.report()).collect()
-            return told
-
-        asked = self._threads.submit(ask)
+        asked = self._threads.submit(self._told, versions.report)
         try:
             told = asked.result(self.limit)
         except NotYet:
@@ -240,6 +261,31 @@ class SparkEngine(RemoteEngine):
             raise Unavailable(f"{self.address}: a first task failed: {_first(error)}") from error
         for one in told:
             versions.must_agree(here, one, where)
+
+    def _told(self, what: Callable[[], dict[str, str]]) -> list[dict[str, str]]:
+        """What executors say, one task per core."""
+        self._context.setJobGroup(self._group, "modelkeep: versions", interruptOnCancel=True)
+        cores = self._context.defaultParallelism
+        told: list[dict[str, str]] = self._context.parallelize(range(cores), cores).map(lambda _: what()).collect()
+        return told
+
+    def _executors(self) -> set[str]:
+        """By Spark's names, which are not given twice."""
+        scala = self._context._jsc.sc()
+        return {"driver"} if scala.isLocal() else set(scala.getExecutorIds().mkString(" ").split())
+
+    def _some_executors(self) -> set[str]:
+        """Those that are there; Spark begins others in place of lost ones, which takes a while."""
+        until = time.monotonic() + self.limit
+        while not (found := self._executors()) and time.monotonic() < until:
+            time.sleep(0.1)
+        return found
+
+    def _at_once(self) -> int:
+        """How many tasks of one stage can run at the same time."""
+        scala = self._context._jsc.sc()
+        usual = scala.resourceProfileManager().resourceProfileFromId(0)
+        return max(1, min(self.count(), int(scala.maxNumConcurrentTasks(usual))))
 
     def _lost(self, error: Exception) -> bool:
         text = str(error)

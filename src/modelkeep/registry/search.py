@@ -185,15 +185,17 @@ class _Runs:
 
     def _plan(self, clauses: Sequence[Clause]) -> None:
         fewest = FEW + 1
-        conditions = [(clause, self._condition(clause)) for clause in clauses]
-        for clause, _ in conditions:
+        conditions = [self._condition(clause) for clause in clauses]  # all of them, or a mistake would go unsaid
+        leading = -1
+        for place, clause in enumerate(clauses):
             matching = self._matching(clause)
             if matching is not None:
                 count = f"SELECT count(*) FROM ({matching.sql} LIMIT {FEW + 1}) n"
                 ((found,),) = fetch(self.conn, count, matching.values)
                 if found < fewest:
-                    fewest, self.leader = found, matching
-        self.wanted += [part for _, part in conditions]
+                    fewest, self.leader, leading = found, matching, place
+        # what the leader matches meets its clause
+        self.wanted += [part for place, part in enumerate(conditions) if place != leading]
 
     def page(self, query: str, limit: int, token: str) -> tuple[list[Any], str]:
         last = queries.read_token(token, query, len(self.terms))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,9 @@ from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.searches import SearchSuite
 from engines.clusters import command, ray_cluster, wait_for
+from modelkeep.core.plugins import load_object
 from modelkeep.engines.opening import open_engine
+from modelkeep.train.log import Unlogged, UserRun
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,33 @@ class TestDeclared(DeclaredSuite):
 
 class TestBoosted(BoostedSuite):
     libraries: ClassVar = {"classification": ("xgboost",), "regression": ("lightgbm",)}
+
+
+class TestNetwork:
+    def test_two_workers_of_ray_train_learn_the_network_of_one(self, opened):
+        torch = pytest.importorskip("torch")
+        base = Path(__file__).resolve().parents[2] / "examples" / "torch"
+        fit = load_object("network:fit", base=base, path="train.algorithm")
+        x = np.random.default_rng(1).normal(size=(64, 3))
+        rows = SimpleNamespace(matrix=x, target=x.argmax(axis=1), classes=(0, 1, 2))
+        losses, answers = {}, {}
+        for where, engine in (("here", None), ("there", lambda: opened)):
+            log = Losses()
+            network = fit(rows, {"epochs": 3, "batch": 16, "hidden": 4, "workers": 2}, UserRun(log, engine))
+            losses[where] = log.values
+            answers[where] = network(torch.tensor(x, dtype=torch.float32)).detach().numpy()
+        assert len(losses["here"]) == 3 and losses["here"][-1] < losses["here"][0]
+        np.testing.assert_allclose(losses["there"], losses["here"], rtol=1e-3)
+        np.testing.assert_allclose(answers["there"], answers["here"], atol=1e-3)
+
+
+class Losses(Unlogged):
+    def __init__(self):
+        self.values = []
+
+    def metric(self, key, value, step=0):
+        assert (key, step) == ("loss", len(self.values) + 1)
+        self.values.append(value)
 
 
 class TestCluster(EngineSuite, RemoteSuite, SearchSuite):

@@ -59,13 +59,14 @@ class TestLost:
         x, y = table("regression")
         algorithm = resolve("xgboost", "regression", base=Path())
         params = algorithm.params({"n_estimators": 3000, "max_depth": 4, "n_jobs": 1}, seed=1, rows=ROWS)
-        status = opened.session.sparkContext.statusTracker()
+        before, status = opened._executors(), opened.session.sparkContext.statusTracker()
         with ThreadPoolExecutor(1) as pool:
             fitted = pool.submit(grow, algorithm.estimator(params, smallest_class=9), x[:ROWS], y[:ROWS], opened)
             wait_for(lambda: workers and any(running(status, stage) == 2 for stage in status.getActiveStageIds()))
             executors(opened)[0].kill()
             model = fitted.result(120)
-        assert len(workers) == 2 and workers[0] == 2, "the second with those that were left or came in its place"
+        assert workers[0] == len(before) == 2
+        assert not opened._executors() >= before, "those that were left or came in its place did it"
         assert r2_score(y[ROWS:], model.predict(x[ROWS:])) > 0.7
 
 

@@ -117,3 +117,15 @@ def grow(data, params, run):
     if depth == 5:
         raise RuntimeError("unlucky")
     return DecisionTreeClassifier(max_depth=depth, random_state=0).fit(data.matrix, data.target)
+
+
+def grow_when_told(data, params, run):
+    """A user's own fit, which says which process is at it, and waits until it may go on."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    folder = Path(params["folder"])
+    (folder / f"at {os.getpid()}").touch()
+    until = time.monotonic() + 120
+    while not (folder / "go").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return DecisionTreeClassifier(max_depth=params["depth"], random_state=0).fit(data.matrix, data.target)

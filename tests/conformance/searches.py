@@ -38,21 +38,25 @@ class Log:
         self.said.append(status)
 
 
+def searched(algorithm, folder, log, **where):
+    """The trials of a search for the depth of a tree, and the parameters it found."""
+    random = np.random.default_rng(1)
+    x = random.normal(size=(90, 2))
+    late = x[:, 0] + random.normal(scale=0.7, size=90) > 0
+    table = pa.table({"a": x[:, 0], "b": x[:, 1], "late": late})
+    tune = Tune(trials=7, parallel=3, folds=2, space={"depth": Range(low=1, high=6, int=True)})
+    train = Train(algorithm=algorithm, tune=tune, seed=1, params={"folder": str(folder)})
+    scale = StandardScaler().fit(table.select(["a", "b"]).to_pandas())
+    found = fit(train, table, "late", ["a", "b"], scale, base=folder, log=log, **where)
+    return [(tried.params, tried.score, tried.note) for tried in found.tried], found.params
+
+
 class SearchSuite:
     """For engines whose workers are processes of their own: a fixture ``engine``."""
 
     def test_a_search_there_has_the_trials_of_one_here_though_a_worker_is_lost(self, engine, tmp_path):
-        random = np.random.default_rng(1)
-        x = random.normal(size=(90, 2))
-        late = x[:, 0] + random.normal(scale=0.7, size=90) > 0
-        table = pa.table({"a": x[:, 0], "b": x[:, 1], "late": late})
-        tune = Tune(trials=7, parallel=3, folds=2, space={"depth": Range(low=1, high=6, int=True)})
-        train = Train(algorithm="conformance.parts:grow", tune=tune, seed=1, params={"folder": str(tmp_path)})
-        scale = StandardScaler().fit(table.select(["a", "b"]).to_pandas())
-
         def search(log, **where):
-            found = fit(train, table, "late", ["a", "b"], scale, base=tmp_path, log=log, **where)
-            return [(tried.params, tried.score, tried.note) for tried in found.tried], found.params
+            return searched("conformance.parts:grow", tmp_path, log, **where)
 
         db = Database.open(f"sqlite:///{tmp_path}/modelkeep.db")
         try:

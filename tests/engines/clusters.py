@@ -83,7 +83,7 @@ def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) ->
     """Two nodes of one core each, with ``more`` in their environment. Only in a network of its own."""
     os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that Ray once left in the home folder is asked for
     os.environ["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "15"  # so long a lost session is looked for
-    env = {**_env(), **more, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
+    env = {**environment(), **more, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
     env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "60"  # a slow machine takes long to start a server
     env["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # else a server may die while it is forked (ray#63202)
     ray = [
@@ -111,7 +111,7 @@ def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) ->
 def dask_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Cluster]:
     """A scheduler and two workers of one thread each."""
     port = _free_port()
-    env = {**_env(), **more, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    env = {**environment(), **more, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
     with _processes(folder, env) as start:
         start(dask("scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"))
         _listening("127.0.0.1", port)
@@ -148,7 +148,7 @@ def spark_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) 
     os.environ.update(SPARK_CONF_DIR=str(conf), JDK_JAVA_OPTIONS=quick)
     port = _free_port()
     env = {
-        **_env(),
+        **environment(),
         **more,
         "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_DAEMON_MEMORY": "128m",
@@ -228,6 +228,6 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _env() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Workers import the suite's functions by name."""
     return {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}

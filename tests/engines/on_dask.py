@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from sklearn.metrics import r2_score
 
@@ -17,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
-from conformance.searches import SearchSuite
-from engines.clusters import dask_cluster, dask_worker, kill, wait_for
+from conformance.searches import Log, SearchSuite, searched
+from engines.clusters import dask_cluster, dask_worker, environment, kill, wait_for
 from modelkeep.engines import boosting
 from modelkeep.engines.opening import open_engine
 from modelkeep.train.algorithms import resolve
@@ -49,7 +50,7 @@ def another(address, tmp_path):
 
     @contextlib.contextmanager
     def started():
-        process = subprocess.Popen(dask_worker(int(address.rpartition(":")[2]), tmp_path))
+        process = subprocess.Popen(dask_worker(int(address.rpartition(":")[2]), tmp_path), env=environment())
         try:
             yield process
         finally:
@@ -87,6 +88,26 @@ class TestLost:
             model = fitted.result(60)
         assert workers == [3, 2]
         assert r2_score(y[ROWS:], model.predict(x[ROWS:])) > 0.7
+
+    def test_a_worker_that_joins_a_search_takes_part_and_leaves_its_trial_to_others(
+        self, opened, another, tmp_path
+    ):
+        fits = "conformance.parts:grow_when_told"
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(searched, fits, tmp_path, Log(until="none"), engine=lambda: opened)
+            try:
+                wait_for(lambda: len(list(tmp_path.glob("at *"))) >= 2)
+                with another() as third:
+                    joined = psutil.Process(third.pid)
+                    wait_for(
+                        lambda: any(
+                            (tmp_path / f"at {one.pid}").exists() for one in joined.children(recursive=True)
+                        )
+                    )
+            finally:
+                (tmp_path / "go").touch()
+            there = found.result(120)
+        assert there == searched(fits, tmp_path, Log(until="none"))
 
 
 class TestCluster(EngineSuite, RemoteSuite, SearchSuite):

@@ -8,6 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from same_mlflow import describe
 from serving_mlflow import answering
 from test_import_database import bring, counts
@@ -48,7 +49,7 @@ def test_there_and_back(filled: Keep, target: str, server: dict[str, Any], sqlit
     assert report.faults == []
     assert report.left == []
     assert (report.exported["evaluation datasets"], report.exported["webhooks"]) == (2, 1)
-    assert report.compared == 3
+    assert report.compared == 5  # two of them deleted
     assert report.exported["points"] == 1507
     with answering(filled) as here:
         mine = describe(here, ids=False)
@@ -72,12 +73,29 @@ def test_there_and_back(filled: Keep, target: str, server: dict[str, Any], sqlit
     assert (str(by_alias.version), by_alias.run_id) == ("3", parent.info.run_id)
     assert client.get_model_version("back flüge", "1").source == f"models:/{model.model_id}"
     _datasets_and_webhooks(client, server, sqlite_source["dataset"])
+    restored = _deleted(client, number)
     before = counts(filled)
     again = exporting.run(filled, target, Silent(), prefix="back ")
-    assert again.unchanged == {"runs": 3, "logged models": 1, "evaluation datasets": 2, "webhooks": 3}
+    assert client.get_run(restored).info.lifecycle_stage == "deleted"
+    assert again.unchanged == {"runs": 5, "logged models": 1, "evaluation datasets": 2, "webhooks": 3}
     assert again.faults == again.left == []
     assert returned(target) == mine
     assert counts(filled) == {**before, "events": before["events"] + 1}
+
+
+def _deleted(client: MlflowClient, number: str) -> str:
+    """What was deleted here is deleted there, whole, and can be restored; the id of the run that was."""
+    [run] = client.search_runs([number], run_view_type=ViewType.DELETED_ONLY)
+    assert run.data.params == {"kept": "yes"}
+    client.restore_run(run.info.run_id)
+    [gone] = [
+        each
+        for each in client.search_experiments(view_type=ViewType.DELETED_ONLY)
+        if "modelkeep.experiment" in each.tags
+    ]
+    [within] = client.search_runs([gone.experiment_id], run_view_type=ViewType.DELETED_ONLY)
+    assert "modelkeep.run_id" in within.data.tags
+    return str(run.info.run_id)
 
 
 def _datasets_and_webhooks(client: MlflowClient, server: dict[str, Any], dataset_id: str) -> None:

@@ -2,7 +2,8 @@
 
 Its protocol gives every experiment, run and logged model an id of its own, and times of making; here they stay as
 tags. Everything else arrives: names, start and end, histories, params, tags, datasets, files, models, version
-numbers, aliases, stages.
+numbers, aliases, stages. What is deleted here is made there and then deleted, as the last step: nothing can be
+logged to a deleted run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from sqlalchemy import select
@@ -35,7 +36,7 @@ LOST = (
     "ids of experiments, runs, logged models and evaluation datasets: the server gives its own; ours are the tags"
     " modelkeep.experiment, modelkeep.run_id, modelkeep.model_id and modelkeep.dataset_id",
     "when experiments, models, versions, evaluation datasets and webhooks were made, and who made them",
-    "deleted experiments, runs and logged models",
+    "deleted logged models",
     "traces",
 )
 
@@ -85,6 +86,14 @@ def run(keep: Keep, address: str, progress: Progress, *, prefix: str = "", renam
         source.close()
 
 
+class _Place(NamedTuple):
+    """An experiment there: its id (empty: to be made), name and stage."""
+
+    id: str
+    name: str
+    stage: str
+
+
 class _Export:
     def __init__(
         self, keep: Keep, client: Client, source: ServerSource, progress: Progress, prefix: str, rename: bool
@@ -97,11 +106,14 @@ class _Export:
         self._there: dict[int, str] = {}
         self._models: dict[str, str] = {}
         self._sample: list[Run] = []
+        self._asleep: set[str] = set()  # runs that are deleted there
+        self._doomed: set[str] = set()  # those that are to be, by what is here
+        self._ended: dict[int, str] = {}  # and experiments, by number here
 
     def run(self) -> Report:
         began = time.monotonic()
         with self._keep.db.read() as conn:
-            experiments = [each for each in departing.all_experiments(conn) if each.lifecycle_stage == "active"]
+            experiments = departing.all_experiments(conn)
         registry = Registry(self._keep, self._poster, self._prefix, self._rename, self._report)
         places = self._places(experiments)
         registry.look()
@@ -112,6 +124,7 @@ class _Export:
         more = More(self._keep, self._client, self._source, self._report)
         more.datasets(self._there)
         more.webhooks()
+        self._delete()
         self._compare()
         self._report.seconds = round(time.monotonic() - began, 3)
         said = {"exported": self._report.exported, "faults": self._report.faults[:100]}
@@ -122,11 +135,11 @@ class _Export:
         self._client.close()
         return self._report
 
-    def _places(self, experiments: Sequence[Experiment]) -> dict[int, tuple[str, str]]:
-        """Id there (empty: to be made) and name there, by number here. Raises ``Conflict``."""
+    def _places(self, experiments: Sequence[Experiment]) -> dict[int, _Place]:
+        """Where each is there, by number here. Raises ``Conflict``."""
         there = {each.name: each for each in self._source.experiments()}
         mine = {name: each.tags.get(posting.EXPERIMENT) for name, each in there.items()}
-        found: dict[int, tuple[str, str]] = {}
+        found: dict[int, _Place] = {}
         problems = []
         for each in experiments:
             name = self._prefix + each.name
@@ -135,9 +148,10 @@ class _Export:
                 attempt += 1
                 name = posting.renamed(self._prefix + each.name, attempt)
             if name not in there:
-                found[each.id] = ("", name)
+                found[each.id] = _Place("", name, "")
             elif mine[name] == posting.mark(each) or (name == "Default" and each.id == there[name].id == 0):
-                found[each.id] = (str(there[name].id), name)  # experiment 0 is everybody's first one
+                at = there[name]  # experiment 0 is everybody's first one
+                found[each.id] = _Place(str(at.id), name, at.lifecycle_stage)
             else:
                 problems.append(f"experiment {name!r} is there already")
         if problems:
@@ -146,21 +160,29 @@ class _Export:
                 hint="give other names with --rename, or put --prefix NAME- before all names",
             )
         self._report.renamed |= {
-            f"experiment {each.name}": found[each.id][1] for each in experiments if found[each.id][1] != each.name
+            f"experiment {each.name}": found[each.id].name
+            for each in experiments
+            if found[each.id].name != each.name
         }
         return found
 
-    def _experiment(self, given: Experiment, places: dict[int, tuple[str, str]], pool: ThreadPoolExecutor) -> None:
-        there, name = places[given.id]
+    def _experiment(self, given: Experiment, places: dict[int, _Place], pool: ThreadPoolExecutor) -> None:
+        there, name, stage = places[given.id]
         if not there:
             there = self._poster.experiment(name, posting.mark(given), given.tags)
         else:
+            if stage == "deleted":
+                self._client.post("experiments/restore", {"experiment_id": there})
             for key, value in {**given.tags, posting.EXPERIMENT: posting.mark(given)}.items():
                 said = {"experiment_id": there, "key": key, "value": value}
                 self._client.post("experiments/set-experiment-tag", said)
         self._there[given.id] = there
+        if given.lifecycle_stage == "deleted" and there != "0":  # that one belongs to everybody
+            self._ended[given.id] = there
         self._count("experiments")
-        known = {run.tags[posting.RUN]: run for run in self._known(there) if posting.RUN in run.tags}
+        runs = (run for page in self._source.runs(int(there)) for run in page)
+        known = {run.tags[posting.RUN]: run for run in runs if posting.RUN in run.tags}
+        self._asleep |= {run.run_id for run in known.values() if run.lifecycle_stage == "deleted"}
         parents: dict[str, str] = {}
         done = 0
         for page in self._pages(given.id):
@@ -169,6 +191,8 @@ class _Export:
             work = [(there, run, known.get(run.run_id), files.get(run.run_id, ())) for run in page]
             for run, new in zip(page, pool.map(lambda each: self._run(*each), work), strict=True):
                 self._runs[run.run_id] = new
+                if run.lifecycle_stage == "deleted":
+                    self._doomed.add(new)
                 if "mlflow.parentRunId" in run.tags:
                     parents[run.run_id] = run.tags["mlflow.parentRunId"]
             done += len(page)
@@ -176,17 +200,26 @@ class _Export:
         for child, parent in parents.items():
             before = known[child].tags.get("mlflow.parentRunId") if child in known else None
             if parent in self._runs and before != self._runs[parent]:
+                self._wake(self._runs[child])
                 self._poster.child(self._runs[child], self._runs[parent])
         self._logged(given, there)
 
-    def _known(self, there: str) -> Iterator[Run]:
-        for page in self._source.runs(int(there)):
-            yield from (run for run in page if run.lifecycle_stage == "active")
-
     def _pages(self, experiment: int) -> Iterator[list[Run]]:
         with self._keep.db.read() as conn:
-            for page in departing.pages(conn, experiment):
-                yield [run for run in page if run.lifecycle_stage == "active"]
+            yield from departing.pages(conn, experiment)
+
+    def _wake(self, there: str) -> None:
+        """Restore a run there that is deleted, as something is to be logged to it."""
+        if there in self._asleep:
+            self._client.post("runs/restore", {"run_id": there})
+            self._asleep.discard(there)
+
+    def _delete(self) -> None:
+        """Delete there what is deleted here."""
+        for run in sorted(self._doomed - self._asleep):
+            self._client.post("runs/delete", {"run_id": run})
+        for experiment in self._ended.values():
+            self._client.post("experiments/delete", {"experiment_id": experiment})  # with all its runs
 
     def _run(self, experiment: str, run: Run, known: Run | None, files: Files) -> str:
         whole = fingerprint(run, files)
@@ -197,6 +230,7 @@ class _Export:
             there, uri = self._poster.run(experiment, run)
         else:
             there, uri = known.run_id, known.artifact_uri
+            self._wake(there)
         with self._keep.db.read() as conn:
             points = self._poster.fill(there, run, departing.points(conn, [run]))
         if files and not self._poster.upload(uri, files):
@@ -226,7 +260,10 @@ class _Export:
         for runs in self._pages(given.id):
             for run in runs:
                 if run.models:
-                    self._poster.relate(self._source.one(self._runs[run.run_id]), run, self._models)
+                    there_now = self._source.one(self._runs[run.run_id])
+                    if len(there_now.models) < len(run.models):
+                        self._wake(there_now.run_id)
+                    self._poster.relate(there_now, run, self._models)
 
     def _one(self, experiment: str, given: LoggedModel, known: LoggedModel | None) -> str:
         with self._keep.db.read() as conn:
@@ -247,6 +284,8 @@ class _Export:
             there, uri = known.model_id, known.artifact_uri
         if files and not self._poster.upload(uri, files):
             self._leave(f"{len(files)} files of logged model {given.model_id}: they go to {uri}")
+        for _, run_id, *_ in given.metrics:
+            self._wake(self._runs.get(run_id, ""))
         self._poster.finish_model(there, given, self._runs, whole)
         self._count("logged models")
         return there
@@ -258,6 +297,9 @@ class _Export:
             for name in ("name", "status", "start_ms", "end_ms", "params", "latest"):
                 if getattr(run, name) != getattr(there, name):
                     self._report.faults.append(f"run {run.run_id}: {name} differs there")
+            stage = "deleted" if run.experiment in self._ended else run.lifecycle_stage
+            if there.lifecycle_stage != stage:
+                self._report.faults.append(f"run {run.run_id}: it is {there.lifecycle_stage} there, not {stage}")
             with self._keep.db.read() as conn:
                 mine = {point[1:] for piece in departing.points(conn, [run]) for point in piece}
             found = {point[1:] for piece in self._source.points([there]) for point in piece}

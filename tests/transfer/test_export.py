@@ -74,13 +74,51 @@ def test_there_and_back(filled: Keep, target: str, server: dict[str, Any], sqlit
     assert client.get_model_version("back flüge", "1").source == f"models:/{model.model_id}"
     _datasets_and_webhooks(client, server, sqlite_source["dataset"])
     restored = _deleted(client, number)
+    _trace(client, sqlite_source, number, parent.info.run_id)
     before = counts(filled)
     again = exporting.run(filled, target, Silent(), prefix="back ")
     assert client.get_run(restored).info.lifecycle_stage == "deleted"
-    assert again.unchanged == {"runs": 5, "logged models": 1, "evaluation datasets": 2, "webhooks": 3}
+    assert again.unchanged == {"runs": 5, "logged models": 1, "evaluation datasets": 2, "webhooks": 3, "traces": 1}
     assert again.faults == again.left == []
     assert returned(target) == mine
     assert counts(filled) == {**before, "events": before["events"] + 1}
+
+
+def _trace(client: MlflowClient, source: dict[str, Any], number: str, run: str) -> None:
+    """The trace under its own id, with spans, tags, metadata and assessments; the client reads it there."""
+    mine = MlflowClient(source["uri"]).get_trace(source["trace"])
+    there = client.get_trace(source["trace"])
+    assert there.info.experiment_id == number
+    for name in ("state", "request_time", "execution_duration", "request_preview", "response_preview"):
+        assert getattr(there.info, name) == getattr(mine.info, name), name
+    assert (there.info.tags["colour"], there.info.tags["later"]) == ("grün", "yes")
+    assert there.info.trace_metadata["build"] == "7"
+    assert there.info.trace_metadata.get("mlflow.sourceRun") in (None, run)
+
+    def told(trace: Any) -> list[Any]:
+        return sorted(
+            (
+                each.name,
+                each.span_id,
+                each.parent_id,
+                str(each.status),
+                each.inputs,
+                each.outputs,
+                len(each.events),
+            )
+            for each in trace.data.spans
+        )
+
+    assert told(there) == told(mine)
+    assert [_assessment(each) for each in _ordered(there)] == [_assessment(each) for each in _ordered(mine)]
+
+
+def _ordered(trace: Any) -> list[Any]:
+    return sorted(trace.info.assessments, key=lambda each: str(each.assessment_id))
+
+
+def _assessment(each: Any) -> tuple[Any, ...]:
+    return each.assessment_id, each.name, each.value, each.rationale, each.create_time_ms
 
 
 def _deleted(client: MlflowClient, number: str) -> str:

@@ -22,6 +22,7 @@ from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow.transfer import departing, posting
 from modelkeep.protocols.mlflow.transfer.exporting_models import Registry
 from modelkeep.protocols.mlflow.transfer.exporting_more import More
+from modelkeep.protocols.mlflow.transfer.exporting_traces import Traces
 from modelkeep.protocols.mlflow.transfer.posting import Files, Poster
 from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Run, fingerprint
 from modelkeep.protocols.mlflow.transfer.rest import Client
@@ -37,7 +38,6 @@ LOST = (
     " modelkeep.experiment, modelkeep.run_id, modelkeep.model_id and modelkeep.dataset_id",
     "when experiments, models, versions, evaluation datasets and webhooks were made, and who made them",
     "deleted logged models",
-    "traces",
 )
 
 
@@ -124,6 +124,7 @@ class _Export:
         more = More(self._keep, self._client, self._source, self._report)
         more.datasets(self._there)
         more.webhooks()
+        Traces(self._keep, self._client, self._source, self._report, self._runs, self._models).send(self._there)
         self._delete()
         self._compare()
         self._report.seconds = round(time.monotonic() - began, 3)

@@ -61,18 +61,26 @@ class Client:
         return self._json("GET", f"{api}/{path}{'?' + found if found else ''}", None, repeat=True)
 
     def post(
-        self, path: str, body: Mapping[str, Any], *, api: str = API, method: str = "POST", repeat: bool = True
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        api: str = API,
+        method: str = "POST",
+        repeat: bool = True,
+        headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Tell, or search.
 
         Args:
+            headers: Further ones.
             repeat: Whether saying it twice does no harm, so that it may be tried again.
 
         Raises:
             Conflict: It is there already.
             NotFound, Invalid, Refused, Unavailable: As the server says.
         """
-        return self._json(method, f"{api}/{path}", json.dumps(body).encode(), repeat=repeat)
+        return self._json(method, f"{api}/{path}", json.dumps(body).encode(), repeat=repeat, headers=headers)
 
     @contextlib.contextmanager
     def stream(self, path: str) -> Iterator[BinaryIO]:
@@ -103,9 +111,17 @@ class Client:
         for each in self._all:
             each.close()
 
-    def _json(self, method: str, path: str, body: bytes | None, *, repeat: bool) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        answer = self._send(method, path, body, headers, repeat=repeat)
+    def _json(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        *,
+        repeat: bool,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        kind = {"Content-Type": "application/json"} if body is not None else {}
+        answer = self._send(method, path, body, {**kind, **(headers or {})}, repeat=repeat)
         text = answer.read()
         if answer.status >= 300:
             raise _fault(answer.status, text, f"{method} {self.address}{path.partition('?')[0]}")

@@ -106,12 +106,19 @@ class ServerSource:
 
     def traces(self, experiment: int) -> Iterator[list[Trace]]:
         """Pages of all traces, the oldest first; none from a server before MLflow 3."""
+        for page in self._traces(experiment):
+            spans = self._pool.map(self.spans, [each["trace_id"] for each in page])
+            yield [traced.of_answer(info, found) for info, found in zip(page, spans, strict=True)]
+
+    def trace_tags(self, experiment: int) -> dict[str, dict[str, str]]:
+        """Tags by trace; none from a server before MLflow 3."""
+        return {each["trace_id"]: each.get("tags", {}) for page in self._traces(experiment) for each in page}
+
+    def _traces(self, experiment: int) -> Iterator[list[dict[str, Any]]]:
         place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": str(experiment)}}
         said = {"locations": [place], "max_results": PAGE, "order_by": ["timestamp_ms ASC"]}
         try:
-            for page in self._pages("traces/search", said, "traces", api=NEWER):
-                spans = self._pool.map(self._spans, [each["trace_id"] for each in page])
-                yield [traced.of_answer(info, found) for info, found in zip(page, spans, strict=True)]
+            yield from self._pages("traces/search", said, "traces", api=NEWER)
         except NotFound:
             return
 
@@ -216,10 +223,11 @@ class ServerSource:
             if not token:
                 return
 
-    def _spans(self, trace_id: str) -> list[dict[str, Any]]:
+    def spans(self, trace_id: str) -> list[dict[str, Any]]:
+        """A trace's spans as MLflow writes them; none when they never came."""
         try:
             found = self._client.get("get-trace-artifact", {"request_id": trace_id}, api=AJAX)
-        except (NotFound, Invalid):  # its spans never came
+        except (NotFound, Invalid):
             return []
         return list(found.get("spans", []))
 

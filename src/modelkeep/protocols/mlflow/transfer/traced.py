@@ -164,9 +164,9 @@ def _span(given: Mapping[str, Any]) -> dict[str, Any]:
             "status": status,
         }
     found = {
-        "traceId": _hexadecimal(given.get("trace_id")),
-        "spanId": _hexadecimal(given.get("span_id")),
-        "parentSpanId": _hexadecimal(given.get("parent_span_id")),
+        "traceId": hexadecimal(given.get("trace_id")),
+        "spanId": hexadecimal(given.get("span_id")),
+        "parentSpanId": hexadecimal(given.get("parent_span_id")),
         "name": given.get("name") or "",
         "startTimeUnixNano": str(given.get("start_time_unix_nano") or 0),
         "endTimeUnixNano": str(given.get("end_time_unix_nano") or 0),
@@ -181,8 +181,8 @@ def _span(given: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "links": [
             {
-                "traceId": _hexadecimal(each.get("trace_id")),
-                "spanId": _hexadecimal(each.get("span_id")),
+                "traceId": hexadecimal(each.get("trace_id")),
+                "spanId": hexadecimal(each.get("span_id")),
                 "attributes": _attributes(each.get("attributes") or {}),
             }
             for each in given.get("links") or ()
@@ -216,7 +216,7 @@ def _value(given: Any) -> dict[str, Any]:
     return {} if given is None else {"stringValue": str(given)}
 
 
-def _hexadecimal(given: Any) -> str:
+def hexadecimal(given: Any) -> str:
     """An id in base64, in hexadecimal, or as the whole number that older releases wrote with ``0x``."""
     text = str(given or "")
     if text.startswith("0x"):

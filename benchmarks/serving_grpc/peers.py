@@ -47,7 +47,7 @@ def answerer(what: str) -> Callable[[bytes], bytes]:
     return answer
 
 
-class Handler(grpc.GenericRpcHandler):
+class Handler(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Every method is this one; messages are bytes."""
 
     def __init__(self, method: Callable[..., Any]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def ours(url: str, experiment: str, given: Iterator[Run]) -> int:
     db = Database.open(url)
     number = db.write(lambda conn: registry.experiment(conn, experiment, START / 1000))
     while part := list(islice(given, CHUNK)):
-        db.write(lambda conn, part=part: _ours(conn, number, part))
+        db.write(partial(_ours, experiment=number, given=part))
     if db.dialect == "postgresql":
         db.write(lambda conn: conn.exec_driver_sql("ANALYZE"))
     db.close()
@@ -81,8 +82,8 @@ def _ours(conn: Connection, experiment: int, given: list[Run]) -> None:
     ]
     insert_rows(conn, tables.metrics, ("run", "key", "timestamp_ms", "step", "value", "is_nan"), points)
     last = [(number, key, experiment, value, ms, step) for number, key, ms, step, value, _ in points]
-    columns = ("run", "key", "experiment", "value", "timestamp_ms", "step")
-    insert_rows(conn, tables.latest_metrics, columns, last)
+    of_last = ("run", "key", "experiment", "value", "timestamp_ms", "step")
+    insert_rows(conn, tables.latest_metrics, of_last, last)
     texts = ("run", "key", "value", "experiment")
     params = [(number, key, value, experiment) for number, run in numbered for key, value in run.params.items()]
     insert_rows(conn, tables.params, texts, params)
@@ -140,7 +141,7 @@ def our_history(url: str, run_id: str, count: int) -> None:
     db = Database.open(url)
     for first in range(0, count, CHUNK):
         points = [("long", at / 7, START + at, at) for at in range(first, min(first + CHUNK, count))]
-        db.write(lambda conn, points=points: registry.log(conn, run_id, metrics=points))
+        db.write(partial(registry.log, run_id=run_id, metrics=points))
     db.close()
 
 

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -197,7 +198,8 @@ async def drive(address: str, work: str, connections: int, seconds: float, said:
     opened = []
     for number in range(connections):
         steps = WORKS[work](number, said)
-        _, made = await loop.create_connection(lambda s=steps: Connection(s, deadline), where.hostname, where.port)
+        begun = partial(Connection, steps, deadline)
+        _, made = await loop.create_connection(begun, where.hostname or "", where.port or 80)
         opened.append(made)
     began = time.perf_counter()
     deadline[0] = began + seconds

@@ -54,7 +54,7 @@ class Side:
     def ask(self, method: str, path: str, **content: Any) -> Any:
         """One request over HTTP; its answer."""
         with self.server.http() as http:
-            sent = {"params": content} if method == "GET" else {"json": content}
+            sent: dict[str, Any] = {"params": content} if method == "GET" else {"json": content}
             answer = http.request(method, path, **sent)
         answer.raise_for_status()
         return answer.json()

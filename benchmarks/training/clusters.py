@@ -74,7 +74,7 @@ def _engine(name: str) -> Iterator[Engine]:
     with ExitStack() as stack:
         address = stack.enter_context(_dask()) if name == "dask" else name
         engine = open_engine(address, limit=60)
-        stack.callback(engine.close)  # type: ignore[attr-defined]
+        stack.callback(engine.close)
         yield engine
 
 

@@ -43,7 +43,7 @@ def compare(train: list[Batch], held: list[Batch], folder: Path, runs: int) -> l
     return found
 
 
-def _ours(train: list[Batch], held: list[Batch], **params: str) -> tuple[float, float]:
+def _ours(train: list[Batch], held: list[Batch], **params: Any) -> tuple[float, float]:
     parts = [MemoryPart(x, y, 0, len(y)) for x, y in train]
     model = OutOfCoreClassifier(passes=1, random_state=0, **params)
     begin = time.process_time()

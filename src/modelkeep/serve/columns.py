@@ -122,9 +122,8 @@ class Inputs:
         if block is None:
             return None
         numbers = block.astype(np.float64, copy=not block.flags.aligned)  # a tensor may lie anywhere in a body
-        if not math.isfinite(
-            np.add.reduce(numbers, axis=None)
-        ):  # one NaN or infinity shows in the sum; an overflow only costs time
+        # one NaN or infinity shows in the sum; an overflow only costs time
+        if not math.isfinite(np.add.reduce(numbers, axis=None)):
             return None
         if self._whole and block.dtype.kind == "f":
             part = numbers[self._whole]

@@ -16,9 +16,11 @@ from test_import_database import bring, counts
 from modelkeep.core.errors import Conflict
 from modelkeep.core.ports import Silent
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow.transfer import exporting
+from modelkeep.protocols.mlflow.transfer import exporting, traced
 from modelkeep.protocols.mlflow.transfer.choosing import open_source
-from modelkeep.registry import webhooks
+from modelkeep.protocols.mlflow.transfer.records import Trace
+from modelkeep.protocols.mlflow.transfer.rest import Client
+from modelkeep.registry import runs, webhooks
 from small import Project
 
 
@@ -166,13 +168,38 @@ def _datasets_and_webhooks(client: MlflowClient, server: dict[str, Any], dataset
     assert hooks["made-here"].events == ["model_version_alias.deleted"]
 
 
+@pytest.mark.parametrize(("trace_id", "path"), [("an-id-of-its-own", "v1/traces"), (f"tr-{7:032x}", "v1/none")])
+def test_spans_that_a_server_does_not_take(
+    home: Keep, target: str, monkeypatch: pytest.MonkeyPatch, trace_id: str, path: str
+) -> None:
+    """The trace goes without them, and every export says so."""
+    post = Client.post
+    monkeypatch.setattr(
+        Client,
+        "post",
+        lambda self, to, *args, **more: post(self, path if to == "v1/traces" else to, *args, **more),
+    )
+    span = {"trace_id": f"{7:032x}", "span_id": f"{8:016x}", "name": "only", "start_time_unix_nano": 1}
+    number = home.db.write(lambda conn: runs.experiment(conn, f"of {trace_id}", 1.0))
+    given = Trace(trace_id, number, 1_000, 5, "OK", tags={"colour": "red"}, spans=[span])
+    assert home.db.write(lambda conn: traced.write(conn, given, number, 1)) == ""
+    for _ in range(2):
+        report = exporting.run(home, target, Silent())
+        assert (report.exported["traces"], report.faults) == (1, [])
+        [left] = report.left
+        assert left.startswith(f"1 spans of trace {trace_id}: ")
+    client = MlflowClient(target)
+    place = client.get_experiment_by_name(f"of {trace_id}").experiment_id
+    [there] = client.search_traces(locations=[place], include_spans=False)
+    assert (there.info.trace_id, there.info.tags["colour"]) == (trace_id, "red")
+    client.delete_traces(place, trace_ids=[trace_id])  # others read this server too
+
+
 def test_names_that_are_taken_there(home: Keep, target: str, sqlite_source: dict[str, Any]) -> None:
     client = MlflowClient(target)
     name = "taken there"
     client.create_experiment(name)
     bring(home, sqlite_source["uri"], verify=0, prefix="other ")
-    from modelkeep.registry import runs
-
     home.db.write(lambda conn: runs.experiment(conn, name, 1.0))
     seen = len(client.search_experiments())
     with pytest.raises(Conflict, match="'taken there' is there already") as caught:

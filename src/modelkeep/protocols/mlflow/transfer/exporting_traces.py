@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import select
 
-from modelkeep.core.errors import ModelkeepError, NotFound
+from modelkeep.core.errors import Conflict, Invalid, NotFound
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow import traces_shapes
 from modelkeep.protocols.mlflow.traces import SYSTEM_TAGS
@@ -30,6 +30,7 @@ from modelkeep.store.trace_tables import trace_links, traces
 PAGE = 100
 SAMPLE = 50
 _NAMED = re.compile(r"tr-([0-9a-f]{32})\Z")
+_REFUSED = (NotFound, Invalid, Conflict)  # of one trace; a server that is away or refuses all ends the export
 _RUN, _MODEL = "mlflow.sourceRun", "mlflow.modelId"
 
 
@@ -101,19 +102,19 @@ class Traces:
             return
         try:
             self._client.post("traces", {"trace": {"trace_info": self._info(given, experiment)}}, api=NEWER)
-            self._spans(given, experiment)
             for run in given.runs:
                 if run in self._runs:
                     self._client.post("traces/link-to-run", {"trace_ids": [name], "run_id": self._runs[run]})
-            said = {"key": posting.WHOLE, "value": whole}
-            self._client.post(f"traces/{name}/tags", said, api=NEWER, method="PATCH")
-        except NotFound:
-            self._leave(f"trace {name}: the server takes no traces of MLflow 3")
-            return
-        except ModelkeepError as error:
+        except _REFUSED as error:
             self._leave(f"trace {name}: {error.message}")
             return
         self._count(self._report.exported)
+        refused = self._spans(given, experiment)
+        if refused:  # not whole: the next export says so too, and tries again
+            self._leave(f"{len(given.spans)} spans of trace {name}: {refused}")
+            return
+        said = {"key": posting.WHOLE, "value": whole}
+        self._client.post(f"traces/{name}/tags", said, api=NEWER, method="PATCH")
         if self._compared < SAMPLE:
             self._compare(given)
 
@@ -130,17 +131,20 @@ class Traces:
             "tags": {key: value for key, value in info["tags"].items() if key not in SYSTEM_TAGS},
         }
 
-    def _spans(self, given: _Trace, experiment: str) -> None:
+    def _spans(self, given: _Trace, experiment: str) -> str:
+        """Why the spans stay here; empty when they do not."""
         if not given.spans:
-            return
-        name = given.info["trace_id"]
-        found = _NAMED.match(name)
+            return ""
+        found = _NAMED.match(given.info["trace_id"])
         if found is None:
-            self._leave(f"{len(given.spans)} spans of trace {name}: its id is none of OpenTelemetry's")
-            return
+            return "its id is none of OpenTelemetry's"
         spans = [_otlp(each, found[1]) for each in given.spans]
         said = {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
-        self._client.post("v1/traces", said, api="", headers={"x-mlflow-experiment-id": experiment})
+        try:
+            self._client.post("v1/traces", said, api="", headers={"x-mlflow-experiment-id": experiment})
+        except _REFUSED as error:
+            return error.message
+        return ""
 
     def _compare(self, given: _Trace) -> None:
         """Read a trace's spans back."""
@@ -148,7 +152,7 @@ class Traces:
         name = given.info["trace_id"]
         mine = sorted(str(each.get("name", "")) for each in given.spans)
         found = sorted(str(each.get("name", "")) for each in self._source.spans(name))
-        if _NAMED.match(name) and mine != found:
+        if mine != found:
             self._report.faults.append(f"trace {name}: {len(found)} spans are there, {len(mine)} here")
 
     def _count(self, counts: dict[str, int]) -> None:

@@ -290,19 +290,16 @@ def latest(conn: Connection, numbers: Iterable[int]) -> dict[int, list[Any]]:
     ids = list(numbers)
     postgres = conn.dialect.name == "postgresql"
     wanted = "SELECT unnest(?::bigint[]) AS model" if postgres else "SELECT value AS model FROM json_each(?)"
-    newest = ", ".join(
-        f"(SELECT max(n.version) FROM versions n WHERE n.model = w.model AND n.stage = '{stage}')"
-        for stage in STAGES
-    )
+    stages = " UNION ALL ".join(f"SELECT '{stage}' AS stage" for stage in STAGES)
+    newest = "SELECT max(n.version) FROM versions n WHERE n.model = w.model AND n.stage = s.stage"
     query = (
-        f"SELECT {_shown('v')}, m.name AS name FROM ({wanted}) w JOIN models m ON m.id = w.model"
-        f" JOIN versions v ON v.model = w.model AND v.version IN ({newest})"
+        f"SELECT {_shown('v')}, m.name AS name FROM ({wanted}) w CROSS JOIN ({stages}) s"
+        f" JOIN models m ON m.id = w.model JOIN versions v ON v.model = w.model AND v.version = ({newest})"
+        " ORDER BY v.model, v.version"
     )
     found: dict[int, list[Any]] = {}
     for row in fetch_rows(conn, query, (ids if postgres else encode(ids),)):
         found.setdefault(row.model, []).append(row)
-    for rows in found.values():
-        rows.sort(key=lambda row: row.version)
     return found
 
 

@@ -77,9 +77,8 @@ class Graph:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._initializers: dict[str, TensorProto] = {}
         self._blocks: dict[str, tuple[Block, ...]] = {}
-        self._runs: dict[
-            str, tuple[str, int, int]
-        ] = {}  # by name: of which matrix, from which column to before which
+        # by name of what was cut out: of which matrix, from which column to before which
+        self._runs: dict[str, tuple[str, int, int]] = {}
         self._count = 0
         self.domains = {"": OPSET, ML: ML_OPSET}
 

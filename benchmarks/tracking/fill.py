@@ -81,14 +81,19 @@ def _ours(conn: Connection, experiment: int, given: list[Run]) -> None:
         for key, value in run.metrics.items()
     ]
     insert_rows(conn, tables.metrics, ("run", "key", "timestamp_ms", "step", "value", "is_nan"), points)
-    last = [(number, key, experiment, value, ms, step) for number, key, ms, step, value, _ in points]
-    of_last = ("run", "key", "experiment", "value", "timestamp_ms", "step")
+    last = [(number, key, experiment, ms, value, ms, step) for number, key, ms, step, value, _ in points]
+    of_last = ("run", "key", "experiment", "start_ms", "value", "timestamp_ms", "step")
     insert_rows(conn, tables.latest_metrics, of_last, last)
-    texts = ("run", "key", "value", "experiment")
-    params = [(number, key, value, experiment) for number, run in numbered for key, value in run.params.items()]
+    texts = ("run", "key", "value", "experiment", "start_ms")
+    params = [
+        (number, key, value, experiment, START + run.number)
+        for number, run in numbered
+        for key, value in run.params.items()
+    ]
     insert_rows(conn, tables.params, texts, params)
-    tags = [(number, "mlflow.runName", f"run {run.number}", experiment) for number, run in numbered]
-    tags += [(number, "mlflow.user", "ann", experiment) for number, _ in numbered]
+    placed = [(number, experiment, START + run.number) for number, run in numbered]
+    tags = [(number, "mlflow.runName", f"run {ms - START}", experiment, ms) for number, experiment, ms in placed]
+    tags += [(number, "mlflow.user", "ann", experiment, ms) for number, experiment, ms in placed]
     insert_rows(conn, tables.tags, texts, tags)
 
 

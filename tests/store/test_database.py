@@ -63,11 +63,25 @@ def test_a_database_of_the_first_schema_is_upgraded_with_its_rows(url: str) -> N
         assert "logged_models" not in inspect(conn).get_table_names()
         conn.execute(text("INSERT INTO models (id, name, created_ms, updated_ms) VALUES (5, 'm', 1, 2)"))
         conn.execute(text("INSERT INTO versions (model, version, created_ms, updated_ms) VALUES (5, 1, 3, 4)"))
+        conn.execute(text("INSERT INTO experiments (id, name, created_ms, updated_ms) VALUES (6, 'e', 1, 1)"))
+        conn.execute(
+            text("INSERT INTO runs (id, run_id, experiment, start_ms) VALUES (7, 'r', 6, 77), (8, 's', 6, 88)")
+        )
+        for table in ("params", "tags"):
+            columns = "(run, key, value, experiment)"
+            conn.execute(text(f"INSERT INTO {table} {columns} VALUES (7, 'k', 'v', 6), (8, 'k', 'v', 6)"))
+        columns = "(run, key, experiment, value, timestamp_ms, step)"
+        conn.execute(text(f"INSERT INTO latest_metrics {columns} VALUES (7, 'k', 6, 0.5, 1, 1)"))
     engine.dispose()
     db = Database.open(url)
     with db.read() as conn:
         assert conn.execute(text("SELECT version, model_id, created_ms FROM versions")).all() == [(1, "", 3)]
         assert conn.execute(text("SELECT count(*) FROM logged_models")).scalar() == 0
+        starts = [
+            conn.execute(text(f"SELECT run, start_ms FROM {table} ORDER BY run")).all()
+            for table in ("params", "tags", "latest_metrics")
+        ]
+        assert starts == [[(7, 77), (8, 88)], [(7, 77), (8, 88)], [(7, 77)]]
     db.close()
 
 

@@ -112,6 +112,9 @@ def test_later_only_what_is_new_is_copied(home: Keep, sqlite_source: dict[str, A
     client.log_metric(sqlite_source["child"], "late", 2.5, step=7, timestamp=70)
     client.set_experiment_tag(sqlite_source["work"], "team", "moved")
     client.set_registered_model_alias("flüge", "champion", "1")
+    with sqlite3.connect(copy) as changed:
+        changed.execute("UPDATE runs SET start_time = start_time + 5 WHERE run_uuid = ?", (sqlite_source["run"],))
+    changed.close()
     _ask_later(f"sqlite:///{copy}", sqlite_source["dataset"])
     report = bring(home, f"sqlite:///{copy}")
     assert report.unchanged["runs"] == 0
@@ -119,6 +122,11 @@ def test_later_only_what_is_new_is_copied(home: Keep, sqlite_source: dict[str, A
     assert report.checked.faults == []
     with answering(home) as address:
         assert describe(address) == describe(f"sqlite:///{copy}")
+    query = "SELECT count(*) FROM {} v JOIN runs r ON r.id = v.run WHERE v.start_ms {} r.start_ms"
+    with home.db.read() as conn:
+        for table in ("params", "tags", "latest_metrics"):
+            agreeing, others = (conn.exec_driver_sql(query.format(table, op)).scalar() for op in ("=", "<>"))
+            assert agreeing and others == 0, table
 
 
 def test_secrets_of_webhooks_come_when_they_can_be_read(

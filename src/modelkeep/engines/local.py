@@ -14,17 +14,15 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing.connection import wait
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from modelkeep.core import machine
 from modelkeep.core.errors import Invalid
 from modelkeep.core.here import Here, tree
 from modelkeep.core.ports import Progress
@@ -40,19 +38,17 @@ class LocalEngine:
     Args:
         workers: How many processes; None takes one per core this process may use. With one worker everything runs
             in this process, and functions need not be importable.
-        gpus: Those of each process, as ``CUDA_VISIBLE_DEVICES`` names them; all there are when empty.
     """
 
     ahead = flow.AHEAD
     address = "local"
 
-    def __init__(self, workers: int | None = None, gpus: Sequence[str] = ()) -> None:
-        cores = machine.cores()
+    def __init__(self, workers: int | None = None) -> None:
+        cores = _cores()
         self.workers = cores if workers is None else workers
         if self.workers < 1:
             raise Invalid(f"{workers} workers; expected at least 1", path="engine")
         self._threads = max(1, cores // self.workers)
-        self._gpus = tuple(gpus)
         self._pool: ProcessPoolExecutor | None = None
         self._folder: Path | None = None
         self._lock = threading.Lock()
@@ -163,15 +159,11 @@ class LocalEngine:
             if self._pool is None:
                 # Not fork: the threads of NumPy, Arrow and OpenMP do not survive it.
                 method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-                context = multiprocessing.get_context(method)
-                gpus = context.SimpleQueue()
-                for names in self._gpus:
-                    gpus.put(names)
                 self._pool = ProcessPoolExecutor(
                     self.workers,
-                    mp_context=context,
+                    mp_context=multiprocessing.get_context(method),
                     initializer=_begin,
-                    initargs=(self._threads, gpus if self._gpus else None),
+                    initargs=(self._threads,),
                 )
             return self._pool
 
@@ -206,10 +198,8 @@ class _Shared:
         Path(self._path).unlink(missing_ok=True)
 
 
-def _begin(threads: int, gpus: SimpleQueue[str] | None) -> None:
-    """Set a worker up: its share of the cores and GPUs, no interrupts (its owner gets them), no life after it."""
-    if gpus is not None:
-        os.environ[machine.VISIBLE] = gpus.get()
+def _begin(threads: int) -> None:
+    """Set a worker up: its share of the cores, no interrupts (its owner gets them), no life after its owner."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)
@@ -251,3 +241,11 @@ def _read(path: str) -> Any:
 
         return numpy.load(path, mmap_mode="r")
     return pickle.loads(Path(path).read_bytes())  # noqa: S301 - written by the process that owns this one
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -33,8 +33,8 @@ Point = tuple[str, float, int, int]
 _ROW = "id, run_id, experiment, name, status, lifecycle_stage, user_id, artifact_uri, start_ms, end_ms"
 _NEW = ("run_id", "experiment", "name", "user_id", "source_name", "artifact_uri", "start_ms")
 _POINT = ("run", "key", "timestamp_ms", "step", "value", "is_nan")
-_LATEST = ("run", "key", "experiment", "value", "timestamp_ms", "step")
-_TEXT = ("run", "key", "value", "experiment")
+_LATEST = ("run", "key", "experiment", "start_ms", "value", "timestamp_ms", "step")
+_TEXT = ("run", "key", "value", "experiment", "start_ms")
 
 
 class Row(Struct):
@@ -152,7 +152,7 @@ class _Together:
         self.conn = conn
         self.works = works
         self.results: list[Any] = [None] * len(works)
-        self.tags: dict[tuple[int, str], tuple[int, str, str, int]] = {}
+        self.tags: dict[tuple[int, str], tuple[int, str, str, int, int]] = {}
         self.changed: dict[int, Row] = {}
 
     def done(self) -> list[Any]:
@@ -214,7 +214,7 @@ class _Together:
             told = (work.experiment, work.name, "RUNNING", "active", work.user, uri, work.start_ms, None)
             self.results[at] = Row(number, work.run_id, *told)
             for key, value in work.tags.items():
-                self.tags[number, key] = (number, key, value, work.experiment)
+                self.tags[number, key] = (number, key, value, work.experiment, work.start_ms)
 
     def _log_points(self, logs: list[Log]) -> None:
         rows: list[tuple[Any, ...]] = []
@@ -224,9 +224,9 @@ class _Together:
         if any([row[4] != row[4] for row in rows]):  # noqa: C419 - NaN; SQLite keeps none
             rows = [(*row[:4], 0.0, 1) if isnan(row[4]) else row for row in rows]
         insert_rows(self.conn, tables.metrics, _POINT, rows, "ON CONFLICT DO NOTHING")
-        experiments = {run.id: run.experiment for run in self.runs.values()}
+        places = {run.id: (run.experiment, run.start_ms) for run in self.runs.values()}
         last = [
-            (number, key, experiments[number], None if nan else value, ms, step)
+            (number, key, *places[number], None if nan else value, ms, step)
             for number, key, ms, step, value, nan in _last(rows)
         ]
         insert_rows(self.conn, tables.latest_metrics, _LATEST, last, NEWER)
@@ -252,13 +252,13 @@ class _Together:
             for key, value in given.items():
                 if (run.id, key) not in kept:
                     kept[run.id, key] = value
-                    rows.append((run.id, key, value, run.experiment))
+                    rows.append((run.id, key, value, run.experiment, run.start_ms))
         insert_rows(self.conn, tables.params, _TEXT, rows)
         return agreeing
 
     def _tag(self, run: Row, tags: Iterable[tuple[str, str]]) -> None:
         for key, value in tags:
-            self.tags[run.id, key] = (run.id, key, value, run.experiment)
+            self.tags[run.id, key] = (run.id, key, value, run.experiment, run.start_ms)
             if key == RUN_NAME and value:
                 run.name = value
                 self.changed[run.id] = run

@@ -11,14 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from modelkeep.registry import queries
+from modelkeep.registry import leading, queries
 from modelkeep.registry.filters import Clause, Language, Order
 from modelkeep.registry.queries import Attribute, Part, Search, Term, Values
-from modelkeep.store.bulk import fetch
 from modelkeep.store.tables import INDEXED_TEXT
-
-FEW = 2000
-"""A filter that matches at most so many runs leads the search."""
 
 MOST_GROUPS = 100
 """Of so many experiments and stages the first runs are read one by one; SQLite joins at most 500 selects."""
@@ -158,7 +154,7 @@ def runs(
     query = queries.signature(sorted(within), text, orders, view)
     if not within:
         return [], ""
-    return _Runs(conn, within, clauses, keys, STAGES[view]).page(query, limit, token)
+    return _Runs(conn, within, clauses, keys, STAGES[view], limit).page(query, token)
 
 
 class _Runs:
@@ -171,6 +167,7 @@ class _Runs:
         clauses: Sequence[Clause],
         keys: Sequence[Order],
         stages: Any,
+        limit: int,
     ) -> None:
         self.conn = conn
         self.within = within
@@ -178,41 +175,60 @@ class _Runs:
         self.postgres = conn.dialect.name == "postgresql"
         self.join = "JOIN" if self.postgres else "CROSS JOIN"  # SQLite then keeps the order of the tables
         self.terms, self.joins = queries.ordering(RUNS, keys)
-        self.leader: Part | None = None
+        # the first term is the runs' start
+        self.by_start = not keys or (keys[0].entity, keys[0].key) == ("attribute", "start_time")
+        self.leader: leading.Lead | None = None
+        self.led: list[Part] = []
         self.stages = stages
+        self.limit = limit
         self.wanted = [_among("r.experiment", within), _among("r.lifecycle_stage", stages)]
         self._plan(clauses)
 
     def _plan(self, clauses: Sequence[Clause]) -> None:
-        fewest = FEW + 1
         conditions = [self._condition(clause) for clause in clauses]  # all of them, or a mistake would go unsaid
-        leading = -1
-        for place, clause in enumerate(clauses):
-            matching = self._matching(clause)
-            if matching is not None:
-                count = f"SELECT count(*) FROM ({matching.sql} LIMIT {FEW + 1}) n"
-                ((found,),) = fetch(self.conn, count, matching.values)
-                if found < fewest:
-                    fewest, self.leader, leading = found, matching, place
-        # what the leader matches meets its clause
-        self.wanted += [part for place, part in enumerate(conditions) if place != leading]
+        entries = _among("v.experiment", self.within)
+        leads = {at: found for at, clause in enumerate(clauses) if (found := leading.lead(RUNS, clause, entries))}
+        place = next(iter(self._groups()), None)
+        page = leading.Newest(conditions, place, self.limit) if self.by_start else None
+        self.leader = leading.choose(self.conn, list(leads.values()), page)
+        for at, part in enumerate(conditions):
+            if self.leader is not None and leads.get(at) is self.leader:
+                self.led.append(part)  # what the leader matches meets its clause
+            else:
+                self.wanted.append(part)
 
-    def page(self, query: str, limit: int, token: str) -> tuple[list[Any], str]:
+    def page(self, query: str, token: str) -> tuple[list[Any], str]:
         last = queries.read_token(token, query, len(self.terms))
         by_key = bool(self.keys) and self.keys[0].entity in RUNS.values and self.leader is None
-        rows = self._by_key(last, limit + 1) if by_key else self._plain(last, limit + 1)
-        return rows[:limit], queries.write_token(query, rows, limit, len(self.terms))
+        rows = self._by_key(last, self.limit + 1) if by_key else self._plain(last, self.limit + 1)
+        return rows[: self.limit], queries.write_token(query, rows, self.limit, len(self.terms))
 
     def _plain(self, last: Sequence[Any] | None, limit: int) -> list[Any]:
         """Rows from the filter's index, or from that of the runs."""
-        base, values = "runs r", ()
-        if self.leader is not None:
-            base, values = f"({self.leader.sql}) l {self.join} runs r ON r.id = l.run", self.leader.values
         conditions = list(self.wanted)
         if last is not None:
             conditions.append(queries.after(self.terms, last))
-        groups = self._groups() if self.leader is None else []
-        return queries.select(self.conn, "r.*", self._joined(base, values), conditions, self.terms, limit, groups)
+        if self.leader is None:
+            return self._select(Part("runs r"), conditions, limit, self._groups())
+        if not self.by_start:
+            matching = self.leader.runs
+            base = Part(f"({matching.sql}) l {self.join} runs r ON r.id = l.run", matching.values)
+            return self._select(base, conditions, limit)
+        rows: list[Any] = []
+        start = last[0] if last is not None else None
+        for found in leading.by_start(self.conn, self.leader, start, self.terms[0].descending, limit):
+            if found is None:  # the index of the runs has these in order
+                return self._select(Part("runs r"), [*self.led, *conditions], limit, self._groups())
+            rows += self._select(leading.among(self.conn, found), conditions, limit - len(rows)) if found else []
+            if len(rows) >= limit:
+                break
+        return rows
+
+    def _select(
+        self, base: Part, conditions: Sequence[Part], limit: int, groups: Sequence[Part] = ()
+    ) -> list[Any]:
+        joined = self._joined(base.sql, base.values)
+        return queries.select(self.conn, "r.*", joined, conditions, self.terms, limit, groups)
 
     def _groups(self) -> list[Part]:
         """Each experiment and stage by itself, as the index of the runs has them; none when they are too many."""
@@ -285,28 +301,6 @@ class _Runs:
         told = queries.compare(column, clause, self.postgres)
         joined = "run_datasets i JOIN datasets d ON d.id = i.dataset"
         return Part(f"EXISTS (SELECT 1 FROM {joined} WHERE i.run = r.id AND {told.sql})", told.values)
-
-    def _matching(self, clause: Clause) -> Part | None:
-        """The runs a clause matches, as its index gives them; None when none helps."""
-        among = _among("v.experiment", self.within)
-        if clause.entity == "metric" and clause.op != "!=":
-            sql = f"SELECT v.run FROM latest_metrics v WHERE {among.sql} AND v.key = ? AND v.value {clause.op} ?"
-            return Part(sql, (*among.values, clause.key, clause.value))
-        if clause.entity in ("param", "tag") and clause.op == "=":
-            table = RUNS.values[clause.entity].table
-            prefix = f"substr(v.value, 1, {_LIMIT_PREFIX}) = ?"
-            sql = f"SELECT v.run FROM {table} v WHERE {among.sql} AND v.key = ? AND {prefix}"
-            values = (*among.values, clause.key, clause.value[:_LIMIT_PREFIX])
-            if len(clause.value) < _LIMIT_PREFIX:  # then the prefix is the value
-                return Part(sql, values)
-            # a plain comparison of the value would keep SQLite from using the index on its prefix
-            return Part(f"{sql} AND v.value || '' = ?", (*values, clause.value))
-        if clause.entity == "attribute" and clause.key in ("run_name", "run_id") and clause.op == "=":
-            column = RUNS.attributes[clause.key].sql.replace("r.", "v.")
-            return Part(
-                f"SELECT v.id AS run FROM runs v WHERE {among.sql} AND {column} = ?", (*among.values, clause.value)
-            )
-        return None
 
 
 class _Row:

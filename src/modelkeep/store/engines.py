@@ -17,6 +17,9 @@ from modelkeep.core.plugins import require
 from modelkeep.store.faults import is_busy
 from modelkeep.store.turns import Turns
 
+MAPPED = 0x7FFF0000
+"""Bytes of a SQLite file that reading maps into memory, SQLite's limit: rows far apart cost no call each."""
+
 PATIENCE = 30.0
 """Seconds a writer waits for other processes before it gives up."""
 
@@ -50,7 +53,7 @@ def reading(url: URL) -> Engine:
         connection.execute(f"PRAGMA busy_timeout = {int(PATIENCE * 1000)}")
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA cache_size = -8000")
-        connection.execute("PRAGMA mmap_size = 268435456")
+        connection.execute(f"PRAGMA mmap_size = {MAPPED}")
 
     @event.listens_for(engine, "checkout")
     def begin(connection: sqlite3.Connection, *_: object) -> None:

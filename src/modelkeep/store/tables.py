@@ -3,6 +3,8 @@
 Units: columns ending in ``_ms`` are whole milliseconds since 1970 UTC (MLflow's unit); other times are seconds
 since 1970 UTC as doubles. Columns of canonical JSON are ``Text``. Digests are 64 hexadecimal characters.
 
+Metrics, params and tags repeat their run's experiment and start, by which their indexes find runs in order.
+
 The experiment, run, metric, param, tag and registered-model tables carry every attribute of MLflow's data model
 (mlflow.org/docs, "MLflow Tracking" and "Model Registry"), so its protocol is a door on them and not a copy.
 """
@@ -39,9 +41,9 @@ A search compares ``substr(value, 1, 200)`` to find rows by the index, then the 
 
 
 def _by_value(table: Table, owner: str) -> None:
-    """The index behind searches for one key's value among the runs of an experiment."""
+    """The index behind searches for one key's value among the runs of an experiment, by the runs' start."""
     value = func.substr(table.c.value, 1, INDEXED_TEXT)
-    Index(f"ix_{table.name}_search", table.c.experiment, table.c.key, value, table.c[owner])
+    Index(f"ix_{table.name}_search", table.c.experiment, table.c.key, value, table.c.start_ms, table.c[owner])
 
 
 # -- tracking ---------------------------------------------------------------------------------------------------
@@ -102,6 +104,7 @@ latest_metrics = Table(  # the point of the highest (step, timestamp, value), as
     Column("value", Double),  # NULL is NaN: it fails every comparison, and ordering puts it last
     _number("timestamp_ms"),
     _number("step"),
+    _number("start_ms", 0),
     sqlite_with_rowid=False,
 )
 Index(
@@ -109,12 +112,13 @@ Index(
     latest_metrics.c.experiment,
     latest_metrics.c.key,
     latest_metrics.c.value,
+    latest_metrics.c.start_ms,
     latest_metrics.c.run,
 )
 
-params = _values("params", "runs", "run", _number("experiment"))
+params = _values("params", "runs", "run", _number("experiment"), _number("start_ms", 0))
 _by_value(params, "run")
-tags = _values("tags", "runs", "run", _number("experiment"))
+tags = _values("tags", "runs", "run", _number("experiment"), _number("start_ms", 0))
 _by_value(tags, "run")
 
 run_artifacts = Table(

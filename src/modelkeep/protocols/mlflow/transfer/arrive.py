@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select, text, update
 
 from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Point, Run
 from modelkeep.registry.datasets import CONTEXT
@@ -99,18 +99,18 @@ def runs(
     changing += () if locations else ("artifact_uri",)
     kept = "CASE WHEN excluded.lifecycle_stage = 'deleted' THEN coalesce(runs.deleted_ms, excluded.deleted_ms) END"
     conflict = f"{_replace('run_id', *changing)}, deleted_ms = {kept}"
+    _move(conn, given)
     insert_rows(conn, tables.runs, columns, rows, conflict)
     ids = numbers(conn, given)
-    texts = ("run", "key", "value", "experiment")
-    params = [(ids[run.run_id], key, value, target) for run in given for key, value in run.params.items()]
+    placed = [(run, ids[run.run_id], target, run.start_ms) for run in given]
+    texts = ("run", "experiment", "start_ms", "key", "value")
+    params = [(*place, *pair) for run, *place in placed for pair in run.params.items()]
     insert_rows(conn, tables.params, texts, params, _SKIP)
-    tags = [(ids[run.run_id], key, value, target) for run in given for key, value in run.tags.items()]
+    tags = [(*place, *pair) for run, *place in placed for pair in run.tags.items()]
     insert_rows(conn, tables.tags, texts, tags, _replace("run, key", "value"))
-    latest = [
-        (ids[run.run_id], key, target, value, ms, step) for run in given for key, value, ms, step in run.latest
-    ]
-    values = ("run", "key", "experiment", "value", "timestamp_ms", "step")
-    insert_rows(conn, tables.latest_metrics, values, latest, _replace("run, key", *values[3:]))
+    latest = [(*place, *point) for run, *place in placed for point in run.latest]
+    values = (*texts[:4], "value", "timestamp_ms", "step")
+    insert_rows(conn, tables.latest_metrics, values, latest, _replace("run, key", *values[4:]))
     _uses(conn, given, target, ids)
     attached = [
         (ids[run_id], path, *blob)
@@ -120,6 +120,15 @@ def runs(
     ]
     conflict = _replace("run, path", "digest", "size")
     insert_rows(conn, tables.run_artifacts, ("run", "path", "digest", "size"), attached, conflict)
+
+
+def _move(conn: Connection, given: Sequence[Run]) -> None:
+    """Let what repeats a run's start follow it, should it be another one now."""
+    starts = {run.run_id: run.start_ms for run in given}
+    for number, run_id, start_ms in select_in(conn, "id, run_id, start_ms", tables.runs, "run_id", starts):
+        if start_ms != starts[run_id]:
+            for table in (tables.params, tables.tags, tables.latest_metrics):
+                conn.execute(update(table).where(table.c.run == number).values(start_ms=starts[run_id]))
 
 
 def numbers(conn: Connection, given: Sequence[Run]) -> dict[str, int]:

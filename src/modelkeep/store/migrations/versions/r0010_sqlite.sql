@@ -1,0 +1,12 @@
+ALTER TABLE latest_metrics ADD COLUMN start_ms BIGINT DEFAULT 0 NOT NULL;
+DROP INDEX ix_latest_metrics_search;
+UPDATE latest_metrics SET start_ms = (SELECT runs.start_ms FROM runs WHERE runs.id = latest_metrics.run);
+CREATE INDEX ix_latest_metrics_search ON latest_metrics (experiment, "key", value, start_ms, run);
+ALTER TABLE params ADD COLUMN start_ms BIGINT DEFAULT 0 NOT NULL;
+DROP INDEX ix_params_search;
+UPDATE params SET start_ms = (SELECT runs.start_ms FROM runs WHERE runs.id = params.run);
+CREATE INDEX ix_params_search ON params (experiment, "key", substr(value, 1, 200), start_ms, run);
+ALTER TABLE tags ADD COLUMN start_ms BIGINT DEFAULT 0 NOT NULL;
+DROP INDEX ix_tags_search;
+UPDATE tags SET start_ms = (SELECT runs.start_ms FROM runs WHERE runs.id = tags.run);
+CREATE INDEX ix_tags_search ON tags (experiment, "key", substr(value, 1, 200), start_ms, run);

@@ -8,16 +8,18 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from modelkeep.app import running
 from modelkeep.cli.main import cli
 from modelkeep.lifecycle import renewals
 from modelkeep.store import jobs
+from modelkeep.store.scheduling import Room
 from small import Project
 
 
 @pytest.fixture
 def queue(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """One that failed, one that runs, one that waits."""
-    project.declare(lambda said: said.update(update={"priority": 3}, resources={"cpu": 2}))
+    project.declare(lambda said: said.update(update={"priority": 3}, resources={"cpu": 2, "memory": "3GB"}))
     monkeypatch.chdir(project.folder)
     with project.opened() as keep:
         declared = project.declaration()
@@ -43,7 +45,16 @@ def test_the_queue_is_listed_and_shown(queue: Project) -> None:
         (2, "running", 3),
         (1, "failed", 3),
     ]
-    assert listed[0]["resources"] == {"cpu": 2.0}
+    assert listed[0]["resources"] == {"cpu": 2.0, "memory": 3_000_000_000}
+    assert [job["waits"] for job in listed] == ["modelkeep up, which does not run here", "", ""]
+    with queue.opened() as keep:  # as the up of this home does, on a machine of two jobs and three cores
+        running.tell(keep.home, Room(2, 3, 4e9, ("0",)))
+    assert json.loads(run("--json"))["jobs"][0]["waits"] == "cpu: asks for 2, 1 of 3 are free"
+    with queue.opened() as keep:
+        running.tell(keep.home, Room(1, 3, 4e9, ("0",)))
+    shown = run("show", "3")
+    assert "waits for: job 2 to end: 1 may run at once (MODELKEEP_JOBS)" in shown
+    assert "resources: cpu 2, memory 3.0 GB" in shown
     table = run()
     assert "drift" in table and "running" in table and "1/10" in table
     assert json.loads(run("--model", "other", "--json")) == {"jobs": []}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelkeep.core import memory
+from modelkeep.core import machine, memory
 from modelkeep.core.errors import Invalid
 
 
@@ -26,5 +26,5 @@ def test_what_is_no_amount(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_default_is_a_share_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MODELKEEP_MEMORY", raising=False)
-    assert 0 < memory.budget() == memory.machine() // memory.SHARE
+    assert 0 < memory.budget() == machine.memory() // memory.SHARE
     assert memory.peak() > 10 << 20

@@ -16,6 +16,7 @@ sys.path.insert(0, str(TESTS))  # workers import the suite's functions by name f
 from conformance.engine import EngineSuite, LostWorkerSuite  # noqa: E402
 from conformance.parts import square  # noqa: E402
 from conformance.searches import SearchSuite  # noqa: E402
+from modelkeep.core import machine  # noqa: E402
 from modelkeep.core.errors import Invalid  # noqa: E402
 from modelkeep.engines.local import LocalEngine  # noqa: E402
 
@@ -51,12 +52,19 @@ def threads(_: int) -> str:
     return os.environ["OMP_NUM_THREADS"]
 
 
-def test_work_is_spread_over_processes_that_share_the_cores():
-    with LocalEngine(2) as engine:
+def gpus(_: int) -> tuple[str, int]:
+    time.sleep(0.02)
+    return os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
+
+
+def test_work_is_spread_over_processes_that_share_the_cores_and_the_gpus():
+    with LocalEngine(2, gpus=("3", "5")) as engine:
         pids = set(engine.map(pid, range(20)))
         assert len(pids) == 2
         assert os.getpid() not in pids
-        cores = len(os.sched_getaffinity(0))
+        seen = set(engine.map(gpus, range(20)))
+        assert {names for names, _ in seen} == {"3", "5"} and len(seen) == 2
+        cores = machine.cores()
         assert set(engine.map(threads, range(4))) == {str(max(1, cores // 2))}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modelkeep.core import machine
 from modelkeep.core.errors import Invalid, Refused, Unavailable
 from modelkeep.engines import bundle, versions
 from modelkeep.engines.opening import LIMIT, open_engine
@@ -50,8 +50,9 @@ def test_sizes():
             size(text)
 
 
-def test_resources_bound_how_many_parts_the_local_engine_works_on_at_once():
-    cores = len(os.sched_getaffinity(0))
+def test_resources_bound_how_many_parts_the_local_engine_works_on_at_once(monkeypatch):
+    monkeypatch.setenv(machine.VISIBLE, "0,1,2")
+    cores = machine.cores()
     with open_engine("local", resources=Resources(cpu=cores)) as one:
         assert one.slots() == 1
     with open_engine("local://3", resources=Resources(memory="1MB")) as three:
@@ -61,10 +62,17 @@ def test_resources_bound_how_many_parts_the_local_engine_works_on_at_once():
     for resources, path in (
         (Resources(cpu=4096), "cpu"),
         (Resources(memory="900TB"), "memory"),
-        (Resources(gpu=1), "gpu"),
+        (Resources(gpu=4), "gpu"),
     ):
-        with pytest.raises(Refused, match=f"resources.{path}"):
+        with pytest.raises(Refused, match=f"resources.{path}: this machine has .*, and one part asks for"):
             open_engine("local", resources=resources)
+    for gpu, dealt in ((1, ("0", "1", "2")), (2, ("0,1",)), (0.5, ("0", "0", "1"))):
+        with open_engine("local://3", resources=Resources(gpu=gpu)) as shared:
+            assert shared._gpus == dealt
+    monkeypatch.delenv(machine.VISIBLE)
+    if not machine.gpus():
+        with pytest.raises(Refused, match=r"resources.gpu: this machine has 0 GPUs, and one part asks for 0\.5"):
+            open_engine("local", resources=Resources(gpu=0.5))
 
 
 @pytest.mark.parametrize("kind", ["ray", "dask", "spark"])

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from modelkeep.app import children
+from modelkeep.app.job import share
 from modelkeep.app.settings import settings
+from modelkeep.core import machine, memory
 from modelkeep.core.errors import Invalid
 from modelkeep.lifecycle import facts, renewals
 from modelkeep.lifecycle.keep import Keep
@@ -17,6 +19,7 @@ from modelkeep.lifecycle.renewals import Renewals
 from modelkeep.registry import events, models
 from modelkeep.store import jobs
 from modelkeep.store.jobs import Job
+from modelkeep.store.scheduling import Room
 from small import Project, until
 
 
@@ -128,6 +131,88 @@ def test_a_job_that_is_cancelled_ends_at_once_and_goes_on_when_tried_again(waiti
         assert "ended: {'version': 2" in log.read_text()
         with keep.db.read() as conn:
             assert models.alias(conn, "late", "champion") == 2
+
+
+class Told:
+    """A worker that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def terminate(self) -> None:
+        self.code = 1
+
+
+def test_memory_and_gpus_are_counted_and_what_can_never_be_is_told_at_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELKEEP_JOBS", "4")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    most = machine.memory() // 10**6
+    asked = [
+        {"gpu": 2},
+        {"gpu": 1},
+        {"memory": f"{most * 2}MB"},
+        {"gpu": 3},
+        {"cpu": 0.01},
+        {"memory": f"{most}MB"},
+    ]
+    with project.opened() as keep:
+        for resources in asked:
+            project.declare(lambda said, resources=resources: said.update(resources={"cpu": 0.01, **resources}))
+            declared = project.declaration()
+            keep.db.write(lambda conn, declared=declared: renewals.ask(conn, declared, now=2.0, because="rows"))
+        workers: dict[int, Told] = {}
+        tended = Renewals(keep, lambda job: workers.setdefault(job.id, Told()))
+        tended.tend()
+
+        def now() -> dict[int, Job]:
+            with keep.db.read() as conn:
+                found = renewals.waiting(conn, jobs.listing(conn), renewals.room())
+            return {job.id: job for job in found}
+
+        there = now()
+        assert [there[number].state for number in range(1, 7)] == [
+            "running",
+            "queued",
+            "failed",
+            "failed",
+            "running",
+            "running",
+        ]
+        assert there[1].resources is not None and there[1].resources["gpus"] == ["4", "7"]
+        assert there[2].waits == "gpu: asks for 1, 0 of 2 are free"
+        for number, said in (
+            (3, "resources.memory: one part asks for "),
+            (4, "resources.gpu: one part asks for 3, "),
+        ):
+            assert (there[number].error or "").startswith(said)
+        assert "this machine has 2; ask for less" in (there[4].error or "")
+        with keep.db.read() as conn:
+            told = [event.data for event in events.history(conn, "late", kind="renewal.ended")]
+        assert [event["job"] for event in told if "failed" in event] == [3, 4]
+        workers[1].code = 0
+        keep.db.write(lambda conn: jobs.finish(conn, 1, {}, time.time()))
+        tended.tend()
+        begun = now()[2]
+        assert begun.state == "running" and begun.resources is not None and begun.resources["gpus"] == ["4"]
+        assert share(begun, Room(1))["CUDA_VISIBLE_DEVICES"] == "4"
+        assert int(share(begun, Room(3))["MODELKEEP_MEMORY"]) == memory.budget() // 3
+
+
+def test_work_on_an_engine_elsewhere_needs_one_core_here(project: Project) -> None:
+    wanted = {"cpu": 16, "memory": "900TB", "gpu": 4}
+    for engine, needed in (
+        ("ray://head:10001", {"cpu": 1.0}),
+        ("dask://s:8786", {"cpu": 1.0}),
+        ("local://2", {"cpu": 16.0, "memory": 900 * 10**12, "gpu": 4.0, "workers": 2}),
+        ("spark", {"cpu": 16.0, "memory": 900 * 10**12, "gpu": 4.0}),
+    ):
+        project.declare(lambda said, engine=engine: said.update(engine=engine, resources=wanted))
+        assert renewals.needs(project.declaration()) == needed
 
 
 def test_how_many_run_at_once_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:

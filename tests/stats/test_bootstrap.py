@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from modelkeep.core.errors import Invalid
+from modelkeep.stats import bootstrap
 from modelkeep.stats.bootstrap import interval, intervals, paired, paired_many
 from modelkeep.stats.metrics import Outputs
 
@@ -15,14 +16,21 @@ def draw(generator, rows, gap=1.0):
     return y, Outputs(label=(score > gap / 2).astype(int), probability=probability, classes=np.array([0, 1]))
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_intervals_cover_the_truth_as_often_as_they_say(method):
+@pytest.fixture
+def little(monkeypatch):
+    """Little bootstraps for tables of more than 300 rows instead of 400,000."""
+    monkeypatch.setattr(bootstrap, "LITTLE", 150)
+    monkeypatch.setattr(bootstrap, "MANY", 300)
+
+
+@pytest.mark.parametrize(("method", "rows"), [("percentile", 300), ("bca", 300), ("percentile", 900)])
+def test_intervals_cover_the_truth_as_often_as_they_say(method, rows, little):
     generator = np.random.default_rng(11)
     truth = {"roc_auc": 0.7602499389, "accuracy": 0.6914624613}  # Phi(1/sqrt 2), Phi(1/2)
     covered = dict.fromkeys(truth, 0)
     trials = 150
     for trial in range(trials):
-        y, out = draw(generator, 300)
+        y, out = draw(generator, rows)
         for name, found in intervals(list(truth), y, out, confidence=0.9, seed=trial, method=method).items():
             covered[name] += found.low <= truth[name] <= found.high
     for name, count in covered.items():
@@ -36,6 +44,24 @@ def test_the_error_of_a_mean_is_known():
     assert found.error == pytest.approx(np.abs(y).std() / np.sqrt(2000), rel=0.1)
     assert found.low < found.value < found.high
     assert found.rows == 2000
+
+
+def test_little_bootstraps_know_the_error_of_a_mean_and_keep_pairs_and_bounds(little):
+    generator = np.random.default_rng(1)
+    y = generator.normal(size=6000)
+    found = interval("mae", y, Outputs(value=np.zeros(6000)), replicates=400)
+    # Each subset knows the spread of the rows to 1 / sqrt(2 * 150), so two of them to a twentieth.
+    assert found.error == pytest.approx(np.abs(y).std() / np.sqrt(6000), rel=0.2)
+    assert found.low < found.value < found.high
+    assert found.value == np.abs(y).mean()
+    assert found == interval("mae", y, Outputs(value=np.zeros(6000)), replicates=400)
+    truth, a = draw(generator, 2000)
+    same = paired_many(["roc_auc", "log_loss", "accuracy"], truth, a, a)
+    assert {(one.value, one.low, one.high) for one in same.values()} == {(0.0, 0.0, 0.0)}
+    right = Outputs(label=np.where(np.arange(2000) == 7, 1 - truth, truth), classes=np.array([0, 1]))
+    assert interval("accuracy", truth, right).high <= 1.0
+    rare = np.arange(2000) == 7  # none in either subset: not known, rather than surely 0
+    assert np.isnan(interval("recall", rare.astype(int), right).low)
 
 
 def test_equal_seeds_give_equal_intervals_whatever_else_is_asked():

@@ -140,7 +140,7 @@ def test_a_job_is_cancelled_and_tried_again(db: Database) -> None:
     number = enqueue(db, resources={"cpu": 2.0})
     claim(db, "w1", 101.0)
     before = db.write(lambda conn: jobs.cancel(conn, number, 102.0))
-    assert (before.state, before.cores) == ("running", 2.0)
+    assert (before.state, before.need.cpu) == ("running", 2.0)
     assert get(db, number).state == "cancelled"
     with pytest.raises(Conflict, match="cancelled"):
         db.write(lambda conn: jobs.renew(conn, number, "w1", 103.0, 10.0))

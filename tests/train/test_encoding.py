@@ -9,8 +9,7 @@ import pytest
 from modelkeep.data import features
 from modelkeep.spec import steps
 from modelkeep.train import encoding
-from modelkeep.train.encoding import encoded
-from modelkeep.train.training import to_frame
+from modelkeep.train.encoding import encoded, to_frame
 
 INPUTS = ["a", "i", "c", "d", "p"]
 
@@ -49,6 +48,24 @@ def test_equals_the_transformer(method: str) -> None:
         np.testing.assert_array_equal(
             encoded(fitted, late, INPUTS, order), fitted.transform(to_frame(late, INPUTS)), strict=True
         )
+
+
+def test_hashed_strings_equal_the_transformer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "COMPILED", 1)
+    words = ["", "a", "ab", "abc", "abcd", "Zürich", "東京都", "naïve café", "x" * 1000, None, "a\x00b"]
+    columns = {name: pa.array([words[i * step % 11] for i in range(90)]) for name, step in (("c", 1), ("d", 5))}
+    rows = pa.table(columns | {"a": [None if i % 7 == 0 else i / 3 for i in range(90)], "i": range(90)})
+    made = [
+        steps.Impute(columns=("a", "i")),
+        steps.Scale(columns=("a", "i")),
+        steps.Hash(columns=("c", "d"), buckets=64),
+    ]
+    fitted = features.fit(made, rows, ["d", "a", "c", "i"]).to_sklearn()
+    late = pa.concat_tables([rows.slice(3, 20), rows.slice(40)])  # two chunks, neither from its start
+    assert encoding._branches(fitted, late) is not None
+    found = encoded(fitted, late, ["d", "a", "c", "i"])
+    found.check_format()
+    np.testing.assert_array_equal(found.toarray(), fitted.transform(to_frame(late, rows.column_names)).toarray())
 
 
 def test_what_is_not_known_here_is_asked_of_the_transformer() -> None:

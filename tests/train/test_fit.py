@@ -18,10 +18,10 @@ from modelkeep.spec.declaration import Train
 from modelkeep.spec.names import ALGORITHM_TASKS
 from modelkeep.stats.metrics import evaluate
 from modelkeep.train.algorithms import FAMILIES, resolve
+from modelkeep.train.encoding import to_frame
 from modelkeep.train.fit import Fitted, fit
 from modelkeep.train.predict import outputs
 from modelkeep.train.task import infer, labels, truth
-from modelkeep.train.training import to_frame
 
 HERE = Path(__file__).parent
 CLASSIFIERS = [name for name in FAMILIES if "classification" in FAMILIES[name].classes]

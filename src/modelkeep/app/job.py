@@ -9,19 +9,22 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from modelkeep.app.children import die_with_parent
 from modelkeep.app.settings import Settings
-from modelkeep.app.wiring import connect
+from modelkeep.app.wiring import connect, engines
+from modelkeep.core import machine, memory
 from modelkeep.core.errors import Conflict, ModelkeepError, Refused
 from modelkeep.lifecycle import renewals
 from modelkeep.lifecycle.apply import Applied, apply
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.spec import loading
 from modelkeep.store import jobs
+from modelkeep.store.scheduling import Room
 
 EVERY = 5.0
 """Seconds between two lines about one step."""
@@ -57,16 +60,27 @@ def work(keep: Keep, job: jobs.Job) -> dict[str, Any]:
     return {"version": done.version, "champion": done.champion, "note": done.note}
 
 
+def share(job: jobs.Job, room: Room) -> dict[str, str]:
+    """What tells this process, and those it starts, which part of the machine is the job's own."""
+    said = {machine.VISIBLE: ",".join(job.resources["gpus"])} if job.resources and "gpus" in job.resources else {}
+    if room.jobs > 1 and memory.SETTING not in os.environ:
+        said[memory.SETTING] = str(max(memory.LEAST, memory.budget() // room.jobs))
+    return said
+
+
 def main(arguments: list[str]) -> int:
     """Run one job to its end; its outcome is in the job's row, its exit code says whether it was a success."""
     die_with_parent(signal.SIGKILL)
     os.nice(5)  # serving on the same machine goes first
     home, number = Path(arguments[0]), int(arguments[1])
     database, blobs, base = arguments[2:5]
+    room = renewals.room()
     keep = connect(Settings(home=home, database=database, blobs=blobs), Path(base))
     try:
         with keep.db.read() as conn:
             job = jobs.get(conn, number)
+        keep = replace(keep, engines=engines(room.parts(job.need, (job.resources or {}).get("workers"))))
+        os.environ.update(share(job, room))
         write(f"job {number}, attempt {job.attempts}: {job.model}, because {job.payload['because']}")
         try:
             told = work(keep, job)

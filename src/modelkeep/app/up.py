@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import signal
 import socket
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
-from modelkeep.app import children, control
+from modelkeep.app import children, control, running
 from modelkeep.app.fleet import Bounds, Fleet
 from modelkeep.app.protection import Protection, checked
 from modelkeep.app.settings import Settings
@@ -72,7 +71,8 @@ def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses
 
     Raises:
         Refused: Other machines can reach the address, and nobody could sign in.
-        Invalid: A certificate that cannot be used, or a name that is none, of a host or in ``MODELKEEP_METRICS``.
+        Invalid: A certificate that cannot be used, or a name that is none, of a host or in ``MODELKEEP_METRICS``;
+            or ``MODELKEEP_JOBS`` is no number.
         Conflict: Another ``up`` runs on this home.
         Unavailable: A port is taken.
     """
@@ -193,16 +193,10 @@ class _Running:
         return children.start("modelkeep.app.job", arguments, renewals.log_of(self.where.home, job.id))
 
     def _write_addresses(self, addresses: Addresses) -> None:
-        told = {
-            "pid": os.getpid(),
-            "control": addresses.control,
-            "serving": addresses.serving,
-            "grpc": addresses.grpc,
-        }
-        path = self.where.home / "up.json"
-        fresh = path.with_suffix(".next")
-        fresh.write_text(json.dumps(told))
-        fresh.replace(path)
+        room = renewals.room() if self.options.loop else None
+        running.tell(
+            self.where.home, room, control=addresses.control, serving=addresses.serving, grpc=addresses.grpc
+        )
 
 
 def _after_start(server: uvicorn.Server, act: Callable[[], None]) -> None:

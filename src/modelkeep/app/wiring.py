@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from modelkeep.app.settings import Settings, settings
@@ -46,11 +47,20 @@ def connect(where: Settings, base: Path) -> Keep:
         db=Database.open(where.database),
         blobs=open_blobs(where.blobs),
         clock=clock.from_environment(),
-        engines=Engines(_engine),
+        engines=engines(),
     )
 
 
-def _engine(address: str, code: Path | None, resources: Resources) -> Engine:
+def engines(workers: int | None = None) -> Engines:
+    """Those that a home opens when they are asked for.
+
+    Args:
+        workers: At most so many processes of the local engine.
+    """
+    return Engines(partial(_engine, workers))
+
+
+def _engine(workers: int | None, address: str, code: Path | None, resources: Resources) -> Engine:
     from modelkeep.engines.opening import open_engine  # most commands need none
 
-    return open_engine(address, code=code, resources=resources)
+    return open_engine(address, code=code, resources=resources, workers=workers)

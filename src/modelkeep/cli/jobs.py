@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from modelkeep.cli.common import example, file_option, json_option, opened
 from modelkeep.cli.output import moment, print_json, say, table, text
+from modelkeep.core import memory
 from modelkeep.core.errors import NotFound
 
 if TYPE_CHECKING:
@@ -41,18 +42,21 @@ def jobs(ctx: click.Context, *, model: str | None, limit: int, file: Path, as_js
     """Renewals in the queue: what waits, runs and has ended."""
     if ctx.invoked_subcommand is not None:
         return
+    from modelkeep.app import running
+    from modelkeep.lifecycle import renewals
     from modelkeep.store import jobs as queue
 
     with opened(file) as keep, keep.db.read() as conn:
-        found = queue.listing(conn, model, limit)
+        found = renewals.waiting(conn, queue.listing(conn, model, limit), running.room(keep.home))
     if as_json:
         print_json({"jobs": found})
         return
     if not found:
         say("there are no jobs yet; modelkeep up makes them when a model is to be renewed")
         return
+    last = ("waits for",) if any(job.waits for job in found) else ()
     table(
-        ("#", "model", "state", "priority", "attempt", "asked for (UTC)", "took", "because"),
+        ("#", "model", "state", "priority", "attempt", "asked for (UTC)", "took", "because", *last),
         (
             (
                 job.id,
@@ -63,6 +67,7 @@ def jobs(ctx: click.Context, *, model: str | None, limit: int, file: Path, as_js
                 moment(job.created),
                 _took(job),
                 str(job.payload.get("because", "")),
+                *((job.waits,) if last else ()),
             )
             for job in found
         ),
@@ -76,13 +81,14 @@ def jobs(ctx: click.Context, *, model: str | None, limit: int, file: Path, as_js
 @json_option
 def show(*, number: int, file: Path, as_json: bool) -> None:
     """One job: why, when, what came of it."""
-    from modelkeep.lifecycle.renewals import log_of
+    from modelkeep.app import running
+    from modelkeep.lifecycle import renewals
     from modelkeep.store import jobs as queue
 
     with opened(file) as keep:
         with keep.db.read() as conn:
-            job = queue.get(conn, number)
-        log = log_of(keep.home, number)
+            (job,) = renewals.waiting(conn, [queue.get(conn, number)], running.room(keep.home))
+        log = renewals.log_of(keep.home, number)
     if as_json:
         print_json({"job": job, "log": str(log)})
         return
@@ -90,7 +96,8 @@ def show(*, number: int, file: Path, as_json: bool) -> None:
     lines = {
         "because": str(job.payload.get("because", "")),
         "priority": str(job.priority),
-        "resources": ", ".join(f"{name} {value:g}" for name, value in (job.resources or {}).items()),
+        "waits for": job.waits,
+        "resources": ", ".join(f"{name} {_amount(name, value)}" for name, value in (job.resources or {}).items()),
         "asked for": moment(job.created),
         "started": moment(job.started) if job.started else "",
         "ended": moment(job.finished) if job.finished else "",
@@ -179,6 +186,12 @@ def _written(keep: Keep, number: int, log: Path, follow: bool) -> Iterator[str]:
         if ended or not follow:
             return
         time.sleep(_PAUSE)
+
+
+def _amount(name: str, value: Any) -> str:
+    if name == "memory":
+        return memory.shown(value)
+    return " and ".join(value) if isinstance(value, list) else f"{value:g}"
 
 
 def _took(job: Job) -> str:

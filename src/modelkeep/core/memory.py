@@ -6,14 +6,17 @@ import os
 import re
 from pathlib import Path
 
+from modelkeep.core import machine
 from modelkeep.core.errors import Invalid
 
 SETTING = "MODELKEEP_MEMORY"
 SHARE = 4
 """The part of the machine's memory that is the budget: one of so many."""
 
+LEAST = 1 << 20
+"""Bytes below which no amount is one."""
+
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def budget() -> int:
@@ -23,14 +26,14 @@ def budget() -> int:
         Invalid: The setting is no amount of memory.
     """
     said = os.environ.get(SETTING, "").strip()
-    return parse(said) if said else machine() // SHARE
+    return parse(said) if said else machine.memory() // SHARE
 
 
 def parse(text: str) -> int:
     """Bytes of ``2GB``, ``500 MiB`` or ``1000000``; units are powers of 1024. Raises ``Invalid``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
     made = int(float(found.group(1)) * _UNITS[found.group(2)]) if found else 0
-    if made < 1 << 20:
+    if made < LEAST:
         raise Invalid(
             f"{text!r} is no amount of memory; expected at least 1MB, such as 2GB or 512MB", path=SETTING
         )
@@ -40,22 +43,6 @@ def parse(text: str) -> int:
 def shown(size: float) -> str:
     """Bytes for people: ``1.6 GB``, ``34 MB``."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def machine() -> int:
-    """Bytes of memory this process could have: the machine's, or its container's limit when that is less."""
-    try:
-        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        whole = 8 << 30
-    for name in _LIMITS:
-        try:
-            said = Path(name).read_text().strip()
-        except OSError:
-            continue
-        if said.isdigit():
-            whole = min(whole, int(said))
-    return whole
 
 
 def peak() -> int:

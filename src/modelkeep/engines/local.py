@@ -14,15 +14,17 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing.connection import wait
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from modelkeep.core import machine
 from modelkeep.core.errors import Invalid
 from modelkeep.core.here import Here, tree
 from modelkeep.core.ports import Progress
@@ -38,17 +40,19 @@ class LocalEngine:
     Args:
         workers: How many processes; None takes one per core this process may use. With one worker everything runs
             in this process, and functions need not be importable.
+        gpus: Those of each process, as ``CUDA_VISIBLE_DEVICES`` names them; all there are when empty.
     """
 
     ahead = flow.AHEAD
     address = "local"
 
-    def __init__(self, workers: int | None = None) -> None:
-        cores = _cores()
+    def __init__(self, workers: int | None = None, gpus: Sequence[str] = ()) -> None:
+        cores = machine.cores()
         self.workers = cores if workers is None else workers
         if self.workers < 1:
             raise Invalid(f"{workers} workers; expected at least 1", path="engine")
         self._threads = max(1, cores // self.workers)
+        self._gpus = tuple(gpus)
         self._pool: ProcessPoolExecutor | None = None
         self._folder: Path | None = None
         self._lock = threading.Lock()
@@ -159,11 +163,15 @@ class LocalEngine:
             if self._pool is None:
                 # Not fork: the threads of NumPy, Arrow and OpenMP do not survive it.
                 method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+                context = multiprocessing.get_context(method)
+                gpus = context.SimpleQueue()
+                for names in self._gpus:
+                    gpus.put(names)
                 self._pool = ProcessPoolExecutor(
                     self.workers,
-                    mp_context=multiprocessing.get_context(method),
+                    mp_context=context,
                     initializer=_begin,
-                    initargs=(self._threads,),
+                    initargs=(self._threads, gpus if self._gpus else None),
                 )
             return self._pool
 
@@ -198,8 +206,10 @@ class _Shared:
         Path(self._path).unlink(missing_ok=True)
 
 
-def _begin(threads: int) -> None:
-    """Set a worker up: its share of the cores, no interrupts (its owner gets them), no life after its owner."""
+def _begin(threads: int, gpus: SimpleQueue[str] | None) -> None:
+    """Set a worker up: its share of the cores and GPUs, no interrupts (its owner gets them), no life after it."""
+    if gpus is not None:
+        os.environ[machine.VISIBLE] = gpus.get()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)
@@ -241,11 +251,3 @@ def _read(path: str) -> Any:
 
         return numpy.load(path, mmap_mode="r")
     return pickle.loads(Path(path).read_bytes())  # noqa: S301 - written by the process that owns this one
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from modelkeep.core import machine, memory
 from modelkeep.core.errors import Invalid, Refused
+from modelkeep.core.machine import Need
 from modelkeep.core.ports import Engine
 from modelkeep.engines.local import LocalEngine
 from modelkeep.spec.declaration import Resources
@@ -59,25 +61,22 @@ def open_engine(
 
 
 def _local(addressed: int | None, workers: int | None, needed: Resources) -> LocalEngine:
-    cores = LocalEngine().workers
-    wanted = min((count for count in (addressed, workers) if count is not None), default=cores)
-    if needed.gpu:
-        raise Refused(
-            f"resources.gpu: the local engine gives parts no GPU of their own; found {needed.gpu:g}",
-            hint="use an engine that knows GPUs (ray, dask, spark), or leave gpu out",
-        )
-    if needed.cpu > cores:
-        raise Refused(f"resources.cpu: this machine has {cores} cores, and one part asks for {needed.cpu:g}")
-    room = max(1, int(cores // needed.cpu)) if needed.cpu != 1 else wanted
-    if needed.memory:
-        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        each = size(needed.memory)
+    there = machine.here()
+    need = Need(needed.cpu, size(needed.memory) if needed.memory else 0, needed.gpu)
+    asked = (
+        ("cpu", need.cpu, there.cores, f"{there.cores} cores", f"{need.cpu:g}"),
+        ("memory", need.memory, there.memory, memory.shown(there.memory), needed.memory),
+        ("gpu", need.gpu, len(there.gpus), f"{len(there.gpus)} GPUs", f"{need.gpu:g}"),
+    )
+    for name, each, whole, has, text in asked:
         if each > whole:
             raise Refused(
-                f"resources.memory: this machine has {whole / 1e9:.1f}GB, and one part asks for {needed.memory}"
+                f"resources.{name}: this machine has {has}, and one part asks for {text}",
+                hint="ask for less, or set engine to a cluster that has as much",
             )
-        room = min(room, whole // each)
-    return LocalEngine(max(1, min(wanted, room)))
+    most = min((count for count in (addressed, workers) if count is not None), default=None)
+    parts = there.parts(need, most=most)
+    return LocalEngine(parts, gpus=machine.dealt(there.gpus, need, parts))
 
 
 def _limit() -> float:

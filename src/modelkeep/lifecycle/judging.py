@@ -25,7 +25,7 @@ from modelkeep.train import gates
 from modelkeep.train.compare import Comparison, compare
 from modelkeep.train.evaluate import Evaluation, evaluate
 from modelkeep.train.evaluate_parts import completed
-from modelkeep.train.predict import outputs
+from modelkeep.train.predict import CHUNK, joined, outputs
 from modelkeep.train.results import GateResult
 from modelkeep.train.task import truth
 
@@ -131,7 +131,12 @@ def champion_outputs(keep: Keep, champion: Version, table: pa.Table, trusted: Se
 
 
 def answers(model: Model, table: pa.Table, names: Sequence[str], classes: Sequence[Any]) -> Outputs:
-    """What a loaded model says about the rows."""
+    """What a loaded model says about the rows, which are handed to it in bounded pieces."""
+    pieces = (table.slice(start, CHUNK) for start in range(0, max(1, table.num_rows), CHUNK))
+    return joined([_answers(model, piece, names, classes) for piece in pieces])
+
+
+def _answers(model: Model, table: pa.Table, names: Sequence[str], classes: Sequence[Any]) -> Outputs:
     said = model.predict(columns_of(table, names))
     if "prediction" in said:
         return Outputs(value=np.asarray(said["prediction"]))

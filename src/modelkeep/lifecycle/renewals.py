@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec import structs
 from sqlalchemy import Connection
 
+from modelkeep.core import machine
 from modelkeep.core.errors import Conflict, Invalid
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import events, snapshots
-from modelkeep.spec import loading
+from modelkeep.spec import engines, loading
 from modelkeep.spec.declaration import Declaration
 from modelkeep.store import jobs
 from modelkeep.store.jobs import Job
@@ -55,11 +57,30 @@ def ask(conn: Connection, declaration: Declaration, *, now: float, because: str)
         time.time(),
         max_attempts=ATTEMPTS,
         priority=declaration.update.priority,
-        resources={"cpu": declaration.resources.cpu},
+        resources=needs(declaration),
     )
     data = {"because": because, "job": number, "snapshot": newest.digest if newest else ""}
     events.append(conn, "renewal.started", declaration.model, data, now=now)
     return number
+
+
+def needs(declaration: Declaration) -> dict[str, Any]:
+    """What one part of a renewal needs on the machine that runs it, as its job's row says it.
+
+    Work that is done elsewhere needs one core here; the engine counts what its parts need there. Spark without an
+    address runs here; Ray without one may be part of a cluster, and counts for itself.
+    """
+    where, said = engines.address(declaration.engine), declaration.resources
+    if where.host or where.kind not in ("local", "spark"):
+        return {"cpu": 1.0}
+    found: dict[str, Any] = {"cpu": said.cpu}
+    if said.memory:
+        found["memory"] = engines.size(said.memory)
+    if said.gpu:
+        found["gpu"] = said.gpu
+    if where.workers is not None:
+        found["workers"] = where.workers
+    return found
 
 
 def last_attempt(conn: Connection, model: str) -> tuple[float, str] | None:
@@ -112,7 +133,7 @@ def log_of(home: Path, number: int) -> Path:
 
 
 def room() -> Room:
-    """How many jobs may run at once on this machine: ``MODELKEEP_JOBS``, one when unset, on all cores together.
+    """How many jobs may run at once on this machine, ``MODELKEEP_JOBS``, one when unset, and on how much together.
 
     Raises:
         Invalid: The setting is not a number above 0.
@@ -120,7 +141,26 @@ def room() -> Room:
     text = os.environ.get(JOBS, "1")
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1000:
         raise Invalid(f"{text!r} is not a number from 1 to 1000", path=JOBS)
-    return Room(int(text), float(os.cpu_count() or 1))
+    return Room(int(text), *machine.here())
+
+
+def waiting(conn: Connection, found: Sequence[Job], there: Room | None) -> list[Job]:
+    """The same jobs; those that wait say what for.
+
+    Args:
+        there: What the one has who works on them; None when nobody does.
+    """
+    now = time.time()
+    known = jobs.waits(conn, now, there, kind=KIND) if there else {}
+
+    def why(job: Job) -> str:
+        if there is None:
+            return "modelkeep up, which does not run here"
+        if job.not_before > now:
+            return f"its next attempt, in {job.not_before - now:.0f} s"
+        return known.get(job.id) or "nothing: it begins in a moment"
+
+    return [structs.replace(job, waits=why(job)) if job.state == "queued" else job for job in found]
 
 
 def _tell(conn: Connection, job: Job, told: dict[str, Any], now: float) -> None:
@@ -190,9 +230,10 @@ class Renewals:
         return True
 
     def _claim(self, conn: Connection) -> Job | None:
-        for job in jobs.give_up_lapsed(conn, time.time()):
+        there, now = room(), time.time()
+        for job in (*jobs.give_up_lapsed(conn, now), *jobs.give_up_never(conn, now, there, kind=KIND)):
             _tell(conn, job, {"failed": job.error}, self.keep.clock.now())
-        return jobs.claim(conn, self.owner, time.time(), LEASE, kind=KIND, room=room())
+        return jobs.claim(conn, self.owner, now, LEASE, kind=KIND, room=there)
 
     def _ended(self, conn: Connection, number: int, code: int) -> None:
         job = jobs.get(conn, number)

@@ -50,6 +50,8 @@ def _resources(declaration: Declaration, report: Report) -> None:
         report.add("resources.cpu", f"{needed.cpu:g} is neither a whole number of cores nor less than one")
     report.parse("resources.memory", size, needed.memory or None)
     report.between("resources.gpu", needed.gpu, 0, 1024)
+    if needed.gpu > 1 and needed.gpu != int(needed.gpu):
+        report.add("resources.gpu", f"{needed.gpu:g} is neither a whole number of GPUs nor less than one")
 
 
 def _name(path: str, name: str, report: Report) -> None:

@@ -323,7 +323,7 @@ class Resources(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     Attributes:
         cpu: Cores. Whole numbers above 1.
         memory: As ``4GB``; empty means that it is not counted.
-        gpu: GPUs, on engines that know them.
+        gpu: GPUs: a share of one below 1, whole ones above.
     """
 
     cpu: float = 1.0

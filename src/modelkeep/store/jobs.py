@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, update
 
 from modelkeep.core.errors import Conflict, NotFound
+from modelkeep.core.machine import Need
 from modelkeep.store.bulk import decode, encode
-from modelkeep.store.scheduling import Room, Turn, choose
+from modelkeep.store.scheduling import Room, Turn, choose, devices, never, standing
 from modelkeep.store.tables import jobs
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -32,7 +33,9 @@ class Job(Struct, frozen=True, kw_only=True):
         result: What ``finish`` was given.
         error: What ``fail`` was last given.
         priority: Higher goes first.
-        resources: What it keeps busy: ``cpu`` in cores.
+        resources: What one part of its work needs on the machine that runs it: ``cpu`` in cores, ``memory`` in
+            bytes, ``gpu``; ``workers``, the most parts at once; and ``gpus``, the names of those it was given.
+        waits: What it waits for, where that was asked (``waits``).
     """
 
     id: int
@@ -52,11 +55,13 @@ class Job(Struct, frozen=True, kw_only=True):
     error: str | None
     priority: int = 0
     resources: dict[str, Any] | None = None
+    waits: str = ""
 
     @property
-    def cores(self) -> float:
-        """What it keeps busy."""
-        return float((self.resources or {}).get("cpu", 1.0))
+    def need(self) -> Need:
+        """What one part of its work needs."""
+        said = self.resources or {}
+        return Need(float(said.get("cpu", 1)), float(said.get("memory", 0)), float(said.get("gpu", 0)))
 
 
 def enqueue(
@@ -75,7 +80,7 @@ def enqueue(
 
     Args:
         priority: Higher goes first.
-        resources: What it keeps busy, JSON types.
+        resources: What it needs, JSON types.
         not_before: Earliest time it may be claimed; ``now`` when None.
         max_attempts: How often it may be claimed before it counts as failed.
     """
@@ -112,23 +117,35 @@ def claim(
         kind: Only jobs of this kind.
         room: How many may run at once, and on how much, whoever runs them; None does not ask.
     """
-    lapsed = and_(jobs.c.state == "running", jobs.c.lease_until < now, jobs.c.attempts < jobs.c.max_attempts)
-    due = or_(and_(jobs.c.state == "queued", jobs.c.not_before <= now), lapsed)
-    query = select(jobs).where(due).order_by(jobs.c.id)
-    held = select(jobs).where(jobs.c.state == "running", jobs.c.lease_until >= now)
-    if kind is not None:
-        query, held = query.where(jobs.c.kind == kind), held.where(jobs.c.kind == kind)
-    while waiting := [_turn(_job(row)) for row in conn.execute(query)]:
-        running = [_turn(_job(row)) for row in conn.execute(held)]
-        turn = choose(waiting, running, _used(conn, now), room or Room(jobs=len(running) + 1), now)
+    while True:
+        waiting, running, there = _queue(conn, now, kind, room)
+        turn = choose(waiting, running, _used(conn, now), there, now) if waiting else None
         if turn is None:
             return None
-        taken = update(jobs).where(jobs.c.id == turn.id, due)
         values = {"state": "running", "owner": owner, "lease_until": now + lease, "started": now}
+        if turn.gpu:
+            given = list(devices(turn, running, there) or ())
+            values["resources"] = encode({**(get(conn, turn.id).resources or {}), "gpus": given})
+        taken = update(jobs).where(jobs.c.id == turn.id, _due(now))
         if conn.execute(taken.values(**values, attempts=jobs.c.attempts + 1)).rowcount == 1:
             return get(conn, turn.id)
         # another took it just now
-    return None
+
+
+def waits(conn: Connection, now: float, room: Room, *, kind: str | None = None) -> dict[int, str]:
+    """What each job waits for that could be claimed, by number; nothing for those whose turn it is."""
+    waiting, running, there = _queue(conn, now, kind, room)
+    return {turn.id: why for turn, why in standing(waiting, running, _used(conn, now), there, now)}
+
+
+def give_up_never(conn: Connection, now: float, room: Room, *, kind: str | None = None) -> list[Job]:
+    """Fail the jobs that need more than there is, however long they wait; gives them as they are now."""
+    waiting, _, there = _queue(conn, now, kind, room)
+    hint = "ask for less, or have modelkeep up on a larger machine; then: modelkeep jobs retry"
+    found = [(turn.id, why) for turn in waiting if (why := never(turn, there))]
+    for number, why in found:
+        fail(conn, number, f"{why}; {hint} {number}", now)
+    return [get(conn, number) for number, _ in found]
 
 
 def renew(conn: Connection, number: int, owner: str, now: float, lease: float) -> None:
@@ -255,8 +272,39 @@ def _used(conn: Connection, now: float) -> dict[str, float]:
     return {model: float(seconds) for model, seconds in conn.execute(query.group_by(jobs.c.model))}
 
 
-def _turn(job: Job) -> Turn:
-    return Turn(job.id, job.model, job.priority, job.cores, since=max(job.created, job.not_before))
+def _due(now: float) -> ColumnElement[bool]:
+    lapsed = and_(jobs.c.state == "running", jobs.c.lease_until < now, jobs.c.attempts < jobs.c.max_attempts)
+    return or_(and_(jobs.c.state == "queued", jobs.c.not_before <= now), lapsed)
+
+
+def _queue(
+    conn: Connection, now: float, kind: str | None, room: Room | None
+) -> tuple[list[Turn], list[Turn], Room]:
+    """What waits, what runs, and how much room there is: all that is asked for when nobody says."""
+    of = select(jobs).order_by(jobs.c.id)
+    if kind is not None:
+        of = of.where(jobs.c.kind == kind)
+    waiting = [_job(row) for row in conn.execute(of.where(_due(now)))]
+    held = of.where(jobs.c.state == "running", jobs.c.lease_until >= now)
+    running = [_job(row) for row in conn.execute(held)] if waiting else []
+    there = room or Room(jobs=len(running) + 1)
+    return [_turn(job, there) for job in waiting], [_turn(job, there) for job in running], there
+
+
+def _turn(job: Job, room: Room) -> Turn:
+    """What it keeps busy: what all parts need that it works on at once."""
+    said = job.resources or {}
+    busy = job.need.times(room.parts(job.need, said.get("workers")))
+    return Turn(
+        job.id,
+        job.model,
+        job.priority,
+        min(busy.cpu, max(room.cores, job.need.cpu)),
+        since=max(job.created, job.not_before),
+        memory=busy.memory,
+        gpu=busy.gpu,
+        held=tuple(said.get("gpus", ())) if job.state == "running" else (),
+    )
 
 
 def _job(row: Row[Any]) -> Job:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
@@ -19,17 +20,34 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from modelkeep.formats.steps import RareCategories, Strings
-from modelkeep.train.training import to_frame
+from modelkeep.formats.steps import HashBuckets, RareCategories, Strings
 
 Floats = npt.NDArray[np.float64]
+
+
+COMPILED = 50_000
+"""Rows from which hashing strings here pays for loading compiled code."""
+
+
+def to_frame(table: pa.Table, inputs: Sequence[str]) -> pd.DataFrame:
+    """The input columns as pandas sees them: numbers with missing values become float64 with NaN.
+
+    Floats of other widths and decimals become float64 too, as they are when served. Columns stay blocks of their
+    own, so that numbers without missing values are not copied.
+    """
+    chosen = table.select(list(inputs))
+    for place, field in enumerate(chosen.schema):
+        narrow = pa.types.is_float32(field.type) or pa.types.is_float16(field.type)
+        if narrow or pa.types.is_decimal(field.type):
+            chosen = chosen.set_column(place, field.name, chosen.column(place).cast(pa.float64()))
+    return chosen.to_pandas(split_blocks=True, self_destruct=False, date_as_object=False)  # type: ignore[no-any-return]
 
 
 def encoded(transformer: Any, table: pa.Table, inputs: Sequence[str], order: Literal["C", "F"] = "C") -> Any:
     """``transformer.transform`` of the rows, equal to the last bit.
 
-    Imputed and scaled numbers and encoded strings are worked on column by column, straight from Arrow; where there
-    is anything else the transformer itself is asked.
+    Imputed and scaled numbers and encoded or hashed strings are worked on column by column, straight from Arrow;
+    where there is anything else the transformer itself is asked.
 
     Args:
         transformer: A fitted ColumnTransformer of DataFrames, as ``FittedFeatures.to_sklearn`` makes them.
@@ -38,11 +56,14 @@ def encoded(transformer: Any, table: pa.Table, inputs: Sequence[str], order: Lit
         order: Of the matrix in memory, where it is worked on here.
 
     Returns:
-        Shape (rows, features), float64; a SciPy matrix where the transformer gives one.
+        Shape (rows, features), float64; a SciPy matrix where the transformer gives one (made here it holds every
+        number, also those that are 0).
     """
     branches = _branches(transformer, table)
     if branches is None:
         return transformer.transform(to_frame(table, inputs))
+    if transformer.sparse_output_:
+        return _sparse(branches, table)
     widths = [_width(steps, columns) for steps, columns in branches]
     out = np.empty((table.num_rows, sum(widths)), order=order)
     at = 0
@@ -59,8 +80,10 @@ Branch = tuple[list[Any], list[str]]
 
 def _branches(transformer: Any, table: pa.Table) -> list[Branch] | None:
     """None where not all is known here."""
-    if getattr(transformer, "sparse_output_", True) or not table.num_rows:
+    is_sparse = getattr(transformer, "sparse_output_", None)
+    if is_sparse is None or table.num_rows < (COMPILED if is_sparse else 1):
         return None
+    last = _hashing if is_sparse else _last
     found: list[Branch] = []
     for _, part, columns in transformer.transformers_:
         if isinstance(columns, str) or part == "drop":
@@ -72,7 +95,8 @@ def _branches(transformer: Any, table: pa.Table) -> list[Branch] | None:
             steps = []
         types = [table.schema.field(name).type for name in columns]
         if steps and isinstance(steps[0], Strings):
-            known = all(map(_of_strings, steps[1:])) and len(steps) > 1 and _last(steps[-1])
+            known = all(map(_of_strings, steps[1:-1])) and len(steps) > 1 and last(steps[-1])
+            known = known and (len(steps) == 2 or not is_sparse)
             known = known and all(map(pa.types.is_string, types))
         else:
             known = all(map(_of_numbers, steps)) and any(map(pa.types.is_floating, types)) | bool(steps)
@@ -104,6 +128,36 @@ def _last(step: Any) -> bool:
     if isinstance(step, OneHotEncoder):
         return step.drop is None and step.min_frequency is None and step.max_categories is None
     return isinstance(step, OrdinalEncoder)
+
+
+def _hashing(step: Any) -> bool:
+    return isinstance(step, HashBuckets)
+
+
+def _sparse(branches: list[Branch], table: pa.Table) -> Any:
+    """Every row has a value of each number, and a 1 for each hashed string."""
+    from scipy.sparse import csr_matrix
+
+    from modelkeep.train import murmur  # Numba takes a while to import
+
+    rows, entries = table.num_rows, sum(len(columns) for _, columns in branches)
+    values = np.ones((rows, entries))
+    places = np.empty((rows, entries), np.int32)
+    at = width = 0
+    for steps, columns in branches:
+        end = at + len(columns)
+        chosen = [table.column(name) for name in columns]
+        if steps and _hashing(steps[-1]):
+            count = steps[-1].buckets
+            for column in chosen:
+                murmur.buckets(column, count, places[:, at], width)
+                at, width = at + 1, width + count
+        else:
+            _numbers(steps, chosen, values[:, at:end])
+            places[:, at:end] = np.arange(width, width + len(columns))
+            at, width = end, width + len(columns)
+    edges = np.arange(0, rows * entries + 1, entries, dtype=np.int32)
+    return csr_matrix((values.ravel(), places.ravel(), edges), shape=(rows, width))
 
 
 def _width(steps: list[Any], columns: list[str]) -> int:

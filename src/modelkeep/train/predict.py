@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import Pipeline
 
 from modelkeep.stats.outputs import Outputs
+from modelkeep.train.encoding import encoded, to_frame
 from modelkeep.train.task import Class
-from modelkeep.train.training import to_frame
 
 CHUNK = 250_000
 """Rows transformed and predicted at once, to bound memory."""
@@ -34,11 +36,17 @@ def outputs(
         Regression: ``value`` (n,). Anomaly: ``label`` (n,) True where anomalous, and the anomaly score (higher is
         more anomalous) both as ``value`` (n,) and as the ``probability`` (n,) that rankings go by.
     """
-    parts = [
-        of_estimator(pipeline, to_frame(table.slice(start, CHUNK), inputs), task, classes)
-        for start in range(0, max(1, table.num_rows), CHUNK)
-    ]
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    pieces = (table.slice(start, CHUNK) for start in range(0, max(1, table.num_rows), CHUNK))
+    parts = [_of_piece(pipeline, piece, inputs, task, classes) for piece in pieces]
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def _of_piece(
+    pipeline: Any, table: pa.Table, inputs: Sequence[str], task: str, classes: Sequence[Class] | None
+) -> Outputs:
+    if isinstance(pipeline, Pipeline) and len(pipeline) == 2 and isinstance(pipeline[0], ColumnTransformer):
+        return of_estimator(pipeline[1], encoded(pipeline[0], table, inputs), task, classes)
+    return of_estimator(pipeline, to_frame(table, inputs), task, classes)
 
 
 def of_estimator(estimator: Any, X: Any, task: str, classes: Sequence[Class] | None = None) -> Outputs:
@@ -67,7 +75,8 @@ def _offset(estimator: Any) -> float:
     return float(getattr(last, "offset_", -0.5))
 
 
-def _joined(parts: list[Outputs]) -> Outputs:
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The answers of pieces of a table as those of the whole."""
     columns: dict[str, Any] = {}
     for name in (field.name for field in fields(Outputs) if field.name != "classes"):
         first = getattr(parts[0], name)

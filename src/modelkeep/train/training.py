@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,24 +19,24 @@ from modelkeep.core.errors import Invalid, UserCodeFailed
 from modelkeep.core.plugins import user_code
 from modelkeep.formats import network
 from modelkeep.train.algorithms import Algorithm
+from modelkeep.train.encoding import encoded, to_frame
 from modelkeep.train.task import Class, Target
 
 Matrix = Any
 """A NumPy array or a SciPy sparse matrix of shape (rows, features)."""
 
 
-def to_frame(table: pa.Table, inputs: Sequence[str]) -> pd.DataFrame:
-    """The input columns as pandas sees them: numbers with missing values become float64 with NaN.
+@dataclass
+class Raw:
+    """The input columns before any feature step, as a DataFrame once somebody asks."""
 
-    Floats of other widths and decimals become float64 too, as they are when served. Columns stay blocks of their
-    own, so that numbers without missing values are not copied.
-    """
-    chosen = table.select(list(inputs))
-    for place, field in enumerate(chosen.schema):
-        narrow = pa.types.is_float32(field.type) or pa.types.is_float16(field.type)
-        if narrow or pa.types.is_decimal(field.type):
-            chosen = chosen.set_column(place, field.name, chosen.column(place).cast(pa.float64()))
-    return chosen.to_pandas(split_blocks=True, self_destruct=False, date_as_object=False)  # type: ignore[no-any-return]
+    table: pa.Table
+    inputs: Sequence[str]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """In the order of fitting."""
+        return to_frame(self.table, self.inputs)
 
 
 class Training:
@@ -55,7 +56,7 @@ class Training:
         matrix: Matrix,
         target: Target,
         features: Any,
-        frame: pd.DataFrame,
+        raw: Raw,
         index: npt.NDArray[Any] | None = None,
     ) -> None:
         self.matrix = matrix
@@ -65,7 +66,7 @@ class Training:
         self.classes: tuple[Class, ...] | None = target.classes
         self.smallest: int = target.smallest
         self._target = target
-        self._frame = frame
+        self._raw = raw
         self._index = index
         self._forms: dict[tuple[bool, bool], tuple[Matrix, Any]] = {}
 
@@ -82,16 +83,16 @@ class Training:
         Raises:
             UserCodeFailed: A feature function of the user's raised.
         """
-        frame = to_frame(table, inputs)
-        matrix = transformer.transform(frame)
+        matrix = encoded(transformer, table, inputs)
         if isinstance(matrix, pd.DataFrame):
             matrix = matrix.to_numpy()
-        return cls(matrix, target, transformer, frame)
+        return cls(matrix, target, transformer, Raw(table.select(list(inputs)), inputs))
 
     @cached_property
     def train(self) -> pd.DataFrame:
         """The raw inputs as a DataFrame, before any feature step."""
-        return self._frame if self._index is None else self._frame.iloc[self._index]
+        frame = self._raw.frame
+        return frame if self._index is None else frame.iloc[self._index]
 
     @property
     def rows(self) -> int:
@@ -107,7 +108,7 @@ class Training:
             smallest = int(counts.min()) if len(counts) else 0
         target = Target(self.task, y, self.classes, smallest)
         own = index if self._index is None else self._index[index]
-        return Training(self.matrix[index], target, self.features, self._frame, own)
+        return Training(self.matrix[index], target, self.features, self._raw, own)
 
     def suited(self, algorithm: Algorithm, estimator: Any) -> tuple[Matrix, Any]:
         """The matrix in the form the estimator works on, and the transformer that makes it that way.

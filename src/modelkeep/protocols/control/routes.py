@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from modelkeep.core.errors import NotFound
-from modelkeep.lifecycle import rollout
+from modelkeep.lifecycle import renewals, rollout
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols import openapi
 from modelkeep.protocols.access.asgi import named
@@ -163,7 +163,7 @@ class _Looking:
 
     def all_jobs(self, _: Call) -> list[Job]:
         with self.keep.db.read() as conn:
-            return jobs.listing(conn)
+            return renewals.waiting(conn, jobs.listing(conn), renewals.room())
 
     def data(self, _: Call) -> dict[str, list[snapshots.Record]]:
         with self.keep.db.read() as conn:

@@ -32,14 +32,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
 
 
-def _compiled(function: F) -> F:
+def compiled(function: F) -> F:
     try:
         return njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
     except (RuntimeError, OSError, NumbaError):  # no folder can be written
         return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
-@_compiled
+@compiled
 def derivative(loss: int, margin: float, y: float) -> tuple[float, float]:
     """Loss and its derivative by the margin, of one output of one row; codes as in ``losses.CODES``."""
     if loss == 1:  # logistic
@@ -58,7 +58,7 @@ def derivative(loss: int, margin: float, y: float) -> tuple[float, float]:
     return (short, -y) if loss == 3 else (short * short, -2.0 * short * y)
 
 
-@_compiled
+@compiled
 def caught_up(weight: float, size: float, l1: float, l2: float) -> float:
     """A weight after the penalty of the steps it missed, whose sizes sum to ``size``."""
     if l1 > 0.0:
@@ -74,13 +74,13 @@ def caught_up(weight: float, size: float, l1: float, l2: float) -> float:
     return weight - weight * share if share < 1e-8 else weight / (1.0 + share)
 
 
-@_compiled
+@compiled
 def rate_at(rate: float, power: float, updates: float) -> float:
     """The step size's common factor: ``rate / (1 + updates) ** power``."""
     return rate if power == 0.0 else rate / (1.0 + updates) ** power
 
 
-@_compiled
+@compiled
 def settled(table: Any, j: int, elapsed: float, adaptive: bool, l1: float, l2: float) -> None:
     """Apply to a feature's weights the penalty that they missed."""
     outputs = table.shape[1] // 2 - 1
@@ -91,7 +91,7 @@ def settled(table: Any, j: int, elapsed: float, adaptive: bool, l1: float, l2: f
         table[j, k] = caught_up(table[j, k], size, l1, l2)
 
 
-@_compiled
+@compiled
 def moved(table: Any, j: int, k: int, g: float, now: float, adaptive: bool) -> None:
     """One step of one weight along its gradient."""
     outputs = table.shape[1] // 2 - 1
@@ -106,7 +106,7 @@ def moved(table: Any, j: int, k: int, g: float, now: float, adaptive: bool) -> N
         table[j, outputs + k] += 1.0
 
 
-@_compiled
+@compiled
 def next_row(row: int, walk: Any, n: int) -> int:
     """The row after this one: its neighbour, or at the end of a run the first of the next run.
 
@@ -120,7 +120,7 @@ def next_row(row: int, walk: Any, n: int) -> int:
     return ((row - 1) // run + stride) % runs * run  # type: ignore[no-any-return]
 
 
-@_compiled
+@compiled
 def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -> float:
     """Stochastic gradient descent, one row a step, one output, sparse rows.
 
@@ -176,7 +176,7 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
     return total
 
 
-@_compiled
+@compiled
 def slopes(loss: int, margins: Any, y: float, out: Any) -> float:
     """Loss of one row with any number of outputs; ``out`` gets the derivatives by the margins.
 
@@ -206,7 +206,7 @@ def slopes(loss: int, margins: Any, y: float, out: Any) -> float:
     return math.log(total) - (margins[right] - top)  # type: ignore[no-any-return]
 
 
-@_compiled
+@compiled
 def batches_sparse(csr: Any, y: Any, walk: Any, batch: int, table: Any, clock: Any, how: Any) -> float:
     """Mini-batches of sparse rows, any number of outputs: a step goes along the mean gradient of ``batch`` rows.
 
@@ -255,7 +255,7 @@ def batches_sparse(csr: Any, y: Any, walk: Any, batch: int, table: Any, clock: A
     return total
 
 
-@_compiled
+@compiled
 def batches_dense(x: Any, y: Any, walk: Any, batch: int, table: Any, clock: Any, how: Any) -> float:
     """Mini-batches of dense rows, (n, features), any number of outputs; ``batch`` 1 is one row a step.
 

@@ -119,6 +119,22 @@ def grow(data, params, run):
     return DecisionTreeClassifier(max_depth=depth, random_state=0).fit(data.matrix, data.target)
 
 
+_AT_ONCE: list[object] = []
+
+
+def company(part):
+    """Which process this is, and how many others worked there at the same time."""
+    _AT_ONCE.append(part)
+    try:
+        others = 0
+        for _ in range(20):
+            others = max(others, len(_AT_ONCE) - 1)
+            time.sleep(0.01)
+        return os.getpid(), others
+    finally:
+        _AT_ONCE.remove(part)
+
+
 def grow_when_told(data, params, run):
     """A user's own fit, which says which process is at it, and waits until it may go on."""
     from sklearn.tree import DecisionTreeClassifier

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from sklearn.preprocessing import StandardScaler
@@ -12,6 +15,7 @@ from modelkeep.spec.declaration import Range, Train, Tune
 from modelkeep.store.database import Database
 from modelkeep.store.studies import Study
 from modelkeep.train.fit import fit
+from small import until
 
 
 class Log:
@@ -49,6 +53,31 @@ def searched(algorithm, folder, log, **where):
     scale = StandardScaler().fit(table.select(["a", "b"]).to_pandas())
     found = fit(train, table, "late", ["a", "b"], scale, base=folder, log=log, **where)
     return [(tried.params, tried.score, tried.note) for tried in found.tried], found.params
+
+
+class JoinedSuite:
+    """For engines on other machines: a fixture ``opened``, and ``another``, which starts one more machine."""
+
+    def test_a_worker_that_joins_a_search_takes_part_and_leaves_its_trial_to_others(
+        self, opened, another, tmp_path
+    ):
+        fits = "conformance.parts:grow_when_told"
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(searched, fits, tmp_path, Log(until="none"), engine=lambda: opened)
+            try:
+                until(lambda: len(list(tmp_path.glob("at *"))) >= 2, limit=60)
+                with another() as third:
+                    joined = psutil.Process(third.pid)
+                    until(
+                        lambda: any(
+                            (tmp_path / f"at {one.pid}").exists() for one in joined.children(recursive=True)
+                        ),
+                        limit=60,
+                    )
+            finally:
+                (tmp_path / "go").touch()
+            there = found.result(120)
+        assert there == searched(fits, tmp_path, Log(until="none"))
 
 
 class SearchSuite:

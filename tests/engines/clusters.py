@@ -22,7 +22,7 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 APART = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 """A network of its own, for Ray listens wherever it can; and nothing outlives the test, whatever happens."""
-HEAD, NODE = "10.77.0.1", "10.77.0.2"
+HEAD, NODE, THIRD = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 
 
 class Cluster(NamedTuple):
@@ -31,10 +31,12 @@ class Cluster(NamedTuple):
     Attributes:
         address: Of the engine.
         lose: Kills one of its two machines, with all its processes, without a word.
+        another: Starts a third machine (of two threads on Dask), and kills it at the end in the same way.
     """
 
     address: str
     lose: Callable[[], None]
+    another: Callable[[], contextlib.AbstractContextManager[subprocess.Popen[bytes]]]
 
 
 @functools.cache
@@ -51,8 +53,8 @@ def run_apart(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a network of its own; skip the test where that is not allowed but a must."""
     if may_be_apart():
-        up = f"ip link set lo up && ip address add {HEAD}/32 dev lo && ip address add {NODE}/32 dev lo"
-        command = [*APART, "sh", "-c", f'{up} && exec "$@"', "sh", *command]
+        up = " && ".join(f"ip address add {own}/32 dev lo" for own in (HEAD, NODE, THIRD))
+        command = [*APART, "sh", "-c", f'ip link set lo up && {up} && exec "$@"', "sh", *command]
     elif must:
         pytest.skip(
             "Ray listens on every interface, and this machine allows no network of its own (unshare --net)"
@@ -102,9 +104,10 @@ def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) ->
     with _processes(folder, env) as start:
         start([*ray, *head, "--include-dashboard=false", f"--temp-dir={short}"])
         _listening(HEAD, 6379)
-        node = start([*ray, f"--node-ip-address={NODE}", f"--address={HEAD}:6379"])
+        node, third = ([*ray, f"--node-ip-address={own}", f"--address={HEAD}:6379"] for own in (NODE, THIRD))
+        second = start(node)
         _listening(HEAD, 10001)
-        yield Cluster(f"ray://{HEAD}:10001", functools.partial(kill, node))
+        yield Cluster(f"ray://{HEAD}:10001", functools.partial(kill, second), _lived(start, third))
     shutil.rmtree(short, ignore_errors=True)
 
 
@@ -116,8 +119,9 @@ def dask_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -
     with _processes(folder, env) as start:
         start(dask("scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"))
         _listening("127.0.0.1", port)
-        workers = [start(dask_worker(port, folder / f"worker{number}")) for number in range(2)]
-        yield Cluster(f"dask://127.0.0.1:{port}", functools.partial(kill, workers[1]))
+        commands = [dask_worker(port, folder / f"worker{number}", 1 + (number == 2)) for number in range(3)]
+        workers = [start(command) for command in commands[:2]]
+        yield Cluster(f"dask://127.0.0.1:{port}", functools.partial(kill, workers[1]), _lived(start, commands[2]))
 
 
 def dask(what: str, *arguments: str) -> list[str]:
@@ -125,10 +129,10 @@ def dask(what: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments]
 
 
-def dask_worker(port: int, folder: Path) -> list[str]:
-    """The command of a worker of one thread."""
+def dask_worker(port: int, folder: Path, threads: int) -> list[str]:
+    """The command of a worker."""
     where = (f"tcp://127.0.0.1:{port}", "--host=127.0.0.1", f"--local-directory={folder}")
-    return dask("worker", *where, "--nthreads=1", "--no-dashboard", "--memory-limit=2GB")
+    return dask("worker", *where, f"--nthreads={threads}", "--no-dashboard", "--memory-limit=2GB")
 
 
 @contextlib.contextmanager
@@ -161,9 +165,10 @@ def spark_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) 
         start([*main, "org.apache.spark.deploy.master.Master", *here, "--port", str(port)])
         _listening("127.0.0.1", port)
         worker = [*main, "org.apache.spark.deploy.worker.Worker", *here, "--cores", "1", "--memory", "1g"]
-        folders = [str(folder / f"worker{number}") for number in range(2)]
-        workers = [start([*worker, "--work-dir", own, f"spark://127.0.0.1:{port}"]) for own in folders]
-        yield Cluster(f"spark://127.0.0.1:{port}", functools.partial(kill, workers[1]))
+        folders = [str(folder / f"worker{number}") for number in range(3)]
+        commands = [[*worker, "--work-dir", own, f"spark://127.0.0.1:{port}"] for own in folders]
+        workers = [start(command) for command in commands[:2]]
+        yield Cluster(f"spark://127.0.0.1:{port}", functools.partial(kill, workers[1]), _lived(start, commands[2]))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -211,6 +216,20 @@ def kill(process: subprocess.Popen[bytes]) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
     process.wait(30)
+
+
+def _lived(
+    start: Callable[[list[str]], subprocess.Popen[bytes]], command: list[str]
+) -> Callable[[], contextlib.AbstractContextManager[subprocess.Popen[bytes]]]:
+    @contextlib.contextmanager
+    def lived() -> Iterator[subprocess.Popen[bytes]]:
+        process = start(command)
+        try:
+            yield process
+        finally:
+            kill(process)
+
+    return lived
 
 
 def _listening(host: str, port: int) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 from sklearn.metrics import r2_score
 
@@ -18,10 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
-from conformance.searches import Log, SearchSuite, searched
-from engines.clusters import dask_cluster, dask_worker, environment, kill, wait_for
+from conformance.parts import company
+from conformance.searches import JoinedSuite, SearchSuite
+from engines.clusters import dask_cluster, kill, wait_for
 from modelkeep.engines import boosting
 from modelkeep.engines.opening import open_engine
+from modelkeep.spec.declaration import Resources
 from modelkeep.train.algorithms import resolve
 from modelkeep.train.boosting import grow
 
@@ -45,18 +44,8 @@ def opened(address):
 
 
 @pytest.fixture
-def another(address, tmp_path):
-    """Starts one more worker."""
-
-    @contextlib.contextmanager
-    def started():
-        process = subprocess.Popen(dask_worker(int(address.rpartition(":")[2]), tmp_path), env=environment())
-        try:
-            yield process
-        finally:
-            kill(process)
-
-    return started
+def another(cluster):
+    return cluster.another
 
 
 class TestDeclared(DeclaredSuite):
@@ -79,7 +68,7 @@ class TestLost:
         algorithm = resolve(name, "regression", base=Path())
         params = algorithm.params({"n_estimators": 3000, "max_depth": 4, "n_jobs": 1}, seed=1, rows=ROWS)
         with another() as third, ThreadPoolExecutor(1) as pool:
-            wait_for(lambda: opened.count() == 3)
+            wait_for(lambda: opened.count() == 4)
             fitted = pool.submit(grow, algorithm.estimator(params, smallest_class=9), x[:ROWS], y[:ROWS], opened)
             wait_for(lambda: workers)
             time.sleep(1.5)
@@ -89,25 +78,14 @@ class TestLost:
         assert workers == [3, 2]
         assert r2_score(y[ROWS:], model.predict(x[ROWS:])) > 0.7
 
-    def test_a_worker_that_joins_a_search_takes_part_and_leaves_its_trial_to_others(
-        self, opened, another, tmp_path
-    ):
-        fits = "conformance.parts:grow_when_told"
-        with ThreadPoolExecutor(1) as pool:
-            found = pool.submit(searched, fits, tmp_path, Log(until="none"), engine=lambda: opened)
-            try:
-                wait_for(lambda: len(list(tmp_path.glob("at *"))) >= 2)
-                with another() as third:
-                    joined = psutil.Process(third.pid)
-                    wait_for(
-                        lambda: any(
-                            (tmp_path / f"at {one.pid}").exists() for one in joined.children(recursive=True)
-                        )
-                    )
-            finally:
-                (tmp_path / "go").touch()
-            there = found.result(120)
-        assert there == searched(fits, tmp_path, Log(until="none"))
+
+class TestJoined(JoinedSuite):
+    def test_parts_that_need_memory_are_alone_where_it_is_enough_for_one(self, opened, address, another):
+        with another(), open_engine(address, resources=Resources(memory="1.5GB"), limit=60) as engine:
+            wait_for(lambda: engine.count() == 3 and opened.count() == 4)
+            found = list(engine.map(company, range(12)))
+        assert len({pid for pid, _ in found}) == 3
+        assert {others for _, others in found} == {0}
 
 
 class TestCluster(EngineSuite, RemoteSuite, SearchSuite):

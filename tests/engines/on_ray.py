@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import BoostedSuite
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
-from conformance.searches import SearchSuite
+from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import command, ray_cluster, wait_for
 from modelkeep.core.plugins import load_object
 from modelkeep.engines.opening import open_engine
@@ -42,12 +42,21 @@ def opened(address):
         yield engine
 
 
+@pytest.fixture
+def another(cluster):
+    return cluster.another
+
+
 class TestDeclared(DeclaredSuite):
     pass
 
 
 class TestBoosted(BoostedSuite):
     libraries: ClassVar = {"classification": ("xgboost",), "regression": ("lightgbm",)}
+
+
+class TestJoined(JoinedSuite):
+    pass
 
 
 class TestNetwork:

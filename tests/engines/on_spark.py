@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite, StoppedSuite
-from conformance.searches import SearchSuite
+from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import command, spark_cluster, wait_for
 from modelkeep.engines import boosting
 from modelkeep.engines.opening import open_engine
@@ -41,11 +42,27 @@ def opened(address):
         yield engine
 
 
+@pytest.fixture
+def another(cluster):
+    return cluster.another
+
+
 class TestDeclared(DeclaredSuite):
     pass
 
 
 class TestBoosted(BoostedSuite):
+    def test_what_the_library_says_of_a_parameter_is_told_without_waiting_for_a_loss(self, opened, monkeypatch):
+        monkeypatch.setattr("modelkeep.engines.spark.NOTICE", float("inf"))
+        x, y = table("regression")
+        for name, wrong in (("xgboost", {"max_depth": -1}), ("lightgbm", {"num_leaves": 1})):
+            unfitted = resolve(name, "regression", base=Path()).make().set_params(**wrong)
+            with pytest.raises(Exception, match=next(iter(wrong))) as caught:
+                grow(unfitted, x, y, opened)
+            assert "in fit_share" in "".join(traceback.format_exception(caught.value)), "where it happened"
+
+
+class TestJoined(JoinedSuite):
     pass
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from modelkeep.core.errors import Unavailable
 from modelkeep.engines import boosting
+from modelkeep.train.algorithms import resolve
 
 
 def test_every_share_has_every_class_and_every_row_is_in_one():
@@ -58,6 +62,30 @@ def test_a_fit_that_loses_all_its_workers_ends():
 
     with pytest.raises(Unavailable, match="dask://s:1: workers were lost"):
         boosting.repeated(fit, lambda: set(there), "dask://s:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("xgboost", {"objective": "nope"}), ("lightgbm", {"num_leaves": 1}), ("xgboost", {"max_depth": -1})],
+)
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_what_the_library_says_here_too_is_told_without_waiting_for_a_loss(name, wrong, task):
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(4000, 3)), np.arange(4000) % 2
+    estimator = resolve(name, task, base=Path()).make()
+    own = partial(boosting.said_here, estimator, x, y)
+    assert not own(ConnectionError("Socket recv error, Connection reset by peer"))
+    estimator.set_params(**wrong, n_estimators=10**9)
+
+    def fit(workers):
+        try:
+            clone(estimator).set_params(n_estimators=1).fit(x, y)
+        except Exception as error:
+            raise RuntimeError("a task failed, of 3") from error
+
+    with pytest.raises(RuntimeError, match="a task failed"):
+        boosting.repeated(fit, lambda: {"one"}, "spark://m:1", notice=float("inf"), own=own)
+    assert not own(ConnectionError("Socket recv error, Connection reset by peer")), "others are waited for"
 
 
 def test_an_error_that_lost_no_worker_is_raised_at_once():

@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Set
 from concurrent.futures import Future, wait
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,8 @@ NOTICE = 3.0
 """Seconds in which an engine notices that a worker is gone, after the others failed for it, unless it says."""
 LOOK = 0.5
 """Seconds between two looks at who is there."""
+FEW = 50
+"""Rows, of each class, that are tried in this process when a fit failed."""
 _NETWORK = {
     "tree_learner",
     "pre_partition",
@@ -76,6 +79,7 @@ def repeated(
     address: str,
     notice: float = NOTICE,
     free: Callable[[list[str]], object] = lambda _: None,
+    own: Callable[[Exception], bool] = lambda _: False,
 ) -> Any:
     """Fit, and again from the start with those who are left when a worker was lost meanwhile.
 
@@ -84,6 +88,7 @@ def repeated(
         members: Who is there now.
         notice: Seconds in which ``members`` hears that one is gone.
         free: Frees these, which may still wait for one that is gone.
+        own: Whether an error is surely the library's own, so that nobody need be waited for.
 
     Raises:
         Unavailable: Workers were lost ``ATTEMPTS`` times, or there are none.
@@ -98,6 +103,8 @@ def repeated(
         except ModelkeepError:
             raise
         except Exception as error:
+            if own(error):
+                raise
             failed = error
             until = time.monotonic() + notice
             while there <= members():
@@ -110,6 +117,39 @@ def repeated(
         f"{address}: workers were lost while trees were fitted on them, {ATTEMPTS} times or to the last",
         hint="they may be out of memory: use more workers, or ones with more memory",
     ) from failed
+
+
+def said_here(estimator: Any, matrix: Any, target: Array, error: Exception) -> bool:
+    """Whether a fit's error comes of the estimator itself: this process hears the same of a few rows, alone.
+
+    What a lost worker makes the others say is said of a network, which nobody needs here.
+
+    Args:
+        estimator: Unfitted; it is not changed.
+        matrix: (n, features).
+        target: (n,).
+        error: Of the fit at the workers.
+    """
+    kinds = np.unique(target) if is_classifier(estimator) else ()
+    rows = np.concatenate(
+        [np.flatnonzero(target == kind)[:FEW] for kind in kinds] or [np.arange(len(target))[:FEW]]
+    )
+    tried = clone(estimator)
+    if library(tried) == "lightgbm":
+        hush()
+    if isinstance(tried.n_estimators, int):
+        tried.set_params(n_estimators=min(1, tried.n_estimators))
+    try:
+        tried.fit(matrix[rows], target[rows])
+    except Exception as here:
+        said = _words(str(here).strip().partition("\n")[0])
+        return len(said.split()) > 2 and said in _words("".join(traceback.format_exception(error)))
+    return False
+
+
+def _words(text: str) -> str:
+    """Without times and the like."""
+    return re.sub(r"[^A-Za-z]+", " ", text).strip()
 
 
 class Gone(Exception):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,13 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting
-
-_RAISED = re.compile(r"^[\w.]*(?:Error|Exception): .+$", re.MULTILINE)
-
-
-class Raised(Exception):
-    """What a task's fit raised, in its words."""
+from modelkeep.engines import boosting, tasks
+from modelkeep.engines.spark_heard import Heard
 
 
 def fit(context: Any, group: str, workers: int, estimator: Any, matrix: Any, target: Any) -> Any:
@@ -44,21 +38,28 @@ def fit(context: Any, group: str, workers: int, estimator: Any, matrix: Any, tar
         target: (n,); for XGBoost's classifier 0 to k - 1.
 
     Raises:
-        Raised: The library's fit raised.
-        Exception: Whatever Spark raises when tasks are lost.
+        Exception: Whatever the library's fit raised, with the worker's traceback as its cause; or what Spark
+            raises when tasks are lost.
     """
+    failures: list[bytes] = []
+
+    def hear(failure: bytes) -> None:
+        failures.append(failure)
+        # the others may wait for this one; and Spark would run the stage three times more
+        threading.Thread(target=context.cancelJobGroup, args=(group,), daemon=True).start()
+
     # broadcast, for what travels with a task may have 128 MB (spark.rpc.message.maxSize)
     shares = [
         context.broadcast((matrix[rows], target[rows])) for rows in boosting.deal(estimator, target, workers)
     ]
     context.setJobGroup(group, "modelkeep: trees", interruptOnCancel=True)
-    tasks = context.parallelize(range(len(shares)), len(shares)).barrier()
+    stage = context.parallelize(range(len(shares)), len(shares)).barrier()
+    heard = context.accumulator([], Heard(hear))
     try:
-        [made] = tasks.mapPartitions(partial(_work, estimator, shares)).collect()
-    except Exception as error:
-        text = str(error)
-        if "Traceback" in text and (said := _RAISED.findall(text.partition("Traceback")[2])):
-            raise Raised(said[0]) from error
+        [made] = stage.mapPartitions(partial(_work, estimator, shares, heard)).collect()
+    except Exception:
+        if failures:
+            tasks.opened(tasks.Answer(False, failures[0], 0.0))
         raise
     finally:
         for share in shares:
@@ -68,14 +69,18 @@ def fit(context: Any, group: str, workers: int, estimator: Any, matrix: Any, tar
     return boosting.alone(made, estimator)
 
 
-def _work(estimator: Any, shares: list[Any], _: Iterator[int]) -> Iterator[Any]:
-    """One task's share; what the first one gives is the model."""
+def _work(estimator: Any, shares: list[Any], heard: Any, _: Iterator[int]) -> Iterator[Any]:
+    """One task's share; what the first one gives is the model. A task that fails says so and ends well."""
     task = require("pyspark", "spark").BarrierTaskContext.get()
     rank = task.partitionId()
     share = shares[rank].value
     together = _xgboost if boosting.library(estimator) == "xgboost" else _lightgbm
-    with _quiet():
-        made = together(task, rank, estimator, share)
+    try:
+        with _quiet():
+            made = together(task, rank, estimator, share)
+    except Exception as error:
+        heard.add([(tasks.failure(error),)])
+        return
     task.barrier()  # the tracker is in the first
     if rank == 0:
         yield boosting.packed(made)

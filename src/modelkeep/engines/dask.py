@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
 
+CPU, MEMORY = "modelkeep-cpu", "modelkeep-memory"
+"""What workers are made to say they have."""
+_ENDLESS = 1 << 60
+"""Bytes of a worker without a limit."""
 LARGE = 1_000_000
 """Bytes of a packet from which it does not travel through the scheduler."""
 
@@ -22,8 +27,9 @@ LARGE = 1_000_000
 class DaskEngine(RemoteEngine):
     """Works on a Dask cluster. TLS is as Dask's own configuration says (``distributed.comm.require-encryption``).
 
-    Dask does not count cores or memory per task: parts that need several cores, or memory, are bounded in number,
-    by what all workers have. GPUs are taken where workers were started with ``--resources GPU=N``.
+    Dask counts only what workers say they have. For parts that need several cores, or memory, each worker is made
+    to say its threads and its memory limit, under names of our own, so that whoever works there through modelkeep
+    is counted with. GPUs are taken where workers were started with ``--resources GPU=N``.
 
     Args:
         address: ``dask://scheduler:8786``.
@@ -44,10 +50,17 @@ class DaskEngine(RemoteEngine):
         secure = require("dask", "dask").config.get("distributed.comm.require-encryption", None)
         self._where = f"{'tls' if secure else 'tcp'}://{address.host}:{address.port}"
         self._names = (f"modelkeep-{uuid.uuid4().hex}-{number}" for number in itertools.count())
-        self._options: dict[str, Any] = {"resources": {"GPU": resources.gpu}} if resources.gpu else {}
+        self._counted_by: dict[str, float] = {}
+        if resources.cpu > 1 or resources.memory:
+            self._counted_by[CPU] = resources.cpu
+        if resources.memory:
+            self._counted_by[MEMORY] = size(resources.memory)
+        gpu = {"GPU": resources.gpu} if resources.gpu else {}
+        self._options = {"resources": {**self._counted_by, **gpu}} if self._counted_by or gpu else {}
         self._client = self._connect()
         try:
             self._check()
+            self.count()
             self.ship(code)
         except BaseException:
             self.close()
@@ -55,7 +68,15 @@ class DaskEngine(RemoteEngine):
 
     def count(self) -> int:
         """Parts at once on the workers that are there."""
-        return sum(self._fit(worker) for worker in self._workers().values())
+        workers = self._workers()
+        new = [
+            address
+            for address, worker in workers.items()
+            if not worker["resources"].keys() >= self._counted_by.keys()
+        ]
+        if new:
+            self._client.run(_say, workers=new, on_error="ignore")  # whoever is gone by now is not counted on
+        return sum(self._fit(worker) for worker in workers.values())
 
     def share(self, obj: Any) -> Shared:
         """Copy an object to every worker, so that it outlives all but the last."""
@@ -90,7 +111,13 @@ class DaskEngine(RemoteEngine):
                     lambda: not members().issuperset(workers),
                 )
 
-        return boosting.repeated(fit, members, self.address, free=self._restart)
+        return boosting.repeated(
+            fit,
+            members,
+            self.address,
+            free=self._restart,
+            own=partial(boosting.said_here, estimator, matrix, target),
+        )
 
     def close(self) -> None:
         """Leave the cluster; what was shared is forgotten."""
@@ -166,6 +193,12 @@ class DaskEngine(RemoteEngine):
         scheduler = require("distributed.scheduler", "dask")
         cancelled = require("distributed.client", "dask").FutureCancelledError
         return isinstance(error, scheduler.KilledWorker | cancelled | TimeoutError)
+
+
+async def _say(dask_worker: Any) -> None:
+    """Have a worker say what it has."""
+    limit = dask_worker.memory_manager.memory_limit or _ENDLESS
+    await dask_worker.set_resources(**{CPU: dask_worker.state.nthreads, MEMORY: limit})
 
 
 def _run(terms: Terms, content: bytes, *objects: Any) -> tasks.Answer:

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,7 +110,9 @@ class RayEngine(RemoteEngine):
         def members() -> set[str]:
             return {node["NodeID"] for node in self._nodes()}
 
-        return boosting.repeated(fit, members, self.address, NOTICE)
+        return boosting.repeated(
+            fit, members, self.address, NOTICE, own=partial(boosting.said_here, estimator, matrix, target)
+        )
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

@@ -25,6 +25,7 @@ from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
 from modelkeep.engines import boosting, boosting_spark, flow, remote, tasks, versions
 from modelkeep.engines.remote import RemoteEngine, Shared, Terms
+from modelkeep.engines.spark_heard import Heard
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
 
@@ -142,7 +143,13 @@ class SparkEngine(RemoteEngine):
             finally:
                 self._context.cancelJobGroup(group)
 
-        return boosting.repeated(fit, self._some_executors, self.address, NOTICE)
+        return boosting.repeated(
+            fit,
+            self._some_executors,
+            self.address,
+            NOTICE,
+            own=partial(boosting.said_here, estimator, matrix, target),
+        )
 
     def close(self) -> None:
         """Cancel what runs, and end the session if it was begun here."""
@@ -178,7 +185,7 @@ class SparkEngine(RemoteEngine):
         terms, parts = self._terms, [(number, part.packet) for number, part in enumerate(job.parts)]
         broadcasts = {id(handle): handle.ref for _, packet in parts for handle in packet.handles}  # type: ignore[attr-defined]
         work = [(number, packet.content, [id(handle) for handle in packet.handles]) for number, packet in parts]
-        answers = self._context.accumulator([], _Answers(partial(self._answered, job)))
+        answers = self._context.accumulator([], Heard(partial(self._answered, job)))
 
         def each(item: tuple[int, bytes, list[int]]) -> None:
             number, content, needed = item
@@ -308,26 +315,6 @@ class _Part:
 class _Job:
     group: str
     parts: list[_Part]
-
-
-class _Answers:
-    """What an accumulator does with a task's answers: a task gathers them, the driver passes them on at once."""
-
-    def __init__(self, deliver: Callable[[int, tuple[Any, ...]], None] | None = None) -> None:
-        self._deliver = deliver
-
-    def zero(self, value: Any) -> list[Any]:
-        return []
-
-    def addInPlace(self, gathered: list[Any], answers: list[Any]) -> list[Any]:  # noqa: N802 - Spark's name
-        if self._deliver is None:
-            return [*gathered, *answers]
-        for number, answer in answers:
-            self._deliver(number, answer)
-        return []
-
-    def __reduce__(self) -> Any:
-        return _Answers, ()
 
 
 def _raise(error: Exception) -> None:

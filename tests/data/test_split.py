@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelkeep.core.compiled import Pays
 from modelkeep.core.errors import Invalid
+from modelkeep.data import hashing
 from modelkeep.data.hashing import row_hashes
 from modelkeep.data.split import SALT, test_rows
 from modelkeep.spec.declaration import Split
@@ -21,10 +23,21 @@ test_rows.__test__ = False  # type: ignore[attr-defined]
 KEYS = st.lists(st.one_of(st.integers(-(2**50), 2**50), st.text(max_size=8)), min_size=1, max_size=60, unique=True)
 
 
-def test_the_hash_is_md5_as_defined_elsewhere() -> None:
-    found = row_hashes(pa.table({"k": ["a", "bc"], "n": [1, None]}), ["k", "n"], "salt:")
-    expected = [hashlib.md5(text).digest()[8:] for text in (b"salt:a\x1f1", b"salt:bc\x1f\x00")]
-    assert found.tolist() == [int.from_bytes(digest, "big") for digest in expected]
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_hash_is_md5_as_defined_elsewhere(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "_pays", Pays(1 if compiled else 1_000_000))
+    # Up to the most that fits in one block of MD5, and in more rows than are worked on at once.
+    texts = [text[:size] for size in range(48) for text in ("x" * 99, "é" * 99, "0123456789" * 9)]
+    numbers = [None if row % 7 == 0 else (-3) ** (row % 30) for row in range(len(texts))]
+    rows = pa.table({"k": pa.chunked_array([texts[:50], [], texts[50:]]), "n": pa.array(numbers, pa.int64())})
+    for table, names in ((rows.slice(3), ["k"]), (rows.slice(3), ["k", "n"]), (rows.slice(3), ["n"])):
+        joined = [
+            "\x1f".join("\0" if v is None else str(v) for v in row.values())
+            for row in table.select(names).to_pylist()
+        ]
+        expected = [hashlib.md5(f"salt:{text}".encode()).digest()[8:] for text in joined]
+        found = row_hashes(table, names, "salt:")
+        assert found.tolist() == [int.from_bytes(digest, "big") for digest in expected]
 
 
 @given(KEYS, KEYS)

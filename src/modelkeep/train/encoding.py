@@ -20,13 +20,13 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
+from modelkeep.core.compiled import Pays
 from modelkeep.formats.steps import HashBuckets, RareCategories, Strings
 
 Floats = npt.NDArray[np.float64]
 
 
-COMPILED = 50_000
-"""Rows from which hashing strings here pays for loading compiled code."""
+_pays = Pays(200_000)
 
 
 def to_frame(table: pa.Table, inputs: Sequence[str]) -> pd.DataFrame:
@@ -81,7 +81,7 @@ Branch = tuple[list[Any], list[str]]
 def _branches(transformer: Any, table: pa.Table) -> list[Branch] | None:
     """None where not all is known here."""
     is_sparse = getattr(transformer, "sparse_output_", None)
-    if is_sparse is None or table.num_rows < (COMPILED if is_sparse else 1):
+    if is_sparse is None or not table.num_rows:
         return None
     last = _hashing if is_sparse else _last
     found: list[Branch] = []
@@ -104,7 +104,7 @@ def _branches(transformer: Any, table: pa.Table) -> list[Branch] | None:
         if not known:
             return None
         found.append((steps, list(columns)))
-    return found
+    return found if not is_sparse or _pays.with_more(table.num_rows) else None
 
 
 def _of_numbers(step: Any) -> bool:
@@ -194,8 +194,9 @@ def _categories(steps: list[Any], columns: list[pa.ChunkedArray], out: Floats) -
     last, at = steps[-1], 0
     for place, (codes, names) in enumerate(coded):
         width = len(last.categories_[place]) if isinstance(last, OneHotEncoder) else 1
+        wide = codes.astype(np.intp)
         for feature in range(at, at + width):
-            out[:, feature] = np.ascontiguousarray(table[: len(names), feature])[codes]
+            np.take(np.ascontiguousarray(table[: len(names), feature]), wide, out=out[:, feature], mode="clip")
         at += width
 
 

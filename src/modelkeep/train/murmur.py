@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modelkeep.train.linear.kernels import compiled
+from modelkeep.core.compiled import compiled
 
 
 def buckets(column: pa.ChunkedArray, count: int, out: npt.NDArray[np.int32], first: int = 0) -> None:

@@ -12,31 +12,21 @@ it missed is applied at once, ``w = shrink(w, l1 * c) / (1 + l2 * c)`` where ``c
 sizes. So a row costs its own features and not all of them. What is missing at the end is settled by
 ``table.settle``.
 
-The loops release the GIL. Compiled code is kept beside this file or, where that cannot be written, in the user's
-cache folder; where nothing can be written it is compiled anew by each process.
+The loops release the GIL.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import numpy as np
-from numba import njit
-from numba.core.errors import NumbaError
 
-F = TypeVar("F", bound=Callable[..., Any])
+from modelkeep.core.compiled import compiled as compiled_plainly
 
 # Sums may be regrouped; infinities and NaN stay what they are, so that a diverging fit is seen.
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
-
-
-def compiled(function: F) -> F:
-    try:
-        return njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
-    except (RuntimeError, OSError, NumbaError):  # no folder can be written
-        return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
+compiled = partial(compiled_plainly, fastmath={"reassoc", "contract", "arcp", "nsz"})
 
 
 @compiled

@@ -6,15 +6,13 @@ import atexit
 import importlib
 import io
 import os
-import shutil
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from modelkeep.core import digests
+from modelkeep.core import digests, scratch
 from modelkeep.core.errors import Invalid
 
 FILES = 2000
@@ -63,8 +61,9 @@ def install(digest: str, base: str, load: Callable[[], bytes]) -> None:
         folder = _INSTALLED.pop(digest, "")
         if not folder:
             content = load()
-            folder = tempfile.mkdtemp(prefix="modelkeep-code-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            made = scratch.folder("code")
+            atexit.register(scratch.discard, made)
+            folder = str(made)
             with zipfile.ZipFile(io.BytesIO(content)) as bundle:
                 bundle.extractall(folder)
         for other in _INSTALLED.values():

@@ -9,10 +9,8 @@ import itertools
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -24,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from modelkeep.core import machine
+from modelkeep.core import machine, scratch
 from modelkeep.core.errors import Invalid
 from modelkeep.core.here import Here, tree
 from modelkeep.core.ports import Progress
@@ -98,7 +96,7 @@ class LocalEngine:
             return _Held(obj)
         with self._lock:
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="modelkeep-engine-"))
+                self._folder = scratch.folder("engine")
             path = self._folder / str(next(self._numbers))
         return _Shared(_write(obj, path))
 
@@ -115,7 +113,7 @@ class LocalEngine:
             for worker in workers:
                 worker.join()
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            scratch.discard(folder)
 
     def __enter__(self) -> LocalEngine:
         return self

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +12,7 @@ import narwhals as nw
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modelkeep.core import scratch
 from modelkeep.core.errors import Unavailable
 from modelkeep.data.hashing import without_zones
 from modelkeep.data.relations import LazyFrame
@@ -37,7 +35,7 @@ class SparkFrames:
         self._session = session
         shared = os.environ.get(SCRATCH) or None
         near = shared is not None or session.sparkContext.master.startswith("local")
-        self._folder = Path(tempfile.mkdtemp(prefix="modelkeep-frames-", dir=shared)) if near else None
+        self._folder = scratch.folder("frames", shared) if near else None
         self._count = 0
 
     def table(self, pieces: Iterable[pa.Table]) -> LazyFrame:
@@ -63,7 +61,7 @@ class SparkFrames:
 
     def close(self) -> None:
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            scratch.discard(self._folder)
 
     def __enter__(self) -> SparkFrames:
         return self

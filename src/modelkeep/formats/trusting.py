@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from modelkeep.core import scratch
 from modelkeep.core.errors import Refused
 from modelkeep.formats import manifest as manifests
 from modelkeep.formats.manifest import Folder, Manifest
@@ -46,10 +46,10 @@ def on_disk(files: Mapping[str, bytes], manifest: Manifest, owner: object) -> Pa
         for name in manifest.files:
             manifests.located(files, manifest, name)
         return files.path
-    folder = tempfile.TemporaryDirectory(prefix="modelkeep-")
-    weakref.finalize(owner, folder.cleanup)
+    folder = scratch.folder("model")
+    weakref.finalize(owner, scratch.discard, folder)
     for name in manifest.files:
-        target = Path(folder.name) / name
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(manifests.take(files, manifest, name))
-    return Path(folder.name)
+    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from modelkeep.core.errors import Invalid, Problem
 from modelkeep.core.ports import Model
+from modelkeep.core.scratch import temporary
 from modelkeep.data import readers
 from modelkeep.data.places import Place
 from modelkeep.data.types import canonical
@@ -90,8 +90,7 @@ def score_part(job: Job, files: Callable[[], Mapping[str, bytes]], part: tuple[s
         Unavailable: It cannot be fetched or written.
     """
     name, out, key = part
-    with tempfile.TemporaryDirectory(prefix="modelkeep-score-") as folder:
-        scratch = Path(folder)
+    with temporary("score") as scratch:
         path = job.source.fetch(name, scratch)
         rejects = scratch / "aside"
         work = _Part(job, name, path, rejects, *_model(job.package, job.trusted, job.threads, files))

@@ -1,13 +1,15 @@
-"""Hashes that occur more than once, found in memory or handed on."""
+"""Hashes that occur more than once, found in memory or on the disk."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from modelkeep.data import rowchecks
-from modelkeep.data.learning import twice_among
+from modelkeep.core.errors import Unavailable
+from modelkeep.data import repeats, rowchecks
 from modelkeep.data.streams import Held
 from modelkeep.spec import steps
 from modelkeep.spec.declaration import Data, Declaration
@@ -22,18 +24,23 @@ def pieces() -> list[np.ndarray]:
     return made
 
 
-def test_every_place_of_a_hash_that_occurs_again() -> None:
-    found = twice_among(iter(pieces()), 1 << 20)
-    assert isinstance(found, dict)
+@pytest.mark.parametrize("room", [1 << 20, 1000])  # held; written to the disk
+def test_every_place_of_a_hash_that_occurs_again(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = repeats.among(iter(pieces()), room)
     assert {number: places.tolist() for number, places in found.items()} == {0: [4, 20, 21], 2: [7, 9]}
-    assert twice_among(iter(pieces()[1:]), 1 << 20).keys() == {1}  # 7 and 9 are still equal
-    assert twice_among(iter(pieces()[1:2]), 1 << 20) == {}
+    assert repeats.among(iter(pieces()[1:]), room).keys() == {1}  # 7 and 9 are still equal
+    assert repeats.among(iter(pieces()[1:2]), room) == {}
+    assert repeats.among(iter(pieces()[2:] * 3), room)[2].tolist() == list(range(300))
+    assert not list(tmp_path.iterdir())
 
 
-def test_too_many_are_given_back_whole() -> None:
-    back = twice_among(iter(pieces()), 1000)
-    assert not isinstance(back, dict)
-    assert [piece.tolist() for piece in back] == [piece.tolist() for piece in pieces()]
+def test_a_full_disk_is_told() -> None:
+    with open("/dev/full", "wb") as full, pytest.raises(Unavailable, match="No space left") as told:  # noqa: PTH123
+        repeats._write(np.zeros(100_000, np.uint64), full)
+    assert "MODELKEEP_MEMORY" in told.value.hint
 
 
 DROPPED = steps.DropDuplicates(columns=("id",))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from modelkeep.core import memory
 from modelkeep.core.errors import Invalid
-from modelkeep.data import fills, outliers
+from modelkeep.data import fills, outliers, repeats
 from modelkeep.data.cleaning import TYPES, Cleaning, duplicates, missing, named
 from modelkeep.data.columns import kinds, resolve, unknown_column
 from modelkeep.data.hashing import ask
@@ -28,8 +28,6 @@ UInts = npt.NDArray[np.uint64]
 
 _HASHES = 3
 """The part of the budget that hashes of all rows may take: one of so many."""
-
-_SIEVE = 1 << 24
 
 _PIECE = 1 << 40
 """A row's place is its piece's number times this, and its position in the piece."""
@@ -82,51 +80,16 @@ def occurs_before(stream: Stream, columns: Sequence[str]) -> dict[int, Ints]:
 
     with frames_of(stream.engine) as frames:
         hashed = stream.map(partial(_hashes, tuple(columns)), columns)
-        room = 0 if isinstance(stream.engine, Relational) else memory.budget() // _HASHES
-        suspects = twice_among(hashed, room)
-        if not isinstance(suspects, dict):
-            tables = frames.table(map(_placed, itertools.count(), suspects))
+        if isinstance(stream.engine, Relational):
+            tables = frames.table(map(_placed, itertools.count(), hashed))
             suspects = _by_piece(frames.collect(twice(tables, "h").select("place")).column("place").to_numpy())
+        else:
+            suspects = repeats.among(hashed, memory.budget() // _HASHES)
         if not suspects:
             return {}
         rows = frames.table(_some(stream.map(partial(_picked, tuple(columns), suspects), columns)))
         names = [f"c{index}" for index in range(len(columns))]
         return _by_piece(frames.collect(repeated(rows, names, "place")).column("place").to_numpy())
-
-
-def twice_among(pieces: Iterator[UInts], room: int) -> dict[int, Ints] | Iterator[UInts]:
-    """By piece the positions of hashes that occur more than once; or the pieces again, when they are too many.
-
-    Args:
-        pieces: Hashes of each piece's rows.
-        room: Bytes of hashes that may be held; sorting takes as much again.
-    """
-    held: list[UInts] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += piece.nbytes
-        if size > room:
-            return itertools.chain(held, pieces)
-    ordered = np.concatenate(held)
-    ordered.sort()
-    again = ordered[1:][ordered[1:] == ordered[:-1]]
-    del ordered
-    if not len(again):
-        return {}
-    # A bit of each hash that occurs again passes by nearly all others; the few left are looked up.
-    low = np.uint64(_SIEVE - 1)
-    sieve = np.zeros(_SIEVE, dtype=bool)
-    sieve[again & low] = True
-    found: dict[int, Ints] = {}
-    for number, piece in enumerate(held):
-        passed = np.flatnonzero(sieve[piece & low])
-        wanted = piece[passed]
-        places = np.minimum(np.searchsorted(again, wanted), len(again) - 1)
-        positions = passed[again[places] == wanted]
-        if len(positions):
-            found[number] = positions
-    return found
 
 
 def _hashes(columns: tuple[str, ...], table: pa.Table, number: int) -> UInts:

@@ -12,7 +12,7 @@ from modelkeep.train.linear import kernels
 from modelkeep.train.linear.blocks import MemoryPart, Split, held_out, in_memory, kept
 from modelkeep.train.linear.descent import pseudo_gradient
 from modelkeep.train.linear.losses import CODES, Objective, of_margins, of_rows, penalty, probabilities
-from modelkeep.train.linear.table import Steps, Table, _order, learn
+from modelkeep.train.linear.table import Moves, Steps, Table, _order, averaged, learn
 from modelkeep.train.linear.threads import Threads
 from modelkeep.train.linear.whole import Wholes
 
@@ -91,6 +91,36 @@ def test_a_lazy_penalty_is_the_one_of_every_step(seed, steps, ratio):
         learn(eager, goal, how, [(sparse.csr_matrix(x[row : row + 1]), y[row : row + 1])], None)
         eager.settle(goal, how)
     np.testing.assert_allclose(lazy.cells, eager.cells, rtol=1e-3, atol=1e-4 if ratio[1] else 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "l1", "kind"), [(1, 0.0, "adagrad"), (1, 0.01, "constant"), (3, 0.0, "adagrad")]
+)
+def test_a_round_of_two_workers_is_their_mean(outputs, l1, kind):
+    """Against NumPy: weights by the workers that had a gradient, or by both with L1; sums of squares add up."""
+    rng = np.random.default_rng(0)
+    goal, how = Objective("softmax" if outputs > 1 else "logistic", l1, 0.01, outputs), Steps(kind)
+    start = Table.fresh(50, outputs)
+    start.cells[:, :outputs] = rng.normal(size=(51, outputs))
+    packed = np.ascontiguousarray(start.packed)
+    ends = [Table.unpacked(packed, start.clock, adaptive=how.adaptive) for _ in range(2)]
+    for skip, end in enumerate(ends, 2):  # every second and every third feature, so that some are in both
+        end.clock += 2
+        end.cells[::skip, : 2 * outputs] += rng.random((len(end.cells[::skip]), 2 * outputs))
+        end.cells[:, -1] = 1 / np.sqrt(end.cells[:, 2 * outputs - 1]) if how.adaptive else 1.0
+        plain = Table(end.cells.copy(), end.clock)
+        plain.settle(goal, how, np.arange(50))  # as the shards do
+        end.settle(goal, how)
+        np.testing.assert_allclose(end.cells, plain.cells, rtol=1e-13)
+    one, two = (Moves.between(packed, start.clock, end, 1, 1.0) for end in ends)
+    found = averaged(start, one.plus(two), goal, how)
+    change = sum(end.packed - packed for end in ends)
+    had = sum((end.packed - packed)[:, outputs:].max(axis=1) > 0 for end in ends)
+    by = np.full(51, 2.0) if l1 else np.where(had > 0, had, 2.0)
+    np.testing.assert_allclose(found.weights, start.weights + change[:, :outputs] / by[:, None], rtol=1e-13)
+    np.testing.assert_allclose(found.sums, start.sums + change[:, outputs:], rtol=1e-13)
+    assert found.clock.tolist() == [2.0, 2.0]
+    np.testing.assert_allclose(found.cells[:, -1], 1 / np.sqrt(found.sums[:, -1]) if how.adaptive else 1.0)
 
 
 def test_the_pseudo_gradient_is_zero_where_l1_holds_a_weight():

@@ -69,11 +69,10 @@ class Table:
     @classmethod
     def unpacked(cls, packed: Array, clock: Array, *, adaptive: bool) -> Table:
         """The table of what ``packed`` gave, its penalties settled."""
-        rows, columns = packed.shape
-        cells = np.empty((rows, columns + 2))
-        cells[:, :columns] = packed
-        cells[:, columns] = clock[0]
-        cells[:, columns + 1] = 1.0 / np.sqrt(packed[:, -1]) if adaptive else 1.0
+        from modelkeep.train.linear import merging  # Numba takes a while to import
+
+        cells = np.empty((len(packed), packed.shape[1] + 2))
+        merging.unpack(packed, float(clock[0]), adaptive, cells)
         return cls(cells, clock.copy())
 
     @property
@@ -101,13 +100,18 @@ class Table:
         """(features + 1,), a view: the sum of rates when the penalty was last applied."""
         return self.cells[:, -2]
 
-    def settle(self, objective: Objective, steps: Steps, rows: Any = slice(-1)) -> None:
+    def settle(self, objective: Objective, steps: Steps, rows: Any = None) -> None:
         """Apply to features the penalty they still miss, as the compiled loops do.
 
         Args:
             rows: Which; all but the intercept unless said.
         """
         if objective.l1 == objective.l2 == 0.0:
+            return
+        if rows is None:
+            from modelkeep.train.linear import merging
+
+            merging.settle(self.cells, float(self.clock[0]), steps.adaptive, objective.l1, objective.l2)
             return
         missed = (self.clock[0] - self.seen[rows])[:, None]
         size = missed / np.sqrt(self.sums[rows]) if steps.adaptive else missed
@@ -206,8 +210,10 @@ class Moves:
     @classmethod
     def between(cls, packed: Array, clock: Array, end: Table, rows: int, loss: float) -> Moves:
         """What changed since a start."""
-        cells = end.packed - packed
-        touched = np.asarray((cells[:, end.outputs :] > 0.0).any(axis=1), np.float64)
+        from modelkeep.train.linear import merging
+
+        cells, touched = np.empty(packed.shape), np.empty(len(packed))
+        merging.between(packed, end.cells, cells, touched)
         return cls(cells, touched, end.clock - clock, 1, rows, loss)
 
     def plus(self, other: Moves) -> Moves:
@@ -231,10 +237,9 @@ def averaged(start: Table, moves: Moves, objective: Objective, steps: Steps) -> 
     more than the mean of that could carry it through zero. Sums of squared gradients add up, as if one worker had
     seen all the rows.
     """
-    by = np.full(len(moves.touched), float(moves.workers))
-    if objective.l1 == 0.0:
-        by = np.where(moves.touched > 0.0, moves.touched, by)
-    cells = moves.cells
-    cells[:, : start.outputs] /= by[:, None]
-    cells += start.packed
-    return Table.unpacked(cells, start.clock + moves.clock / moves.workers, adaptive=steps.adaptive)
+    from modelkeep.train.linear import merging
+
+    cells, clock = np.empty(start.cells.shape), start.clock + moves.clock / moves.workers
+    summed = (moves.cells, moves.touched, float(moves.workers))
+    merging.average(start.cells, summed, objective.l1 != 0.0, float(clock[0]), steps.adaptive, cells)
+    return Table(cells, clock)

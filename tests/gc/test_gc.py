@@ -242,7 +242,7 @@ def test_blobs_put_during_a_collection_survive(home: Keep) -> None:
 
     def put(path: str, data: bytes) -> None:
         digest = blobs(home).put(data)
-        home.db.write(lambda conn: artifacts.put(conn, Owner("run", row), path, digest, len(data)))
+        home.db.write(artifacts.Put(Owner("run", row), path, digest, len(data)))
         kept.append(digest)
 
     def remove(path: str) -> None:

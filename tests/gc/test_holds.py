@@ -51,7 +51,7 @@ class Made:
             "experiment": lambda conn: experiments.delete_one(conn, self.experiment, 2),
             "run": lambda conn: tracking.set_stage(conn, self.run, "deleted", 2),
             "file": lambda conn: artifacts.remove(conn, Owner("run", self.row), "f"),
-            "other bytes": lambda conn: artifacts.put(conn, Owner("run", self.row), "f", "0" * 64, 1),
+            "other bytes": artifacts.Put(Owner("run", self.row), "f", "0" * 64, 1),
             "logged model": lambda conn: logged.delete_one(conn, self.logged, 2),
             "model": lambda conn: catalog.delete_model(conn, "m"),
             "version": lambda conn: catalog.delete_version(conn, "m", 1, 2),

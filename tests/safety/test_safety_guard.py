@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,21 @@ def test_files_go_with_their_experiment(place_of_all: Site, told: dict[str, Any]
                 else:
                     assert answer.status_code == 403, (who, method, path, answer.text)
                     assert b"secret" not in answer.content
+
+
+def test_who_asks_at_once_for_one_file_is_judged_each_by_themselves(
+    place_of_all: Site, told: dict[str, Any]
+) -> None:
+    asked = [(who, owner) for who in ("reader", "nobody", "root") for owner in ("mine", "theirs")] * 8
+
+    def get(each: tuple[str, str]) -> int:
+        path = f"/api/2.0/mlflow-artifacts/artifacts/{told[each[1]]['files']}/f.txt"
+        return place_of_all.ask(each[0], "GET", path).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(get, asked))
+    allowed = {("reader", "mine"), ("root", "mine"), ("root", "theirs")}
+    assert answers == [200 if each in allowed else 403 for each in asked]
 
 
 def test_a_presigned_url_is_enough_for_its_file(place_of_all: Site, told: dict[str, Any]) -> None:

@@ -18,9 +18,10 @@ from modelkeep.core.ports import BlobStore
 from modelkeep.registry import holds
 from modelkeep.store import tables
 from modelkeep.store.blobs import read_tree
-from modelkeep.store.bulk import fetch, insert_rows
-from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
+from modelkeep.store.bulk import encode, fetch, insert_rows, select_in
+from modelkeep.store.logged_tables import logged_model_artifacts
 from modelkeep.store.trace_tables import trace_artifacts, trace_tags, traces
+from modelkeep.store.writer import Mergeable
 
 SCHEME = "mlflow-artifacts:/"
 LOCATION = "mlflow.artifactLocation"
@@ -33,6 +34,7 @@ _ESCAPES = re.compile(r"%(2e|2f|5c|25|00|c0|c1)|[\\\x00-\x1f\x7f]|:(/|\Z)", re.I
 
 
 _RUN = "SELECT id, experiment, artifact_uri FROM runs WHERE run_id = ?"
+_MODEL = "SELECT id, artifact_uri FROM logged_models WHERE model_id = ?"
 
 
 class Owner(Struct, frozen=True):
@@ -109,42 +111,121 @@ def listing(conn: Connection, blobs: BlobStore, owner: Owner, folder: str) -> li
 
 def find(conn: Connection, blobs: BlobStore, owner: Owner, path: str) -> tuple[str, int]:
     """Digest and size in bytes of a file. Raises ``NotFound``."""
-    if owner.kind == "package":
-        digest = read_tree(blobs, owner.digest).get(path)
-        if digest is not None:
-            return digest, _size(blobs, digest)
-    else:
+    (found,) = find_all(conn, blobs, [(owner, path)])
+    if found is None:
+        raise NotFound(f"No such artifact: '{path}'")
+    return found
+
+
+def find_all(
+    conn: Connection, blobs: BlobStore, wanted: Sequence[tuple[Owner, str]]
+) -> list[tuple[str, int] | None]:
+    """Digest and size in bytes of each file; None of one that is not there. One statement for each owner."""
+    by_owner: dict[Owner, set[str]] = {}
+    for owner, path in wanted:
+        by_owner.setdefault(owner, set()).add(path)
+    found: dict[tuple[Owner, str], tuple[str, int]] = {}
+    for owner, paths in by_owner.items():
+        if owner.kind == "package":
+            kept = read_tree(blobs, owner.digest)
+            found |= {(owner, path): (kept[path], _size(blobs, kept[path])) for path in paths & kept.keys()}
+            continue
         table, column = _table(owner)
-        row = conn.execute(
-            select(table.c.digest, table.c.size).where(column == owner.number, table.c.path == path)
-        ).first()
-        if row is not None:
-            return row.digest, row.size
-    raise NotFound(f"No such artifact: '{path}'")
+        rows = select_in(conn, "path, digest, size", table, "path", paths, {column.name: owner.number})
+        found |= {(owner, path): (digest, size) for path, digest, size in rows}
+    return [found.get(each) for each in wanted]
 
 
-def put(conn: Connection, owner: Owner, path: str, digest: str, size: int) -> None:
+class Put(Mergeable):
     """Attach a blob under a path, in place of what was there.
 
     Raises:
         Invalid: A part of the path is a file, or the path is a folder.
         Refused: The owner is a package, which never changes, or what was there is under legal hold.
     """
-    writable(owner, path)
-    table, column = _table(owner)
-    above = [path[:at] for at, letter in enumerate(path) if letter == "/"]
-    there = f"SELECT path, digest FROM {table.name} WHERE {column.name} = ? AND path"
-    found = dict(fetch(conn, f"{there} IN ({', '.join('?' * (len(above) + 1))})", (owner.number, *above, path)))
-    was = found.pop(path, digest)
-    order = ' COLLATE "C"' if conn.dialect.name == "postgresql" else ""  # "/" comes just before "0"
-    inside = fetch(conn, f"{there}{order} > ? AND path{order} < ? LIMIT 1", (owner.number, f"{path}/", f"{path}0"))
-    if found or inside:
-        raise Invalid(f"Invalid path {path[:200]!r}: a file and a folder would have one name")
-    if was != digest:
-        holds.refuse_files(conn, owner.kind, owner.number)
+
+    __slots__ = ("digest", "owner", "path", "size")
+
+    def __init__(self, owner: Owner, path: str, digest: str, size: int) -> None:
+        self.owner = owner
+        self.path = path
+        self.digest = digest
+        self.size = size
+
+    @staticmethod
+    def merge(conn: Connection, works: Sequence[Any]) -> list[Any]:
+        """Attach these in order: two statements for each kind of owner, however many."""
+        results: list[Any] = [None] * len(works)
+        by_kind: dict[str, list[tuple[int, Put]]] = {}
+        for at, work in enumerate(works):
+            try:
+                writable(work.owner, work.path)
+                by_kind.setdefault(work.owner.kind, []).append((at, work))
+            except (Invalid, Refused) as error:
+                results[at] = error
+        for numbered in by_kind.values():
+            _attach(conn, numbered, results)
+        return results
+
+
+def _attach(conn: Connection, works: Sequence[tuple[int, Put]], results: list[Any]) -> None:
+    """Write the files of owners of one kind; what is wrong with one goes into the results."""
+    table, column = _table(works[0][1].owner)
+    files, folders = _beside(conn, table.name, column.name, [work for _, work in works])
+    rows = {}
+    for at, work in works:
+        number = work.owner.number
+        place, above = (number, work.path), [(number, folder) for folder in _above(work.path)]
+        if place in folders or any(folder in files for folder in above):
+            results[at] = Invalid(f"Invalid path {work.path[:200]!r}: a file and a folder would have one name")
+            continue
+        if files.get(place, work.digest) != work.digest:
+            try:
+                holds.refuse_files(conn, work.owner.kind, number)
+            except Refused as error:
+                results[at] = error
+                continue
+        files[place] = work.digest
+        folders.update(above)
+        rows[place] = (*place, work.digest, work.size)
     conflict = f"ON CONFLICT ({column.name}, path) DO UPDATE SET digest = excluded.digest, size = excluded.size"
-    row = (owner.number, path, digest, size)
-    insert_rows(conn, table, (column.name, "path", "digest", "size"), [row], conflict)
+    insert_rows(conn, table, (column.name, "path", "digest", "size"), list(rows.values()), conflict)
+
+
+_Place = tuple[int, str]
+
+
+def _beside(
+    conn: Connection, table: str, column: str, works: Sequence[Put]
+) -> tuple[dict[_Place, str], set[_Place]]:
+    """Of the paths that are written and those above them: the digests of files, and which are folders."""
+    postgres = conn.dialect.name == "postgresql"
+    order = ' COLLATE "C"' if postgres else ""  # "/" comes just before "0"
+    places = list(dict.fromkeys((work.owner.number, work.path) for work in works))
+    above = list(dict.fromkeys((number, folder) for number, path in places for folder in _above(path)))
+    values: tuple[Any, ...] = ()
+    for pairs in (places, above):
+        values += ([number for number, _ in pairs], [path for _, path in pairs]) if postgres else (encode(pairs),)
+    listed = "unnest(?::bigint[], ?::text[]) AS w (number, path)"
+    if not postgres:
+        number, path = (f"json_extract(value, '$[{at}]')" for at in (0, 1))
+        listed = f"(SELECT {number} AS number, {path} AS path FROM json_each(?)) w"
+    same = f"SELECT w.number, w.path, t.digest FROM {listed} JOIN {table} t ON t.{column} = w.number"
+    inside = (
+        f"SELECT 1 FROM {table} t WHERE t.{column} = w.number AND t.path{order} > w.path || '/'"
+        f" AND t.path{order} < w.path || '0'"
+    )
+    query = (
+        f"{same} AND t.path = w.path UNION ALL {same} AND t.path = w.path"
+        f" UNION ALL SELECT w.number, w.path, NULL FROM {listed} WHERE EXISTS ({inside})"
+    )
+    found = fetch(conn, query, (*values, *values[: len(values) // 2]))
+    files = {(number, path): digest for number, path, digest in found if digest is not None}
+    return files, {(number, path) for number, path, digest in found if digest is None}
+
+
+def _above(path: str) -> list[str]:
+    return [path[:at] for at, letter in enumerate(path) if letter == "/"]
 
 
 def writable(owner: Owner, path: str) -> None:
@@ -192,8 +273,9 @@ def _run_at(conn: Connection, run_id: str, root: str) -> Owner | None:
 
 
 def _model_at(conn: Connection, model_id: str, root: str) -> Owner | None:
-    row = conn.execute(select(logged_models).where(logged_models.c.model_id == model_id)).first()
-    return Owner("model", row.id) if row is not None and row.artifact_uri == root else None
+    for number, uri in fetch(conn, _MODEL, (model_id,)):
+        return Owner("model", number) if uri == root else None
+    return None
 
 
 def _trace_at(conn: Connection, trace_id: str, root: str) -> Owner | None:

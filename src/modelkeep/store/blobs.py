@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -18,6 +19,7 @@ from modelkeep.store.bytestores import Batch, ByteStore
 from modelkeep.store.chunks import LIST, SMALL, Buffer, ChunkList, cut, digest_of, pack, read_fully, unpack
 from modelkeep.store.places import open_bytes
 
+_DIGEST = re.compile("[0-9a-f]{64}")
 _SEAL_EVERY = 32 * 1024 * 1024
 
 
@@ -291,6 +293,14 @@ def put_all(blobs: BlobStore, bodies: Sequence[bytes]) -> list[str]:
     return [digest for digest, _ in kept.values()]
 
 
+def read_all(blobs: BlobStore, digest: str) -> bytes:
+    """All bytes of a blob that fits in memory. Raises ``NotFound``, ``Damaged``."""
+    if isinstance(blobs, Blobs):
+        return blobs.read(digest)
+    with blobs.open(digest) as stream:
+        return stream.read()
+
+
 def put_tree(blobs: BlobStore, files: Mapping[str, bytes | Path]) -> str:
     """Keep a folder of files and return the digest of its listing.
 
@@ -362,7 +372,7 @@ def _slice(span: tuple[int, int] | None) -> slice:
 
 
 def _is_digest(text: str) -> bool:
-    return len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
+    return _DIGEST.fullmatch(text) is not None
 
 
 def _is_inside(path: str) -> bool:

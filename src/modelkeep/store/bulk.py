@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, cast
@@ -124,15 +124,27 @@ def inserting(conn: Connection, table: Table) -> Any:
 
 
 def select_in(
-    conn: Connection, columns: str, table: Table, key: str, values: Iterable[Any]
+    conn: Connection,
+    columns: str,
+    table: Table,
+    key: str,
+    values: Iterable[Any],
+    same: Mapping[str, Any] | None = None,
 ) -> list[tuple[Any, ...]]:
-    """Rows whose column ``key`` is one of ``values``, however many: they travel as one parameter."""
+    """Rows whose column ``key`` is one of ``values``, however many: they travel as one parameter.
+
+    Args:
+        same: What else a row's columns must be.
+    """
     wanted = list(values)
     if not wanted:
         return []
-    query = f'SELECT {columns} FROM {table.name} WHERE "{key}" '
+    also, rest = "", ()
+    if same:
+        also, rest = "".join(f'"{name}" = ? AND ' for name in same), tuple(same.values())
+    query = f'SELECT {columns} FROM {table.name} WHERE {also}"{key}" '
     if len(wanted) == 1:
-        return fetch(conn, f"{query}= ?", wanted)
+        return fetch(conn, f"{query}= ?", (*rest, *wanted))
     if conn.dialect.name == "postgresql":
-        return fetch(conn, f"{query}= ANY(?)", (wanted,))
-    return fetch(conn, f"{query}IN (SELECT value FROM json_each(?))", (encode(wanted),))
+        return fetch(conn, f"{query}= ANY(?)", (*rest, wanted))
+    return fetch(conn, f"{query}IN (SELECT value FROM json_each(?))", (*rest, encode(wanted)))

@@ -106,7 +106,8 @@ class Folder:
 
     def get(self, name: str) -> bytes:
         try:
-            return (self._root / name).read_bytes()
+            with open(f"{self.url}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - a third of pathlib's time
+                return file.read()
         except FileNotFoundError:
             raise NotFound(f"there is no {name} in {self._root}") from None
         except OSError as error:

@@ -282,6 +282,29 @@ def test_small_files_come_back_before_asgi_and_large_ones_through_it(address: st
         assert http.put(f"{files}/folder0", content=b"x").status_code == 200
 
 
+def test_small_files_that_come_together_keep_to_their_own(address: str) -> None:
+    """Of two runs, in folders, one of them called as the root is, missing ones and wrong ones: all at once."""
+    root = f"{address}/api/2.0"
+    files = []
+    for _ in range(2):
+        run = httpx.post(f"{root}/mlflow/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
+        files.append(f"{root}/mlflow-artifacts/artifacts/0/{run}/artifacts")
+    names = ("a", "b", "f/a", "f/artifacts/a", "f/artifacts/artifacts", "g/artifacts")
+    urls = [f"{base}/{name}" for name in names for base in files]
+
+    async def all_of(method: str, asked: list[str]) -> list[httpx.Response]:
+        async with httpx.AsyncClient() as http:
+            bodies = [{"content": url.encode()} if method == "PUT" else {} for url in asked]
+            pairs = zip(asked, bodies, strict=True)
+            return await asyncio.gather(*(http.request(method, url, **body) for url, body in pairs))
+
+    assert {answer.status_code for answer in asyncio.run(all_of("PUT", urls))} == {200}
+    missing = [f"{base}/{name}" for name in ("c", "f/b", "f", "artifacts") for base in files]
+    answers = asyncio.run(all_of("GET", [*urls, *missing, f"{files[0]}x/a"]))
+    assert [answer.content.decode() for answer in answers[: len(urls)]] == urls
+    assert [answer.status_code for answer in answers[len(urls) :]] == [404] * (len(missing) + 1)
+
+
 def test_a_large_file_asked_for_among_others_in_one_piece_closes_or_answers(light: str) -> None:
     """Who asks again before the answer is there gets whole answers in order, or a closed connection."""
     root = f"{light}/api/2.0"

@@ -198,9 +198,7 @@ class Artifacts:
 
     async def attach(self, owner: Owner, path: str, digest: str, size: int) -> None:
         """Put a stored file in its place."""
-        await asyncio.wrap_future(
-            self._keep.db.submit(lambda conn: artifacts.put(conn, owner, path, digest, size))
-        )
+        await asyncio.wrap_future(self._keep.db.submit(artifacts.Put(owner, path, digest, size)))
 
     @property
     def blobs(self) -> BlobStore:

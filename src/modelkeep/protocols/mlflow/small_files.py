@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, cast
 
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import ModelkeepError
+from modelkeep.core.errors import ModelkeepError, NotFound
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.access.asgi import enter
 from modelkeep.protocols.access.door import Doorkeeper
@@ -24,13 +23,15 @@ from modelkeep.protocols.mlflow.hot import refusal
 from modelkeep.registry import artifacts
 from modelkeep.registry.artifacts import Owner
 from modelkeep.serve.hot import Handler, Head, Passing, Sink
-from modelkeep.store.blobs import Blobs, put_all
+from modelkeep.store.blobs import Blobs, put_all, read_all
 from modelkeep.store.bytestores import Folder
 from modelkeep.store.writer import Outcome
 
 _EMPTY = b"{}"
 _PUT, _GET = (f"{method} {PREFIX.decode()}" for method in ("PUT", "GET"))
 _Asked = tuple[Sink, Head, bytes]
+_Located = tuple[str, Owner, str]
+"""The path as it was asked for, whose file it is, and its path below the owner's root."""
 _Answer = tuple[Sink, Head | None, Any]
 """What to write, or the head of a request that is left to the application."""
 
@@ -89,8 +90,7 @@ class SmallFiles:
         if size > PART:
             return sink, head, None
         try:
-            with self._keep.blobs.open(digest) as stream:
-                body = stream.read()
+            body = read_all(self._keep.blobs, digest)
         except Exception as error:
             return sink, None, refusal(error, _GET)
         lines = b"".join(b"%s: %s\r\n" % line for line in as_attachment(path))
@@ -101,40 +101,65 @@ class SmallFiles:
         try:
             kept = put_all(self._keep.blobs, [body for (_, _, body), _ in found])
             works = [
-                (partial(artifacts.put, owner=owner, path=inner, digest=digest, size=len(body)), sink)
+                (artifacts.Put(owner, inner, digest, len(body)), sink)
                 for ((sink, _, body), (owner, inner)), digest in zip(found, kept, strict=True)
             ]
             self._keep.db.post(works, self._told)
         except Exception as error:
             self._later(_answer, [(sink, None, refusal(error, _PUT)) for (sink, _, _), _ in found])
 
-    def _found(self, conn: Connection, path: str, owner: Owner, inner: str) -> tuple[str, str, int]:
-        return path, *artifacts.find(conn, self._keep.blobs, owner, inner)
+    def _found(self, conn: Connection, located: Sequence[_Located]) -> list[Any]:
+        blobs = self._keep.blobs
+        try:
+            files = artifacts.find_all(conn, blobs, [(owner, inner) for _, owner, inner in located])
+        except ModelkeepError:  # of one of them
+            return [
+                _try(artifacts.find, conn, blobs, owner, inner, shown=(path,)) for path, owner, inner in located
+            ]
+        return [
+            NotFound(f"No such artifact: '{inner}'") if file is None else (path, *file)
+            for (path, _, inner), file in zip(located, files, strict=True)
+        ]
 
-    def _writable(self, conn: Connection, path: str, owner: Owner, inner: str) -> tuple[Owner, str]:
-        artifacts.writable(owner, inner)
-        return owner, inner
+    def _writable(self, conn: Connection, located: Sequence[_Located]) -> list[Any]:
+        return [_try(_writable, owner, inner) for _, owner, inner in located]
 
     def _located(
-        self, asked: list[_Asked], name: str, right: str, look: Callable[..., Any]
+        self, asked: list[_Asked], name: str, right: str, look: Callable[..., list[Any]]
     ) -> list[tuple[_Asked, Any]]:
         """What is known of each file; who asks in vain is told."""
         found, wrong = [], []
         try:
             with self._keep.db.read() as conn:
-                for each in asked:
-                    sink, head, _ = each
-                    enter(None if head.who is None else head.who.who)
-                    try:
-                        path = decoded(head.target.partition(PREFIX)[2])
-                        found.append((each, look(conn, path, *self._keeper.locate(conn, path, right))))
-                    except ModelkeepError as error:
-                        wrong.append((sink, None, refusal(error, name)))
+                folders: dict[Any, tuple[Owner, str]] = {}
+                places = [_try(self._place, conn, head, right, folders) for _, head, _ in asked]
+                located = [place for place in places if not isinstance(place, ModelkeepError)]
+                known = iter(look(conn, located))
+            for each, place in zip(asked, places, strict=True):
+                told = place if isinstance(place, ModelkeepError) else next(known)
+                if isinstance(told, ModelkeepError):
+                    wrong.append((each[0], None, refusal(told, name)))
+                else:
+                    found.append((each, told))
         except Exception as error:
             found, wrong = [], [(sink, None, refusal(error, name)) for sink, _, _ in asked]
         if wrong:
             self._later(_answer, wrong)
         return found
+
+    def _place(self, conn: Connection, head: Head, right: str, folders: dict[Any, tuple[Owner, str]]) -> _Located:
+        """Where a file is, or goes. Files of one folder have one owner, looked up once."""
+        who = None if head.who is None else head.who.who
+        enter(who)
+        path = decoded(head.target.partition(PREFIX)[2])
+        folder, _, name = path.rpartition("/")
+        if "/" not in folder or name == "artifacts":  # then the path itself may be an owner's root
+            return path, *self._keeper.locate(conn, path, right)
+        if (id(who), folder) not in folders:
+            owner, inner = self._keeper.locate(conn, path, right)
+            folders[id(who), folder] = owner, inner.removesuffix(name)
+        owner, above = folders[id(who), folder]
+        return path, owner, above + name
 
     def _told(self, outcomes: list[Outcome]) -> None:
         kept = (200, _EMPTY)
@@ -154,6 +179,19 @@ def _taken(waiting: deque[_Asked]) -> list[_Asked]:
     while waiting:  # until it is empty: only who finds it so has somebody come
         taken.append(waiting.popleft())
     return taken
+
+
+def _try(work: Callable[..., Any], *given: Any, shown: tuple[Any, ...] = ()) -> Any:
+    """What the work gives, after ``shown``; or what is wrong."""
+    try:
+        return (*shown, *work(*given))
+    except ModelkeepError as error:
+        return error
+
+
+def _writable(owner: Owner, inner: str) -> tuple[Owner, str]:
+    artifacts.writable(owner, inner)
+    return owner, inner
 
 
 def _answer(answers: list[_Answer]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +24,30 @@ def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
         # The parent may have been gone before the kernel was asked. It may be process 1: so it is in a container.
         if os.environ.get(_PARENT, str(os.getppid())) != str(os.getppid()):
             os.kill(os.getpid(), how)
+
+
+def end_when_told(grace: float) -> None:
+    """Let SIGTERM end this process as Ctrl-C does, with all that is to be closed; by force after so many seconds.
+
+    Python hears of signals between two of its steps, and one step may be an hour in a library. A socket is told at
+    once, and another thread sees to the end.
+    """
+    told, tells = socket.socketpair()
+    tells.setblocking(False)
+    signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told once is enough: what closes is not to be interrupted
+        raise KeyboardInterrupt
+
+    def watch(_: socket.socket) -> None:
+        while signal.SIGTERM not in told.recv(64):
+            pass
+        time.sleep(grace)
+        os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=watch, args=(tells,), name="end-when-told", daemon=True).start()
 
 
 Child = subprocess.Popen[bytes]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelkeep.app.children import die_with_parent
+from modelkeep.app.children import die_with_parent, end_when_told
 from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect, engines
 from modelkeep.core import machine, memory
@@ -28,6 +28,8 @@ from modelkeep.store.scheduling import Room
 
 EVERY = 5.0
 """Seconds between two lines about one step."""
+GRACE = 5.0
+"""Seconds in which a job that is told to end may end what it has begun elsewhere."""
 
 
 class Written:
@@ -71,6 +73,7 @@ def share(job: jobs.Job, room: Room) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Run one job to its end; its outcome is in the job's row, its exit code says whether it was a success."""
     die_with_parent(signal.SIGKILL)
+    end_when_told(GRACE)
     os.nice(5)  # serving on the same machine goes first
     home, number = Path(arguments[0]), int(arguments[1])
     database, blobs, base = arguments[2:5]
@@ -94,6 +97,9 @@ def main(arguments: list[str]) -> int:
         write(f"ended: {told}")
         keep.db.write(lambda conn: renewals.succeed(conn, job, told, keep.clock.now()))
         return 0
+    except KeyboardInterrupt:
+        write("told to end")
+        return 128 + signal.SIGTERM
     except Conflict as error:  # cancelled while it ended
         write(str(error))
         return 1

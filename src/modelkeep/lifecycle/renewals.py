@@ -26,6 +26,8 @@ from modelkeep.store.scheduling import Room
 KIND = "renew"
 LEASE = 10.0
 """Seconds of the machine's own clock after which a job whose control process vanished is taken up by the next."""
+ENDING = 3.0
+"""Seconds in which jobs may end what they have begun elsewhere when control is stopped."""
 ATTEMPTS = 10
 JOBS = "MODELKEEP_JOBS"
 
@@ -38,7 +40,7 @@ class Worker(Protocol):
         ...
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask it to end, and what it has begun on an engine."""
         ...
 
 
@@ -207,6 +209,9 @@ class Renewals:
         running, self._running = list(self._running.values()), {}
         for _, worker in running:
             worker.terminate()
+        until = time.monotonic() + ENDING
+        while time.monotonic() < until and any(worker.poll() is None for _, worker in running):
+            time.sleep(0.02)
         again = "control was stopped"
         for job, _ in running:
             with contextlib.suppress(Conflict):  # it has ended just now

@@ -10,11 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PARENT = "MODELKEEP_PARENT"
+TOLD_TO_END = 128 + signal.SIGTERM
+"""The exit code of a process that ended because it was told to."""
+_AGAIN = 0.5
+"""Seconds after which a process that was told to end, and has not heard of it, is told again."""
 
 
 def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
@@ -26,28 +30,43 @@ def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
             os.kill(os.getpid(), how)
 
 
-def end_when_told(grace: float) -> None:
+def end_when_told(grace: float) -> Callable[[], object]:
     """Let SIGTERM end this process as Ctrl-C does, with all that is to be closed; by force after so many seconds.
 
     Python hears of signals between two of its steps, and one step may be an hour in a library. A socket is told at
-    once, and another thread sees to the end.
+    once, and another thread sees to the end. What is raised may be lost in a callback, whose errors are not passed
+    on; so it is raised again until it is heard.
+
+    Returns:
+        To be called when it was heard, before what is closed then.
     """
+    heard = threading.Event()
     told, tells = socket.socketpair()
     tells.setblocking(False)
     signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
 
+    due = True
+
     def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told once is enough: what closes is not to be interrupted
-        raise KeyboardInterrupt
+        nonlocal due
+        if due and not heard.is_set():  # once, for others may tell it again and again while it closes what is open
+            due = False
+            raise KeyboardInterrupt
 
     def watch(_: socket.socket) -> None:
+        nonlocal due
         while signal.SIGTERM not in told.recv(64):
             pass
-        time.sleep(grace)
-        os._exit(128 + signal.SIGTERM)
+        until = time.monotonic() + grace
+        while (left := until - time.monotonic()) > 0 and not heard.wait(min(_AGAIN, left)):
+            due = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(max(0.0, until - time.monotonic()))
+        os._exit(TOLD_TO_END)
 
     signal.signal(signal.SIGTERM, end)
     threading.Thread(target=watch, args=(tells,), name="end-when-told", daemon=True).start()
+    return heard.set
 
 
 Child = subprocess.Popen[bytes]

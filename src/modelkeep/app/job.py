@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelkeep.app.children import die_with_parent, end_when_told
+from modelkeep.app.children import TOLD_TO_END, die_with_parent, end_when_told
 from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect, engines
 from modelkeep.core import machine, memory
@@ -73,7 +73,7 @@ def share(job: jobs.Job, room: Room) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Run one job to its end; its outcome is in the job's row, its exit code says whether it was a success."""
     die_with_parent(signal.SIGKILL)
-    end_when_told(GRACE)
+    heard = end_when_told(GRACE)
     os.nice(5)  # serving on the same machine goes first
     home, number = Path(arguments[0]), int(arguments[1])
     database, blobs, base = arguments[2:5]
@@ -98,8 +98,9 @@ def main(arguments: list[str]) -> int:
         keep.db.write(lambda conn: renewals.succeed(conn, job, told, keep.clock.now()))
         return 0
     except KeyboardInterrupt:
+        heard()
         write("told to end")
-        return 128 + signal.SIGTERM
+        return TOLD_TO_END
     except Conflict as error:  # cancelled while it ended
         write(str(error))
         return 1

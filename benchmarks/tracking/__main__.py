@@ -109,8 +109,10 @@ def judged(row: Row, us: float, peers: Sequence[float]) -> dict[str, object]:
     more = row.unit.endswith("/s")
     best = (max(peers) if more else min(peers)) if peers else None
     ratio = None if best is None else (us / best if more else best / us)
-    met = us <= row.below if row.below else (ratio is not None and ratio >= row.times)
+    met: bool | None = us <= row.below if row.below else (ratio is not None and ratio >= row.times)
     target = f"< {row.below:g} {row.unit}" if row.below else f">= {row.times:g}x"
+    if not row.below and not row.times:
+        met, target = None, "-"
     named = {"row": row.key, "work": row.work, "unit": row.unit}
     return {**named, "modelkeep": us, "mlflow": best, "ratio": ratio, "target": target, "met": met}
 
@@ -139,7 +141,7 @@ def show(lines: Sequence[dict[str, object]]) -> None:
     for line in lines:
         peer = "-" if line["mlflow"] is None else f"{line['mlflow']:,.1f}"
         ratio = "-" if line["ratio"] is None else f"{line['ratio']:.1f}x"
-        met = "yes" if line["met"] else "no"
+        met = "-" if line["met"] is None else "yes" if line["met"] else "no"
         us = f"{line['modelkeep']:,.1f}"
         print(f"{line['work']!s:48}{us:>14}{peer:>14} {line['unit']!s:4}{ratio:>8}  {line['target']!s:18}{met}")
 

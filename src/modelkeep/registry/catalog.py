@@ -295,11 +295,13 @@ def latest(conn: Connection, numbers: Iterable[int]) -> dict[int, list[Any]]:
     query = (
         f"SELECT {_shown('v')}, m.name AS name FROM ({wanted}) w CROSS JOIN ({stages}) s"
         f" JOIN models m ON m.id = w.model JOIN versions v ON v.model = w.model AND v.version = ({newest})"
-        " ORDER BY v.model, v.version"
     )
     found: dict[int, list[Any]] = {}
     for row in fetch_rows(conn, query, (ids if postgres else encode(ids),)):
         found.setdefault(row.model, []).append(row)
+    for several in found.values():
+        if len(several) > 1:
+            several.sort(key=lambda row: row.version)
     return found
 
 

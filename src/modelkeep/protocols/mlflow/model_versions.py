@@ -66,36 +66,57 @@ class Tag(Struct, frozen=True):
     version: str = ""
 
 
-def version_shapes(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
+class Shape(Struct, omit_defaults=True, gc=False):
+    """``mlflow.ModelVersion``."""
+
+    name: str
+    version: str
+    creation_timestamp: int
+    last_updated_timestamp: int
+    user_id: str
+    current_stage: str
+    description: str
+    source: str
+    run_id: str
+    status: str
+    status_message: str
+    run_link: str
+    tags: list[dict[str, str]]
+    aliases: list[str]
+    model_id: str = ""
+
+
+def version_shapes(conn: Connection, rows: Sequence[Any]) -> list[Shape]:
     """``mlflow.ModelVersion`` of rows of versions."""
     held = Contents(conn, [row.model for row in rows], [(row.model, row.version) for row in rows])
     return [version_shape(row, held) for row in rows]
 
 
-def version_shape(row: Any, held: Contents) -> dict[str, Any]:
+def version_shape(row: Any, held: Contents) -> Shape:
     """``mlflow.ModelVersion`` of one row."""
-    aliases = [alias for alias, to in held.aliases.get(row.model, ()) if to == row.version]
+    named = held.aliases.get(row.model)
+    aliases = [alias for alias, to in named if to == row.version] if named else []
     return _version_shape(row, held.version_tags.get((row.model, row.version), ()), aliases)
 
 
-def _version_shape(row: Any, tags: Iterable[tuple[str, str]], aliases: list[str]) -> dict[str, Any]:
-    found = {
-        "name": row.name,
-        "version": str(row.version),
-        "creation_timestamp": row.created_ms,
-        "last_updated_timestamp": row.updated_ms,
-        "user_id": row.user_id,
-        "current_stage": row.stage,
-        "description": row.description,
-        "source": files_uri(row),
-        "run_id": row.run_id,
-        "status": row.status,
-        "status_message": row.status_message,
-        "run_link": row.run_link,
-        "tags": shapes.pairs(tags),
-        "aliases": aliases,
-    }
-    return {**found, "model_id": row.model_id} if row.model_id else found
+def _version_shape(row: Any, tags: Iterable[tuple[str, str]], aliases: list[str]) -> Shape:
+    return Shape(
+        row.name,
+        str(row.version),
+        row.created_ms,
+        row.updated_ms,
+        row.user_id,
+        row.stage,
+        row.description,
+        files_uri(row),
+        row.run_id,
+        row.status,
+        row.status_message,
+        row.run_link,
+        shapes.pairs(tags),
+        aliases,
+        row.model_id,
+    )
 
 
 def files_uri(row: Any) -> str:

@@ -78,15 +78,16 @@ def occurs_before(stream: Stream, columns: Sequence[str]) -> dict[int, Ints]:
         return {0: np.flatnonzero(duplicates(stream.tables[0], columns))}
     from modelkeep.data.relations import Relational, frames_of, repeated, twice  # not for tables in memory
 
-    with frames_of(stream.engine) as frames:
-        hashed = stream.map(partial(_hashes, tuple(columns)), columns)
-        if isinstance(stream.engine, Relational):
+    hashed = stream.map(partial(_hashes, tuple(columns)), columns)
+    if isinstance(stream.engine, Relational):
+        with frames_of(stream.engine) as frames:
             tables = frames.table(map(_placed, itertools.count(), hashed))
             suspects = _by_piece(frames.collect(twice(tables, "h").select("place")).column("place").to_numpy())
-        else:
-            suspects = repeats.among(hashed, memory.budget() // _HASHES)
-        if not suspects:
-            return {}
+    else:
+        suspects = repeats.among(hashed, memory.budget() // _HASHES)
+    if not suspects:
+        return {}
+    with frames_of(stream.engine) as frames:
         rows = frames.table(_some(stream.map(partial(_picked, tuple(columns), suspects), columns)))
         names = [f"c{index}" for index in range(len(columns))]
         return _by_piece(frames.collect(repeated(rows, names, "place")).column("place").to_numpy())

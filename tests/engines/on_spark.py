@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,10 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite, StoppedSuite
+from conformance.parts import pull_when_told
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import command, spark_cluster, wait_for
+from modelkeep.core.errors import Refused
 from modelkeep.engines import boosting
 from modelkeep.engines.opening import open_engine
+from modelkeep.spec.declaration import Resources
 from modelkeep.train.algorithms import resolve
 from modelkeep.train.boosting import grow
 
@@ -62,6 +66,15 @@ class TestBoosted(BoostedSuite):
             assert "in fit_share" in "".join(traceback.format_exception(caught.value)), "where it happened"
 
 
+class TestResources:
+    def test_more_cores_than_any_executor_has_are_refused_though_all_together_have_them(self, opened, address):
+        assert opened._cores() == [1, 1]
+        with pytest.raises(
+            Refused, match=r"resources.cpu: no executor of .* has more than 1 cores, and one part asks for 2"
+        ):
+            open_engine(address, resources=Resources(cpu=2), limit=0.5)
+
+
 class TestJoined(JoinedSuite):
     pass
 
@@ -69,18 +82,24 @@ class TestJoined(JoinedSuite):
 class TestLost:
     """Before the other promises, the last of which takes a machine for good; what is taken here comes back."""
 
-    def test_an_executor_is_lost_while_trees_grow_and_they_grow_all_the_same(self, opened, monkeypatch):
+    def test_an_executor_is_lost_while_trees_grow_and_they_grow_all_the_same(self, opened, monkeypatch, tmp_path):
         workers = []
         deal = boosting.deal
         monkeypatch.setattr(boosting, "deal", lambda *given: workers.append(given[2]) or deal(*given))
         x, y = table("regression")
         algorithm = resolve("xgboost", "regression", base=Path())
-        params = algorithm.params({"n_estimators": 3000, "max_depth": 4, "n_jobs": 1}, seed=1, rows=ROWS)
-        before, status = opened._executors(), opened.session.sparkContext.statusTracker()
+        params = algorithm.params({"n_estimators": 60, "max_depth": 4, "n_jobs": 1}, seed=1, rows=ROWS)
+        unfitted = algorithm.estimator(params, smallest_class=9)
+        unfitted.set_params(objective=partial(pull_when_told, str(tmp_path)))
+        wait_for(lambda: opened._at_once() == 2)
+        before = opened._executors()
         with ThreadPoolExecutor(1) as pool:
-            fitted = pool.submit(grow, algorithm.estimator(params, smallest_class=9), x[:ROWS], y[:ROWS], opened)
-            wait_for(lambda: workers and any(running(status, stage) == 2 for stage in status.getActiveStageIds()))
-            executors(opened)[0].kill()
+            fitted = pool.submit(grow, unfitted, x[:ROWS], y[:ROWS], opened)
+            try:
+                wait_for(lambda: fitted.done() or len(list(tmp_path.glob("at *"))) == 2)
+                executors(opened)[0].kill()
+            finally:
+                (tmp_path / "go").touch()
             model = fitted.result(120)
         assert workers[0] == len(before) == 2
         assert not opened._executors() >= before, "those that were left or came in its place did it"
@@ -97,11 +116,6 @@ class TestCluster(EngineSuite, StoppedSuite, RemoteSuite, SearchSuite):
     @pytest.fixture
     def lose(self, cluster):
         return cluster.lose
-
-
-def running(status, stage):
-    told = status.getStageInfo(stage)
-    return told.numActiveTasks if told else 0
 
 
 def executors(engine):

@@ -36,6 +36,7 @@ THREADS = 256
 """Jobs that are waited for at once."""
 NOTICE = 8.0
 """Seconds in which Spark says that an executor is gone; where a whole machine is, it waits 5 for a reason."""
+_MORE = "ask for less, or give the executors more cores (spark.executor.cores)"
 _DEATHS = ("Python worker exited unexpectedly", "ExecutorLostFailure", "was lost", "cancelled", "FetchFailed")
 
 
@@ -57,7 +58,7 @@ class SparkEngine(RemoteEngine):
     Raises:
         MissingExtra: PySpark is not installed.
         Unavailable: There is no Java, the master does not answer, or no executor comes.
-        Refused: Versions differ, or the executors have fewer cores than one part asks for.
+        Refused: Versions differ, or no executor has the cores that one part asks for.
     """
 
     ahead = 4  # so many tasks per core share the cost of a job
@@ -90,7 +91,8 @@ class SparkEngine(RemoteEngine):
         scala = self._context._jsc.sc()
         if not scala.isLocal() and scala.getExecutorMemoryStatus().size() < 2:
             return 0  # the driver alone
-        fits = int(self._context.defaultParallelism // max(1, int(self.resources.cpu)))
+        each = max(1, int(self.resources.cpu))
+        fits = sum(cores // each for cores in self._cores())
         if self.resources.memory:
             memory = scala.getExecutorMemoryStatus().values().toSeq()
             each = size(self.resources.memory)
@@ -231,19 +233,24 @@ class SparkEngine(RemoteEngine):
         try:
             return builder.getOrCreate()
         except Exception as error:
+            if "cpus per task" in str(error):
+                raise Refused(
+                    f"resources.cpu: one part asks for {needed.cpu:g}; {self.address}: {_first(error)}", hint=_MORE
+                ) from None
             raise Unavailable(f"the engine {self.address} failed to begin: {_first(error)}") from error
 
     def _check(self) -> None:
         """Executors say what is installed there, one task per core."""
         here, where = versions.report(), f"{self.address}: an executor"
-        cores = self._context.defaultParallelism
-        if self.resources.cpu > cores:
+        until = time.monotonic() + self.limit  # they come one after the other
+        while max(self._cores(), default=0) < self.resources.cpu and time.monotonic() < until:
+            time.sleep(0.1)
+        if self._executors() and (most := max(self._cores())) < self.resources.cpu:
             raise Refused(
-                f"resources.cpu: all executors of {self.address} have {cores} cores, and one part asks for "
+                f"resources.cpu: no executor of {self.address} has more than {most} cores, and one part asks for "
                 f"{self.resources.cpu:g}",
-                hint="ask for less, or give the executors more cores (spark.executor.cores)",
+                hint=_MORE,
             )
-
         asked = self._threads.submit(self._told, versions.report)
         try:
             told = asked.result(self.limit)
@@ -275,6 +282,16 @@ class SparkEngine(RemoteEngine):
         cores = self._context.defaultParallelism
         told: list[dict[str, str]] = self._context.parallelize(range(cores), cores).map(lambda _: what()).collect()
         return told
+
+    def _cores(self) -> list[int]:
+        """The cores of each executor; empty when there are none. Spark's own sum may be set by the user."""
+        if not self._executors():
+            return []
+        told = self._context._jsc.sc().statusStore().executorList(True)
+        summaries = [told.apply(at) for at in range(told.size())]
+        local = self._context._jsc.sc().isLocal()
+        found = [int(one.totalCores()) for one in summaries if local or one.id() != "driver"]
+        return found or [int(self._context.defaultParallelism)]  # the newest are not on the list yet
 
     def _executors(self) -> set[str]:
         """By Spark's names, which are not given twice."""
@@ -348,5 +365,8 @@ def _way_to(host: str, port: int) -> str:
 
 
 def _first(error: Exception) -> str:
+    """What it says; of an error in Java, that and not the call that it came of."""
     lines = str(error).strip().splitlines()
+    if len(lines) > 1 and lines[0].startswith("An error occurred while calling"):
+        lines = [lines[1].removeprefix(": ").rpartition("Exception: ")[2]]
     return lines[0][:300] if lines else type(error).__name__

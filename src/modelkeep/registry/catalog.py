@@ -13,7 +13,17 @@ from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
 from modelkeep.registry import endpoints, holds
 from modelkeep.registry.filters import Clause, Language
 from modelkeep.registry.queries import Attribute, Part, Search, Values, find
-from modelkeep.store.bulk import encode, fetch, fetch_rows, insert_rows, run_many, select_in
+from modelkeep.store.bulk import (
+    Query,
+    encode,
+    fetch_each,
+    fetch_rows,
+    insert_rows,
+    number_array,
+    run_many,
+    select_in,
+    selecting,
+)
 from modelkeep.store.tables import aliases, model_tags, models, version_tags, versions
 
 STAGES = ("None", "Staging", "Production", "Archived")
@@ -355,22 +365,28 @@ class Contents:
         self.tags: dict[int, list[tuple[str, str]]] = {}
         self.aliases: dict[int, list[tuple[str, int]]] = {}
         self.version_tags: dict[tuple[int, int], list[tuple[str, str]]] = {}
-        for model, key, value in select_in(conn, "model, key, value", model_tags, "model", ids):
+        if not ids:
+            return
+        asked = [
+            selecting(conn, "model, key, value", model_tags, "model", ids),
+            selecting(conn, "model, alias, version", aliases, "model", ids),
+            selecting(conn, "model, version, key, value", version_tags, "model", ids)
+            if versions is None
+            else _version_tags(conn, list(versions)),
+        ]
+        tags, named, told = fetch_each(conn, asked)
+        for model, key, value in tags:
             self.tags.setdefault(model, []).append((key, value))
-        for model, alias, version in select_in(conn, "model, alias, version", aliases, "model", ids):
+        for model, alias, version in named:
             self.aliases.setdefault(model, []).append((alias, version))
-        if versions is None:
-            told = select_in(conn, "model, version, key, value", version_tags, "model", ids)
-        else:
-            told = _version_tags(conn, list(versions))
         for model, version, key, value in told:
             self.version_tags.setdefault((model, version), []).append((key, value))
 
 
-def _version_tags(conn: Connection, wanted: Sequence[tuple[int, int]]) -> list[tuple[Any, ...]]:
+def _version_tags(conn: Connection, wanted: Sequence[tuple[int, int]]) -> Query:
     query = f"SELECT t.model, t.version, t.key, t.value FROM {_listed(conn)}"
     query += " JOIN version_tags t ON t.model = w.model AND t.version = w.version"
-    return fetch(conn, query, _list(conn, wanted))
+    return query, _list(conn, wanted)
 
 
 def _listed(conn: Connection) -> str:
@@ -383,7 +399,7 @@ def _listed(conn: Connection) -> str:
 
 def _list(conn: Connection, pairs: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
     if conn.dialect.name == "postgresql":
-        return [model for model, _ in pairs], [version for _, version in pairs]
+        return number_array([model for model, _ in pairs]), number_array([version for _, version in pairs])
     return (encode(pairs),)
 
 

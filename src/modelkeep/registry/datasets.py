@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from modelkeep.registry import tracking
 from modelkeep.store import tables
-from modelkeep.store.bulk import decode, encode, insert_rows, select_in
+from modelkeep.store.bulk import Query, decode, encode, insert_rows, select_in, selecting
 from modelkeep.store.logged_tables import datasets, run_datasets, run_models
 
 CONTEXT = "mlflow.data.context"
@@ -90,21 +90,29 @@ def summaries(conn: Connection, experiments: Sequence[int], limit: int = 1000) -
     ]
 
 
+def asking(conn: Connection, runs: Sequence[int]) -> list[Query]:
+    """The two queries that ``Related`` needs the rows of."""
+    models = selecting(conn, "run, kind, model_id, step", run_models, "run", runs)
+    return [models, selecting(conn, "run, dataset, tags", run_datasets, "run", runs)]
+
+
 class Related:
     """What is attached to a page of runs.
+
+    Args:
+        used: Rows of logged models, as ``asking`` asks for them.
+        uses: Rows of datasets, as ``asking`` asks for them.
 
     Attributes:
         datasets: MLflow's ``DatasetInput`` objects by run's row number.
         models: (model id, step) by run's row number and kind.
     """
 
-    def __init__(self, conn: Connection, runs: Iterable[int]) -> None:
-        ids = list(runs)
+    def __init__(self, conn: Connection, used: Iterable[tuple[Any, ...]], uses: Sequence[tuple[Any, ...]]) -> None:
         self.datasets: dict[int, list[dict[str, Any]]] = {}
         self.models: dict[tuple[int, str], list[tuple[str, int]]] = {}
-        for run, kind, model, step in select_in(conn, "run, kind, model_id, step", run_models, "run", ids):
+        for run, kind, model, step in used:
             self.models.setdefault((run, kind), []).append((model, step))
-        uses = select_in(conn, "run, dataset, tags", run_datasets, "run", ids)
         columns = "id, name, digest, source_type, source, schema, profile"
         known = {
             row[0]: row[1:]

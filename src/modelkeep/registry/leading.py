@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from modelkeep.registry.filters import Clause
 from modelkeep.registry.queries import Part, Search
-from modelkeep.store.bulk import encode, fetch
+from modelkeep.store.bulk import encode, fetch, number_array
 from modelkeep.store.tables import INDEXED_TEXT
 
 FEW = 2000
@@ -185,5 +185,5 @@ def by_start(
 def among(conn: Connection, runs: Sequence[int]) -> Part:
     """``FROM`` of these rows ``r`` of runs, however many: their numbers travel as one parameter."""
     if conn.dialect.name == "postgresql":
-        return Part("unnest(?::bigint[]) AS l(run) JOIN runs r ON r.id = l.run", (list(runs),))
+        return Part("unnest(?::bigint[]) AS l(run) JOIN runs r ON r.id = l.run", (number_array(runs),))
     return Part("json_each(?) l CROSS JOIN runs r ON r.id = l.value", (encode(list(runs)),))

@@ -11,7 +11,7 @@ from modelkeep.core.errors import Invalid, NotFound
 from modelkeep.registry import holds, runs
 from modelkeep.registry.changes import not_active
 from modelkeep.store import tables
-from modelkeep.store.bulk import encode, fetch, select_in
+from modelkeep.store.bulk import Query, encode, fetch, number_array, select_in
 from modelkeep.store.tables import latest_metrics, metrics
 
 HistoryPoint = tuple[str, float | None, int, int]
@@ -111,15 +111,16 @@ def _numbers(conn: Connection, run_ids: Sequence[str]) -> dict[str, int]:
     return {str(row[0]): int(row[1]) for row in select_in(conn, "run_id, id", tables.runs, "run_id", run_ids)}
 
 
-def texts(conn: Connection, table: Table, numbers: Sequence[int]) -> dict[int, str]:
-    """Params or tags as JSON arrays of ``{"key", "value"}``, by run's row number: the database writes them."""
+def texts(conn: Connection, table: Table, runs: Sequence[int]) -> Query:
+    """Asks for params or tags by run's row number, each as JSON of ``{"key", "value"}`` that the database writes."""
     if conn.dialect.name == "postgresql":
         made = "json_agg(json_build_object('key', key, 'value', value))::text"
-        query = f"SELECT run, {made} FROM {table.name} WHERE run = ANY(?) GROUP BY run"
-        return dict(fetch(conn, query, (numbers,)))
+        return f"SELECT run, {made} FROM {table.name} WHERE run = ANY(?::bigint[]) GROUP BY run", (
+            number_array(runs),
+        )
     made = "json_group_array(json_object('key', key, 'value', value))"
     query = f"SELECT run, {made} FROM {table.name} WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run"
-    return dict(fetch(conn, query, (encode(numbers),)))
+    return query, (encode(runs),)
 
 
 class Contents:

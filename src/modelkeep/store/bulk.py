@@ -9,10 +9,15 @@ from itertools import chain
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Double, Integer, Table
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _DECODER = msgspec.json.Decoder()
+_NUMBERS = (Integer, Double)
+
+Query = tuple[str, Sequence[Any]]
+"""A statement written with ``?``, and its values."""
+
 _SIZES = (250, 125, 64, 32, 16)
 """Rows of one INSERT, and fewer at the end: few statements, all of them soon prepared. At most 32,766 values."""
 
@@ -36,6 +41,16 @@ def fetch(conn: Connection, sql: str, values: Sequence[Any] = ()) -> list[tuple[
     driver: Any = conn.connection.driver_connection
     found = driver.execute(_spoken(sql, conn.dialect.name == "postgresql"), values).fetchall()
     return cast("list[tuple[Any, ...]]", found)
+
+
+def fetch_each(conn: Connection, queries: Sequence[Query]) -> list[list[tuple[Any, ...]]]:
+    """The rows of each of these queries: PostgreSQL is asked all of them at once, and waited for once."""
+    if conn.dialect.name != "postgresql":
+        return [fetch(conn, *query) for query in queries]
+    driver: Any = conn.connection.driver_connection
+    with driver.pipeline():
+        asked = [driver.execute(_spoken(sql, postgres=True), values) for sql, values in queries]
+        return [cursor.fetchall() for cursor in asked]
 
 
 def fetch_rows(conn: Connection, sql: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -84,7 +99,12 @@ def insert_rows(
     driver: Any = conn.connection.driver_connection
     names = tuple(columns)
     if conn.dialect.name == "postgresql":
-        driver.execute(_unnest(table, names, conflict), tuple(list(column) for column in zip(*rows, strict=True)))
+        kinds = (table.c[name].type for name in names)
+        columns_of = zip(kinds, zip(*rows, strict=True), strict=True)
+        values = tuple(
+            number_array(column) if isinstance(kind, _NUMBERS) else list(column) for kind, column in columns_of
+        )
+        driver.execute(_unnest(table, names, conflict), values)
         return
     at = 0
     while (left := len(rows) - at) > 0:
@@ -137,14 +157,32 @@ def select_in(
         same: What else a row's columns must be.
     """
     wanted = list(values)
-    if not wanted:
-        return []
+    return fetch(conn, *selecting(conn, columns, table, key, wanted, same)) if wanted else []
+
+
+def selecting(
+    conn: Connection,
+    columns: str,
+    table: Table,
+    key: str,
+    wanted: Sequence[Any],
+    same: Mapping[str, Any] | None = None,
+) -> Query:
+    """The query of ``select_in``, for ``fetch_each``; of at least one value."""
     also, rest = "", ()
     if same:
         also, rest = "".join(f'"{name}" = ? AND ' for name in same), tuple(same.values())
     query = f'SELECT {columns} FROM {table.name} WHERE {also}"{key}" '
     if len(wanted) == 1:
-        return fetch(conn, f"{query}= ?", (*rest, *wanted))
+        return f"{query}= ?", (*rest, *wanted)
     if conn.dialect.name == "postgresql":
-        return fetch(conn, f"{query}= ANY(?)", (*rest, wanted))
-    return fetch(conn, f"{query}IN (SELECT value FROM json_each(?))", (*rest, encode(wanted)))
+        if all([type(value) is int for value in wanted]):  # noqa: C419 - a list is twice as fast
+            return f"{query}= ANY(?::bigint[])", (*rest, number_array(wanted))
+        return f"{query}= ANY(?)", (*rest, list(wanted))
+    return f"{query}IN (SELECT value FROM json_each(?))", (*rest, encode(wanted))
+
+
+def number_array(values: Sequence[Any]) -> str:
+    """Numbers as the text of a PostgreSQL array: the driver takes ten times as long for a list of them."""
+    texts = ["NULL" if value is None else str(value) for value in values] if None in values else map(str, values)
+    return f"{{{','.join(texts)}}}"

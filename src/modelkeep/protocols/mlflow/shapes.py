@@ -12,7 +12,7 @@ from modelkeep.protocols.mlflow.wire import number
 from modelkeep.registry import datasets, tracking
 from modelkeep.registry.experiments import Experiment
 from modelkeep.store import tables
-from modelkeep.store.bulk import select_in
+from modelkeep.store.bulk import fetch_each, selecting
 
 
 def experiment(found: Experiment) -> dict[str, Any]:
@@ -92,14 +92,23 @@ _NOTHING = Raw(b"[]")
 
 def runs(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
     """``mlflow.Run`` of rows of ``runs``."""
+    if not rows:
+        return []
     ids = [row.id for row in rows]
-    columns = "run, key, value, timestamp_ms, step"
+    points, *texts, used, uses = fetch_each(
+        conn,
+        [
+            selecting(conn, "run, key, value, timestamp_ms, step", tables.latest_metrics, "run", ids),
+            tracking.texts(conn, tables.params, ids),
+            tracking.texts(conn, tables.tags, ids),
+            *datasets.asking(conn, ids),
+        ],
+    )
     metrics: dict[int, list[Point]] = {number: [] for number in ids}
-    for run, key, value, ms, step in select_in(conn, columns, tables.latest_metrics, "run", ids):
+    for run, key, value, ms, step in points:
         metrics[run].append(point(key, value, ms, step))
-    params = _raw(tracking.texts(conn, tables.params, ids))
-    tags = _raw(tracking.texts(conn, tables.tags, ids))
-    given = datasets.Related(conn, ids)
+    params, tags = ({number: Raw(text.encode()) for number, text in found} for found in texts)
+    given = datasets.Related(conn, used, uses)
     return [
         {
             "info": run_info(row),
@@ -120,7 +129,3 @@ def runs(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-
-
-def _raw(texts: Mapping[int, str]) -> dict[int, Raw]:
-    return {number: Raw(text.encode()) for number, text in texts.items()}

@@ -12,7 +12,7 @@ from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel,
 from modelkeep.registry import catalog, datasets, experiments, logged, tracking
 from modelkeep.registry.datasets import Dataset, DatasetInput
 from modelkeep.store import tables
-from modelkeep.store.bulk import select_in
+from modelkeep.store.bulk import fetch_each, select_in
 from modelkeep.store.logged_tables import logged_model_metrics, logged_models
 
 PAGE = 500
@@ -57,7 +57,8 @@ def runs_of(conn: Connection, ids: Sequence[str]) -> dict[str, Run]:
 def shaped(conn: Connection, rows: Sequence[Any]) -> list[Run]:
     """Rows of ``runs`` as records."""
     ids = [row.id for row in rows]
-    held, related = tracking.Contents(conn, ids), datasets.Related(conn, ids)
+    held = tracking.Contents(conn, ids)
+    related = datasets.Related(conn, *fetch_each(conn, datasets.asking(conn, ids)))
     return [
         Run(
             run_id=row.run_id,

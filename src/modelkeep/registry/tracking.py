@@ -112,7 +112,7 @@ def _numbers(conn: Connection, run_ids: Sequence[str]) -> dict[str, int]:
 
 
 def texts(conn: Connection, table: Table, runs: Sequence[int]) -> Query:
-    """Asks for params or tags by run's row number, each as JSON of ``{"key", "value"}`` that the database writes."""
+    """Asks for params or tags by run's row number, as JSON of ``{"key", "value"}`` that the database writes."""
     if conn.dialect.name == "postgresql":
         made = "json_agg(json_build_object('key', key, 'value', value))::text"
         return f"SELECT run, {made} FROM {table.name} WHERE run = ANY(?::bigint[]) GROUP BY run", (

@@ -12,18 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
 from modelkeep.registry import endpoints, holds
 from modelkeep.registry.filters import Clause, Language
+from modelkeep.registry.model_contents import pair_values, pairs
 from modelkeep.registry.queries import Attribute, Part, Search, Values, find
-from modelkeep.store.bulk import (
-    Query,
-    encode,
-    fetch_each,
-    fetch_rows,
-    insert_rows,
-    number_array,
-    run_many,
-    select_in,
-    selecting,
-)
+from modelkeep.store.bulk import encode, fetch_rows, insert_rows, run_many, select_in
 from modelkeep.store.tables import aliases, model_tags, models, version_tags, versions
 
 STAGES = ("None", "Staging", "Production", "Archived")
@@ -222,20 +213,20 @@ def create_versions(conn: Connection, wanted: Sequence[NewVersion]) -> list[Any]
     # First, and in order: it puts concurrent registrations in line, and two that touch the same models wait once.
     run_many(conn, "UPDATE models SET updated_ms = ? WHERE id = ?", [touched[model] for model in sorted(touched)])
     highest = dict(select_in(conn, f"id, ({_HIGHEST})", models, "id", touched))
-    pairs, rows, tags = [], [], []
+    numbered, rows, tags = [], [], []
     for new in wanted:
         highest[new.model] = number = highest[new.model] + 1
-        pairs.append((new.model, number))
+        numbered.append((new.model, number))
         said = new.origin
         texts = (said.run_id, said.source, said.run_link, said.description, said.model_id)
         rows.append((new.model, number, *texts, new.now_ms, new.now_ms))
         tags += [(new.model, number, key, value) for key, value in new.tags.items()]
     insert_rows(conn, versions, _NEW, rows)
     insert_rows(conn, version_tags, ("model", "version", "key", "value"), tags)
-    query = f"SELECT v.*, m.name AS name FROM {_listed(conn)} JOIN models m ON m.id = w.model"
+    query = f"SELECT v.*, m.name AS name FROM {pairs(conn)} JOIN models m ON m.id = w.model"
     query += " JOIN versions v ON v.model = w.model AND v.version = w.version"
-    made = {(row.model, row.version): row for row in fetch_rows(conn, query, _list(conn, pairs))}
-    return [made[pair] for pair in pairs]
+    made = {(row.model, row.version): row for row in fetch_rows(conn, query, pair_values(conn, numbered))}
+    return [made[pair] for pair in numbered]
 
 
 def change_version(conn: Connection, name: str, version: int, now_ms: int, **values: Any) -> Any:
@@ -343,64 +334,6 @@ def _page(
 
 def _of_prompts(clause: Clause) -> bool:
     return clause.entity == "tag" and clause.key == PROMPT
-
-
-class Contents:
-    """Tags and aliases of models and versions.
-
-    Args:
-        numbers: Row numbers of models.
-        versions: Whose tags are wanted: model's row number and version; None for all versions of the models.
-
-    Attributes:
-        tags: (key, value) by model's row number.
-        aliases: (alias, version) by model's row number.
-        version_tags: (key, value) by model's row number and version.
-    """
-
-    def __init__(
-        self, conn: Connection, numbers: Iterable[int], versions: Iterable[tuple[int, int]] | None = None
-    ) -> None:
-        ids = list(dict.fromkeys(numbers))
-        self.tags: dict[int, list[tuple[str, str]]] = {}
-        self.aliases: dict[int, list[tuple[str, int]]] = {}
-        self.version_tags: dict[tuple[int, int], list[tuple[str, str]]] = {}
-        if not ids:
-            return
-        asked = [
-            selecting(conn, "model, key, value", model_tags, "model", ids),
-            selecting(conn, "model, alias, version", aliases, "model", ids),
-            selecting(conn, "model, version, key, value", version_tags, "model", ids)
-            if versions is None
-            else _version_tags(conn, list(versions)),
-        ]
-        tags, named, told = fetch_each(conn, asked)
-        for model, key, value in tags:
-            self.tags.setdefault(model, []).append((key, value))
-        for model, alias, version in named:
-            self.aliases.setdefault(model, []).append((alias, version))
-        for model, version, key, value in told:
-            self.version_tags.setdefault((model, version), []).append((key, value))
-
-
-def _version_tags(conn: Connection, wanted: Sequence[tuple[int, int]]) -> Query:
-    query = f"SELECT t.model, t.version, t.key, t.value FROM {_listed(conn)}"
-    query += " JOIN version_tags t ON t.model = w.model AND t.version = w.version"
-    return query, _list(conn, wanted)
-
-
-def _listed(conn: Connection) -> str:
-    """SQL of pairs of a model's row number and a version, as ``w``; ``_list`` makes its value."""
-    if conn.dialect.name == "postgresql":
-        return "unnest(?::bigint[], ?::int[]) AS w (model, version)"
-    model, version = (f"json_extract(value, '$[{at}]')" for at in (0, 1))
-    return f"(SELECT {model} AS model, {version} AS version FROM json_each(?)) w"
-
-
-def _list(conn: Connection, pairs: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
-    if conn.dialect.name == "postgresql":
-        return number_array([model for model, _ in pairs]), number_array([version for _, version in pairs])
-    return (encode(pairs),)
 
 
 def _touch(conn: Connection, number: int, now_ms: int) -> None:

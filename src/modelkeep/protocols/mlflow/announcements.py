@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from modelkeep.core.errors import NotFound
-from modelkeep.registry import catalog
+from modelkeep.registry import catalog, model_contents
 from modelkeep.registry.events import Event
 
 Change = tuple[str, dict[str, Any]]
@@ -90,7 +90,7 @@ def _noun(conn: Connection, model: str, ours: str, version: bool = False) -> str
 
 def _tags(conn: Connection, model: str) -> dict[str, str]:
     row = catalog.find_model(conn, model)
-    return dict(catalog.Contents(conn, [row.id]).tags.get(row.id, ()))
+    return dict(model_contents.Contents(conn, [row.id]).tags.get(row.id, ()))
 
 
 def _created(conn: Connection, model: str) -> Change:
@@ -101,7 +101,7 @@ def _created(conn: Connection, model: str) -> Change:
 
 def _version_created(conn: Connection, model: str, number: int) -> Change:
     row = catalog.find_version(conn, model, number)
-    tags = dict(catalog.Contents(conn, [row.model]).version_tags.get((row.model, number), ()))
+    tags = dict(model_contents.Contents(conn, [row.model]).version_tags.get((row.model, number), ()))
     told = {"name": model, "version": str(number), "tags": tags, "description": row.description or None}
     noun = _noun(conn, model, "model_version", True)
     if noun == "prompt_version":

@@ -15,7 +15,8 @@ from modelkeep.protocols.mlflow.announcements import PROMPT
 from modelkeep.protocols.mlflow.experiments import Pair, Text
 from modelkeep.protocols.mlflow.wire import Operation, Work
 from modelkeep.registry import catalog, events, logged, models, runs
-from modelkeep.registry.catalog import Contents, NewVersion, Origin
+from modelkeep.registry.catalog import NewVersion, Origin
+from modelkeep.registry.model_contents import Contents
 from modelkeep.store.writer import Mergeable
 
 _CLIMBS = re.compile(r"(^|[/\\])\.\.([/\\]|$)|%2e|%2f|%5c|%25|[\\#?;\x00-\x1f]", re.IGNORECASE)

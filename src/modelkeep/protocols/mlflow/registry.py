@@ -24,7 +24,7 @@ from modelkeep.protocols.mlflow.model_versions import (
 )
 from modelkeep.protocols.mlflow.wire import Operation, Work
 from modelkeep.registry import catalog, endpoints, models
-from modelkeep.registry.catalog import Contents
+from modelkeep.registry.model_contents import Contents
 
 
 class Model(Struct, frozen=True):

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Point, Run, Version
-from modelkeep.registry import catalog, datasets, experiments, logged, tracking
+from modelkeep.registry import catalog, datasets, experiments, logged, model_contents, tracking
 from modelkeep.registry.datasets import Dataset, DatasetInput
 from modelkeep.store import tables
 from modelkeep.store.bulk import fetch_each, select_in
@@ -114,7 +114,7 @@ def registered(conn: Connection) -> Iterator[Model]:
     """All registered models, by name, with their versions."""
     for name in conn.execute(select(tables.models.c.name).order_by(tables.models.c.name)).scalars().all():
         row = catalog.find_model(conn, name)
-        held = catalog.Contents(conn, [row.id])
+        held = model_contents.Contents(conn, [row.id])
         query = (
             select(tables.versions).where(tables.versions.c.model == row.id).order_by(tables.versions.c.version)
         )
@@ -129,7 +129,7 @@ def registered(conn: Connection) -> Iterator[Model]:
         )
 
 
-def _version(row: Any, held: catalog.Contents) -> Version:
+def _version(row: Any, held: model_contents.Contents) -> Version:
     return Version(
         version=row.version,
         created_ms=row.created_ms,

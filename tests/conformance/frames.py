@@ -12,7 +12,7 @@ import pytest
 from modelkeep.core.here import Here
 from modelkeep.data.learning import occurs_before
 from modelkeep.data.prepare import InMemory, prepare, prepare_parts
-from modelkeep.data.relations import Frames, counted, filled_forward, quantiles, repeated, twice
+from modelkeep.data.relations import Frames, counted, filled_forward, quantiles, repeated
 from modelkeep.data.streams import Lazy
 from modelkeep.spec import steps
 from modelkeep.spec.declaration import Data, Declaration
@@ -101,10 +101,6 @@ class FramesSuite:
             seen.add(key)
         found = frames.collect(repeated(frames.table(pieces()), ["a", "b"], "place"))
         assert sorted(found.column("place").to_pylist()) == again
-        values = rows().column("a").to_pylist()
-        more = frames.collect(twice(frames.table(pieces()).filter(~nw.col("a").is_null()), "a").select("place"))
-        wanted = [i for i, v in enumerate(values) if v is not None and values.count(v) > 1]
-        assert sorted(more.column("place").to_pylist()) == wanted
 
     def test_forward_fills(self, frames: Frames) -> None:
         found = frames.collect(filled_forward(frames.table(pieces()), "b", ["place"]).select("place", "b"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -76,15 +75,10 @@ def occurs_before(stream: Stream, columns: Sequence[str]) -> dict[int, Ints]:
     """
     if isinstance(stream, Held) and len(stream.tables) == 1:
         return {0: np.flatnonzero(duplicates(stream.tables[0], columns))}
-    from modelkeep.data.relations import Relational, frames_of, repeated, twice  # not for tables in memory
+    from modelkeep.data.relations import frames_of, repeated  # not for tables in memory
 
     hashed = stream.map(partial(_hashes, tuple(columns)), columns)
-    if isinstance(stream.engine, Relational):
-        with frames_of(stream.engine) as frames:
-            tables = frames.table(map(_placed, itertools.count(), hashed))
-            suspects = _by_piece(frames.collect(twice(tables, "h").select("place")).column("place").to_numpy())
-    else:
-        suspects = repeats.among(hashed, memory.budget() // _HASHES)
+    suspects = repeats.among(hashed, memory.budget() // _HASHES)
     if not suspects:
         return {}
     with frames_of(stream.engine) as frames:
@@ -98,11 +92,6 @@ def _hashes(columns: tuple[str, ...], table: pa.Table, number: int) -> UInts:
     listed = ", ".join(chosen.column_names)
     made: UInts = ask(f"SELECT hash({listed})::UBIGINT AS h FROM rows", rows=chosen).column("h").to_numpy()
     return made
-
-
-def _placed(number: int, hashes: UInts) -> pa.Table:
-    whole = pa.array(hashes.view(np.int64))  # Spark has no unsigned numbers
-    return pa.table({"h": whole, "place": _places(number, np.arange(len(hashes)))})
 
 
 def _picked(columns: tuple[str, ...], positions: dict[int, Ints], table: pa.Table, number: int) -> pa.Table:

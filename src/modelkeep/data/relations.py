@@ -121,12 +121,6 @@ class DuckFrames:
             ) from error
 
 
-def twice(frame: LazyFrame, key: str) -> LazyFrame:
-    """Rows whose key occurs more than once."""
-    counts = frame.group_by(key).agg(nw.len().alias("n")).filter(nw.col("n") > 1)
-    return frame.join(counts, on=key, how="semi")
-
-
 def repeated(frame: LazyFrame, by: Sequence[str], order: str) -> LazyFrame:
     """The ``order`` of rows that equal one of smaller order in these columns, missing values being equal."""
     firsts = frame.group_by(*by).agg(nw.col(order).min())

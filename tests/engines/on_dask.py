@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
-from conformance.parts import company
+from conformance.parts import company, pull_when_told
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import dask_cluster, kill, wait_for
 from modelkeep.engines import boosting
@@ -60,20 +60,25 @@ class TestLost:
     """Before the other promises, the last of which takes a machine for good; what is taken here comes back."""
 
     @pytest.mark.parametrize("name", ["xgboost", "lightgbm"])
-    def test_a_worker_is_lost_while_trees_grow_and_the_others_grow_them(self, opened, another, name, monkeypatch):
+    def test_a_worker_is_lost_while_trees_grow_and_the_others_grow_them(
+        self, opened, another, name, monkeypatch, tmp_path
+    ):
         workers = []
         deal = boosting.deal
         monkeypatch.setattr(boosting, "deal", lambda *given: workers.append(given[2]) or deal(*given))
         x, y = table("regression")
         algorithm = resolve(name, "regression", base=Path())
-        params = algorithm.params({"n_estimators": 3000, "max_depth": 4, "n_jobs": 1}, seed=1, rows=ROWS)
+        params = algorithm.params({"n_estimators": 60, "max_depth": 4, "n_jobs": 1}, seed=1, rows=ROWS)
+        unfitted = algorithm.estimator(params, smallest_class=9)
+        unfitted.set_params(objective=partial(pull_when_told, str(tmp_path)))
         with another() as third, ThreadPoolExecutor(1) as pool:
             wait_for(lambda: opened.count() == 4)
-            fitted = pool.submit(grow, algorithm.estimator(params, smallest_class=9), x[:ROWS], y[:ROWS], opened)
-            wait_for(lambda: workers)
-            time.sleep(1.5)
-            assert not fitted.done()
-            kill(third)
+            fitted = pool.submit(grow, unfitted, x[:ROWS], y[:ROWS], opened)
+            try:
+                wait_for(lambda: fitted.done() or len(list(tmp_path.glob("at *"))) == 3)
+                kill(third)
+            finally:
+                (tmp_path / "go").touch()
             model = fitted.result(60)
         assert workers == [3, 2]
         assert r2_score(y[ROWS:], model.predict(x[ROWS:])) > 0.7

@@ -28,7 +28,7 @@ from modelkeep.data.fitters import Fitter, State
 from modelkeep.data.frames import plain, to_frame
 from modelkeep.data.statistics import counts_in
 from modelkeep.data.streams import Read
-from modelkeep.formats.steps import DATE_PARTS, Numbers, Strings
+from modelkeep.formats.steps import DATE_PARTS, Numbers, Strings, only_fills
 from modelkeep.spec.steps import DateParts, FeatureStep, Function, Tfidf
 
 PART_ROWS = 100_000
@@ -70,7 +70,10 @@ class Branch:
         for transformer in self.made:
             if isinstance(transformer, Strings):
                 continue
-            block = transformer.transform(block)
+            if block.dtype == np.float64 and only_fills(transformer):
+                np.copyto(block, transformer.statistics_, where=np.isnan(block))  # the block is nobody else's
+            else:
+                block = transformer.transform(block)
         return np.asarray(block)
 
 

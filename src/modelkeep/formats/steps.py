@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.impute import SimpleImputer
 from sklearn.utils import murmurhash3_32
 
 from modelkeep.core.errors import UserCodeFailed
@@ -231,6 +232,19 @@ class UserFunction(_Step):
         """``name_0``, ``name_1``, ... after the function's name."""
         name = self.function.replace(":", ".").rpartition(".")[2]
         return np.array([f"{name}_{index}" for index in range(self.n_features_out_)], dtype=object)
+
+
+def only_fills(step: Any) -> bool:
+    """Whether a fitted step only puts a number of each column where NaN is, so that others may do it in place."""
+    if not isinstance(step, SimpleImputer) or step.add_indicator:
+        return False
+    missing, known = step.missing_values, np.asarray(step.statistics_)
+    return (
+        isinstance(missing, float)
+        and np.isnan(missing)
+        and known.dtype.kind in "fiu"
+        and not np.isnan(known).any()
+    )
 
 
 def seconds_of(column: Any) -> Floats:

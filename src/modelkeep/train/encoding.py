@@ -21,7 +21,7 @@ from sklearn.preprocessing import (
 )
 
 from modelkeep.core.compiled import Pays
-from modelkeep.formats.steps import HashBuckets, RareCategories, Strings
+from modelkeep.formats.steps import HashBuckets, RareCategories, Strings, only_fills
 
 Floats = npt.NDArray[np.float64]
 
@@ -108,9 +108,8 @@ def _branches(transformer: Any, table: pa.Table) -> list[Branch] | None:
 
 
 def _of_numbers(step: Any) -> bool:
-    if isinstance(step, SimpleImputer):
-        usual = not step.add_indicator and isinstance(step.missing_values, float) and np.isnan(step.missing_values)
-        return bool(usual and not np.isnan(np.asarray(step.statistics_, np.float64)).any())
+    if only_fills(step):
+        return True
     if isinstance(step, StandardScaler):
         return bool(step.with_mean and step.with_std)
     if isinstance(step, RobustScaler):

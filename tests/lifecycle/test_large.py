@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
 
@@ -12,9 +16,10 @@ from modelkeep.formats import runtimes, skops_io
 from modelkeep.formats.signature import Signature
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.packages import files_of
-from modelkeep.lifecycle.tables import open_table, parts_of
+from modelkeep.lifecycle.tables import BlobParts, open_table, parts_of
 from modelkeep.registry import models
 from modelkeep.store import stages
+from modelkeep.store.blobs import open_blobs
 from small import Project
 
 
@@ -104,3 +109,26 @@ def test_what_needs_all_rows_says_how_much_they_are(table: Project, monkeypatch:
     assert "MODELKEEP_MEMORY" in told.value.hint
     with table.opened() as keep, keep.db.read() as conn:
         assert models.models(conn) == []
+
+
+def test_what_hardly_repeats_is_kept_without_a_dictionary_and_every_type_is_kept(tmp_path: Path) -> None:
+    keeper = BlobParts(open_blobs(str(tmp_path)))
+    rows = range(1000)
+    table = pa.table(
+        {
+            "key": [f"k{row}" for row in rows],
+            "at": pa.array(rows, pa.timestamp("s")),
+            "kind": [f"v{row % 9}" for row in rows],
+            "nothing": pa.nulls(1000),
+            "coded": pa.array([f"w{row % 3}" for row in rows]).dictionary_encode(),
+            "list": [[row] for row in rows],
+            "struct": [{"a": row} for row in rows],
+            "bytes": [b"%d" % row for row in rows],
+        }
+    )
+    kept = keeper.keep(table)
+    assert keeper.read(kept, None).equals(table)
+    with keeper.blobs.open(kept.digest) as stream:
+        group = pq.ParquetFile(pa.BufferReader(stream.read())).metadata.row_group(0)
+    found = {group.column(i).path_in_schema: group.column(i).has_dictionary_page for i in range(3)}
+    assert found == {"key": False, "at": False, "kind": True}

@@ -66,7 +66,8 @@ class BlobParts:
 def _repeats(column: pa.ChunkedArray) -> bool:
     """Whether a dictionary of a column's values pays: keys and times are larger and slower with one."""
     first = column.slice(0, LOOK)
-    return bool(pa.types.is_nested(column.type) or 4 * pc.count_distinct(first).as_py() <= len(first))
+    countable = pa.types.is_string(column.type) or pa.types.is_primitive(column.type)
+    return not countable or bool(4 * pc.count_distinct(first).as_py() <= len(first))
 
 
 @dataclass(frozen=True)

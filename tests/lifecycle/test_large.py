@@ -117,7 +117,7 @@ def test_what_hardly_repeats_is_kept_without_a_dictionary_and_every_type_is_kept
     table = pa.table(
         {
             "key": [f"k{row}" for row in rows],
-            "at": pa.array(rows, pa.timestamp("s")),
+            "at": pa.array(rows, pa.timestamp("us")),
             "kind": [f"v{row % 9}" for row in rows],
             "nothing": pa.nulls(1000),
             "coded": pa.array([f"w{row % 3}" for row in rows]).dictionary_encode(),

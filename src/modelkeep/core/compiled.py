@@ -23,6 +23,27 @@ def compiled(function: F, **options: Any) -> F:
         return njit(nogil=True, **options)(function)  # type: ignore[no-any-return]
 
 
+def over_strings(column: Any, work: Callable[[Any, Any, Any], None], out: Any) -> None:
+    """Have compiled code fill ``out`` from the strings as Arrow keeps them, chunk by chunk.
+
+    Args:
+        column: A ChunkedArray of ``string`` type without nulls, (n,).
+        work: Given the places between which each string lies (rows + 1,), their bytes, and the part of ``out``.
+        out: (n,), an array.
+    """
+    import numpy as np
+
+    at = 0
+    for chunk in column.chunks:
+        if not len(chunk):
+            continue
+        _, offsets, text = chunk.buffers()
+        edges = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        raw = np.empty(0, np.uint8) if text is None else np.frombuffer(text, np.uint8)
+        work(edges, raw, out[at : at + len(chunk)])
+        at += len(chunk)
+
+
 class Pays:
     """Whether a process has had so much work of a kind that loading compiled code for it pays.
 

@@ -5,6 +5,7 @@ The hash of ``formats.steps.HashBuckets``, without making a Python object of eac
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modelkeep.core.compiled import compiled
+from modelkeep.core.compiled import compiled, over_strings
 
 
 def buckets(column: pa.ChunkedArray, count: int, out: npt.NDArray[np.int32], first: int = 0) -> None:
@@ -23,15 +24,8 @@ def buckets(column: pa.ChunkedArray, count: int, out: npt.NDArray[np.int32], fir
         count: How many buckets, at least 1.
         out: (n,), filled.
     """
-    at = 0
-    for chunk in (pc.fill_null(column, "") if column.null_count else column).chunks:
-        if not len(chunk):
-            continue
-        _, offsets, text = chunk.buffers()
-        edges = np.frombuffer(offsets, np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-        raw = np.empty(0, np.uint8) if text is None else np.frombuffer(text, np.uint8)
-        _hashed(edges, raw, count, first, out[at : at + len(chunk)])
-        at += len(chunk)
+    known = pc.fill_null(column, "") if column.null_count else column
+    over_strings(known, partial(_hashed, count, first), out)
 
 
 @compiled
@@ -42,7 +36,7 @@ def _mixed(block: Any) -> Any:
 
 
 @compiled
-def _hashed(edges: Any, raw: Any, count: int, first: int, out: Any) -> None:
+def _hashed(count: int, first: int, edges: Any, raw: Any, out: Any) -> None:
     for row in range(len(out)):
         begin, end = edges[row], edges[row + 1]
         size = end - begin

@@ -7,10 +7,7 @@ engine may bring its own (Spark does). Frames hold narrow tables, such as hashes
 from __future__ import annotations
 
 import functools
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +15,7 @@ import duckdb
 import narwhals as nw
 import pyarrow as pa
 
-from modelkeep.core import memory
+from modelkeep.core import memory, scratch
 from modelkeep.core.errors import Unavailable
 from modelkeep.core.ports import Engine
 from modelkeep.data.hashing import without_zones
@@ -71,7 +68,7 @@ class DuckFrames:
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="modelkeep-frames-"))
+        self._folder = scratch.folder("frames")
         held = limit or max(memory.budget() // 4, 64 << 20)
         config: dict[str, Any] = {
             "python_enable_replacements": "false",
@@ -100,7 +97,7 @@ class DuckFrames:
 
     def close(self) -> None:
         self._db.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        scratch.discard(self._folder)
 
     def __enter__(self) -> DuckFrames:
         return self

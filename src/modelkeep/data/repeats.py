@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from modelkeep.core import scratch
 from modelkeep.core.errors import Unavailable
 
 Ints = npt.NDArray[np.int64]
@@ -40,8 +40,8 @@ def among(pieces: Iterator[UInts], room: int) -> dict[int, Ints]:
         held.append(piece)
         size += piece.nbytes
         if size > room:
-            with tempfile.TemporaryDirectory(prefix="modelkeep-hashes-") as folder:
-                return _on_disk(Path(folder), itertools.chain(_given_up(held), pieces))
+            with scratch.temporary("hashes") as folder:
+                return _on_disk(folder, itertools.chain(_given_up(held), pieces))
     return _positions(_again(np.concatenate(held)), held)
 
 

@@ -71,7 +71,7 @@ class Branch:
             if isinstance(transformer, Strings):
                 continue
             if block.dtype == np.float64 and only_fills(transformer):
-                np.copyto(block, transformer.statistics_, where=np.isnan(block))  # the block is nobody else's
+                block = np.where(np.isnan(block), transformer.statistics_, block)
             else:
                 block = transformer.transform(block)
         return np.asarray(block)

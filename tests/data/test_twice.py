@@ -37,9 +37,10 @@ def test_every_place_of_a_hash_that_occurs_again(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told() -> None:
-    with open("/dev/full", "wb") as full, pytest.raises(Unavailable, match="No space left") as told:  # noqa: PTH123
-        repeats._write(np.zeros(100_000, np.uint64), full)
+@pytest.mark.parametrize("rows", [1, 100_000])  # told when the file is closed; when it is written
+def test_a_full_disk_is_told(rows: int) -> None:
+    with pytest.raises(Unavailable, match="No space left") as told:
+        repeats._append(np.zeros(rows, np.uint64), Path("/dev/full"))
     assert "MODELKEEP_MEMORY" in told.value.hint
 
 

@@ -83,10 +83,7 @@ def _compiled(chosen: pa.Table, salt: str) -> UInts | None:
         return None
     from modelkeep.data import md5  # Numba takes a while to import
 
-    texts = [
-        pc.fill_null(pc.cast(column, pa.string()), "\0") if column.null_count else pc.cast(column, pa.string())
-        for column in chosen.columns
-    ]
+    texts = [pc.fill_null(pc.cast(column, pa.string()), "\0") for column in chosen.columns]
     return md5.last_eight(texts[0] if len(texts) == 1 else pc.binary_join_element_wise(*texts, "\x1f"), salt)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,25 +45,17 @@ def among(pieces: Iterator[UInts], room: int) -> dict[int, Ints]:
 
 
 def _on_disk(folder: Path, pieces: Iterator[UInts]) -> dict[int, Ints]:
-    bounds = np.arange(_PARTS, dtype=np.uint64) << np.uint64(56)
+    bounds = np.arange(1, _PARTS, dtype=np.uint64) << np.uint64(56)
+    whole, parts = folder / "whole", [folder / str(number) for number in range(_PARTS)]
     sizes: list[int] = []
-    with ExitStack() as opened:
-        whole = opened.enter_context((folder / "whole").open("wb"))
-        parts = [opened.enter_context((folder / str(number)).open("wb")) for number in range(_PARTS)]
-        for piece in pieces:
-            sizes.append(len(piece))
-            _write(piece, whole)
-            ordered = np.sort(piece)
-            for part, hashes in zip(parts, np.split(ordered, np.searchsorted(ordered, bounds[1:])), strict=True):
-                _write(hashes, part)
-        for part in (whole, *parts):
-            _write(np.empty(0, np.uint64), part, flush=True)
-    found = []
-    for number in range(_PARTS):
-        path = folder / str(number)
-        found.append(_again(np.fromfile(path, np.uint64)))
-        path.unlink()
-    with (folder / "whole").open("rb") as file:
+    for piece in pieces:
+        sizes.append(len(piece))
+        _append(piece, whole)
+        ordered = np.sort(piece)
+        for hashes, part in zip(np.split(ordered, np.searchsorted(ordered, bounds)), parts, strict=True):
+            _append(hashes, part)
+    found = [_again(np.fromfile(part, np.uint64)) for part in parts if part.exists()]
+    with whole.open("rb") as file:
         return _positions(np.concatenate(found), (np.fromfile(file, np.uint64, size) for size in sizes))
 
 
@@ -75,11 +66,12 @@ def _given_up(held: list[UInts]) -> Iterator[UInts]:
         yield held.pop()
 
 
-def _write(hashes: UInts, file: IO[bytes], *, flush: bool = False) -> None:
+def _append(hashes: UInts, path: Path) -> None:
+    if not len(hashes):
+        return
     try:
-        file.write(hashes.tobytes())
-        if flush:
-            file.flush()
+        with path.open("ab") as file:
+            file.write(hashes.tobytes())
     except OSError as error:
         raise Unavailable(
             f"the hashes by which equal rows are found cannot be written to the disk: {error.strerror}",

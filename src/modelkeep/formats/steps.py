@@ -235,7 +235,7 @@ class UserFunction(_Step):
 
 
 def only_fills(step: Any) -> bool:
-    """Whether a fitted step only puts a number of each column where NaN is, so that others may do it in place."""
+    """Whether a fitted step only puts a number of each column where NaN is, which others can do too."""
     if not isinstance(step, SimpleImputer) or step.add_indicator:
         return False
     missing, known = step.missing_values, np.asarray(step.statistics_)

@@ -19,7 +19,6 @@ from modelkeep.store.tables import INDEXED_TEXT
 MOST_GROUPS = 100
 """Of so many experiments and stages the first runs are read one by one; SQLite joins at most 500 selects."""
 
-_LIMIT_PREFIX = INDEXED_TEXT
 _NAMES = {
     "attribute": "attribute",
     "attributes": "attribute",
@@ -280,7 +279,7 @@ class _Runs:
             return queries.select(self.conn, what, joined, conditions, terms, limit, groups)
 
         if rank == 0 and first.entity != "metric":
-            inner = [Term(f"substr(o0.value, 1, {_LIMIT_PREFIX})", inner[0].descending), *inner]
+            inner = [Term(f"substr(o0.value, 1, {INDEXED_TEXT})", inner[0].descending), *inner]
             return [self._without_prefix(row) for row in select(inner)]
         return select(inner)
 

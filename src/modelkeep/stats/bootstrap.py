@@ -96,8 +96,7 @@ def intervals(
     y = np.asarray(y)
 
     def answers(rows: Array | None) -> Rows:
-        view = View(y, outputs) if rows is None else View(y[rows], outputs.take(rows))
-        return partial(replicate, names, view)
+        return partial(replicate, names, _view(y, outputs, rows))
 
     found = _estimates(answers, len(y), confidence=confidence, replicates=replicates, seed=seed, method=method)
     return {name: _possible(name, estimate) for name, estimate in found.items()}
@@ -138,10 +137,7 @@ def paired_many(
     y = np.asarray(y)
 
     def differences(rows: Array | None) -> Rows:
-        if rows is None:
-            one, two = View(y, a), View(y, b)
-        else:
-            one, two = View(y[rows], a.take(rows)), View(y[rows], b.take(rows))
+        one, two = _view(y, a, rows), _view(y, b, rows)
 
         def difference(weights: Floats) -> dict[str, Floats]:
             left, right = replicate(names, one, weights), replicate(names, two, weights)
@@ -150,6 +146,10 @@ def paired_many(
         return difference
 
     return _estimates(differences, len(y), confidence=confidence, replicates=replicates, seed=seed, method=method)
+
+
+def _view(y: Array, outputs: Outputs, rows: Array | None) -> View:
+    return View(y, outputs) if rows is None else View(y[rows], outputs.take(rows))
 
 
 def _estimates(
@@ -253,7 +253,7 @@ def _resamples(rows: int, replicates: int, seed: int) -> Iterator[Floats]:
 def _poisson(generator: np.random.Generator, mean: float, replicates: int) -> Iterator[Floats]:
     """Counts of a little bootstrap's rows, (R, ``LITTLE``) in bounded batches.
 
-    Looked up by 16 random bits, 30 times as fast as drawn one by one: the variance is true to a thousandth.
+    Looked up by 16 random bits, in a fifth of the time that drawing takes: the variance is true to a thousandth.
     """
     chances = (np.arange(1 << 16) + 0.5) / (1 << 16)
     counts = np.searchsorted(pdtr(np.arange(mean + 20 * mean**0.5 + 20), mean), chances).astype(np.float64)

@@ -25,8 +25,8 @@ from modelkeep.formats.steps import HashBuckets, RareCategories, Strings, only_f
 
 Floats = npt.NDArray[np.float64]
 
-
 _pays = Pays(200_000)
+"""Hashing here, which needs compiled code."""
 
 
 def to_frame(table: pa.Table, inputs: Sequence[str]) -> pd.DataFrame:
@@ -60,9 +60,10 @@ def encoded(transformer: Any, table: pa.Table, inputs: Sequence[str], order: Lit
         number, also those that are 0).
     """
     branches = _branches(transformer, table)
-    if branches is None:
+    hashes = branches is not None and transformer.sparse_output_
+    if branches is None or (hashes and not _pays.with_more(table.num_rows)):
         return transformer.transform(to_frame(table, inputs))
-    if transformer.sparse_output_:
+    if hashes:
         return _sparse(branches, table)
     widths = [_width(steps, columns) for steps, columns in branches]
     out = np.empty((table.num_rows, sum(widths)), order=order)
@@ -104,7 +105,7 @@ def _branches(transformer: Any, table: pa.Table) -> list[Branch] | None:
         if not known:
             return None
         found.append((steps, list(columns)))
-    return found if not is_sparse or _pays.with_more(table.num_rows) else None
+    return found
 
 
 def _of_numbers(step: Any) -> bool:
@@ -155,7 +156,7 @@ def _sparse(branches: list[Branch], table: pa.Table) -> Any:
             _numbers(steps, chosen, values[:, at:end])
             places[:, at:end] = np.arange(width, width + len(columns))
             at, width = end, width + len(columns)
-    edges = np.arange(0, rows * entries + 1, entries, dtype=np.int32)
+    edges = np.arange(0, rows * entries + 1, entries)  # SciPy makes them as narrow as they may be
     return csr_matrix((values.ravel(), places.ravel(), edges), shape=(rows, width))
 
 

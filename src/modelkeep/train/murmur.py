@@ -24,8 +24,7 @@ def buckets(column: pa.ChunkedArray, count: int, out: npt.NDArray[np.int32], fir
         count: How many buckets, at least 1.
         out: (n,), filled.
     """
-    known = pc.fill_null(column, "") if column.null_count else column
-    over_strings(known, partial(_hashed, count, first), out)
+    over_strings(pc.fill_null(column, ""), partial(_hashed, count, first), out)
 
 
 @compiled

@@ -56,7 +56,7 @@ def searched(algorithm, folder, log, **where):
 
 
 class JoinedSuite:
-    """For engines on other machines: a fixture ``opened``, and ``another``, which starts one more machine."""
+    """For engines on two machines: a fixture ``opened``, and ``another``, which starts a third one."""
 
     def test_a_worker_that_joins_a_search_takes_part_and_leaves_its_trial_to_others(
         self, opened, another, tmp_path
@@ -78,6 +78,7 @@ class JoinedSuite:
                 (tmp_path / "go").touch()
             there = found.result(120)
         assert there == searched(fits, tmp_path, Log(until="none"))
+        until(lambda: opened.count() == 2, limit=120)  # or what follows could be sent to the one that has gone
 
 
 class SearchSuite:

@@ -166,3 +166,20 @@ def test_held_out_rows_and_the_others_are_all_rows_once(rows, fraction, most, th
     for matrix, y in held_out(part(), split):
         assert len(y) <= most
         assert np.asarray(matrix @ np.array([1.0, 1.0])).tolist() == y.tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(1e-307, 1e307))
+def test_an_inverse_root_is_as_good_as_double_precision(x):
+    assert kernels.inverse_root(x) == pytest.approx(1 / np.sqrt(x), rel=1e-13)
+
+
+def test_the_loss_of_many_rows_is_the_sum_of_their_losses():
+    """Logarithms are taken of products of many rows, which must not overflow."""
+    rows = 5_000
+    csr = (np.arange(rows + 1, dtype=np.int32), np.zeros(rows, np.int32), np.linspace(-40, 40, rows))
+    y = np.where(np.arange(rows) % 3, 1.0, -1.0)
+    table = np.array([[1.0, 0.1, 0.0, 1 / np.sqrt(0.1)], [0.5, 0.1, 0.0, 1 / np.sqrt(0.1)]])
+    how = (kernels.LOGISTIC, 0.0, 0.0, True, 0.0, 0.0, True)
+    total = kernels.rows_sparse(csr, y, (0, 1, 1), table, np.zeros(2), how)
+    assert total == pytest.approx(np.logaddexp(0, -y * (csr[2] + 0.5)).sum(), rel=1e-12)

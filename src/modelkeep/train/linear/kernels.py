@@ -126,6 +126,20 @@ def next_row(row: int, walk: Any, n: int) -> int:
 
 
 @compiled
+def ask_for(csr: Any, row: int, table: Any) -> None:
+    """Have the features of a row fetched from far caches."""
+    indptr, indices, _ = csr
+    for place in range(np.uintp(indptr[row]), np.uintp(indptr[row + 1])):
+        prefetch(table, np.uintp(indices[place]))
+
+
+@compiled
+def small(product: float) -> tuple[float, float]:
+    """A product and the logarithm of what was taken out of it so that it cannot overflow."""
+    return (1.0, math.log(product)) if product > 1e200 else (product, 0.0)
+
+
+@compiled
 def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -> float:
     """Stochastic gradient descent, one row a step, one output, sparse rows.
 
@@ -151,8 +165,7 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
         # Unsigned: else each access asks whether the place counts from the end.
         begin, end = np.uintp(indptr[row]), np.uintp(indptr[row + 1])
         following = next_row(row, walk, n)
-        for place in range(np.uintp(indptr[following]), np.uintp(indptr[following + 1])):
-            prefetch(table, np.uintp(indices[place]))
+        ask_for(csr, following, table)
         margin = table[last, 0]
         if penalised:
             for place in range(begin, end):
@@ -165,10 +178,8 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
                 margin += table[np.uintp(indices[place]), 0] * values[place]
         if loss == LOGISTIC:  # one logarithm for many rows
             e, lost, slope = logistic(margin, y[row])
-            product *= 1.0 + e
-            if product > 1e200:
-                lost += math.log(product)
-                product = 1.0
+            product, more = small(product * (1.0 + e))
+            lost += more
         else:
             lost, slope = derivative(loss, margin, y[row])
         total += lost

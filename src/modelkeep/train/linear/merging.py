@@ -6,10 +6,9 @@ Each loop reads and writes memory once, where NumPy would once for each operatio
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from modelkeep.train.linear.kernels import caught_up, compiled, settled
+from modelkeep.train.linear.kernels import caught_up, compiled, inverse_root, settled
 
 
 @compiled
@@ -20,7 +19,7 @@ def unpack(packed: Any, elapsed: float, adaptive: bool, cells: Any) -> None:
         for k in range(columns):
             cells[j, k] = packed[j, k]
         cells[j, columns] = elapsed
-        cells[j, columns + 1] = 1.0 / math.sqrt(packed[j, columns - 1]) if adaptive else 1.0
+        cells[j, columns + 1] = inverse_root(packed[j, columns - 1]) if adaptive else 1.0
 
 
 @compiled
@@ -61,4 +60,4 @@ def average(start: Any, moves: Any, everybody: bool, elapsed: float, adaptive: b
         for k in range(columns):
             cells[j, k] = start[j, k] + (change[j, k] / by if k < columns // 2 else change[j, k])
         cells[j, columns] = elapsed
-        cells[j, columns + 1] = 1.0 / math.sqrt(cells[j, columns - 1]) if adaptive else 1.0
+        cells[j, columns + 1] = inverse_root(cells[j, columns - 1]) if adaptive else 1.0

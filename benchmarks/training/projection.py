@@ -48,11 +48,12 @@ class Round:
 def merge_seconds() -> float:
     """What the driver does at the end of a round of two workers: best of five."""
     objective, steps = Objective("logistic", 0.0, 1e-6), Steps()
-    start, tried = Table.fresh(1 << BITS, 1), []
+    fresh, tried = Table.fresh(1 << BITS, 1), []
+    start = np.ascontiguousarray(fresh.packed), fresh.clock
     for _ in range(5):
         begin = time.perf_counter()
-        ends = [Table.unpacked(np.array(start.packed), start.clock, adaptive=True) for _ in range(2)]
-        one, two = (Moves.between(start.packed, start.clock, end, 1, 1.0) for end in ends)
-        averaged(start, one.plus(two), objective, steps)
+        ends = [Table.unpacked(*start, adaptive=True) for _ in range(2)]
+        one, two = (Moves.between(start, end, objective, steps, 1, 1.0) for end in ends)
+        averaged(start, one.plus(two), objective)
         tried.append(time.perf_counter() - begin)
     return min(tried)

@@ -100,26 +100,28 @@ def test_a_round_of_two_workers_is_their_mean(outputs, l1, kind):
     """Against NumPy: weights by the workers that had a gradient, or by both with L1; sums of squares add up."""
     rng = np.random.default_rng(0)
     goal, how = Objective("softmax" if outputs > 1 else "logistic", l1, 0.01, outputs), Steps(kind)
-    start = Table.fresh(50, outputs)
-    start.cells[:, :outputs] = rng.normal(size=(51, outputs))
-    packed = np.ascontiguousarray(start.packed)
-    ends = [Table.unpacked(packed, start.clock, adaptive=how.adaptive) for _ in range(2)]
+    fresh = Table.fresh(50, outputs)
+    fresh.cells[:, :outputs] = rng.normal(size=(51, outputs))
+    start = np.ascontiguousarray(fresh.packed), fresh.clock
+    ends = [Table.unpacked(*start, adaptive=how.adaptive) for _ in range(2)]
+    moves = []
     for skip, end in enumerate(ends, 2):  # every second and every third feature, so that some are in both
         end.clock += 2
         end.cells[::skip, : 2 * outputs] += rng.random((len(end.cells[::skip]), 2 * outputs))
         end.cells[:, -1] = 1 / np.sqrt(end.cells[:, 2 * outputs - 1]) if how.adaptive else 1.0
+        moves.append(Moves.between(start, Table(end.cells.copy(), end.clock), goal, how, 1, 1.0))
         plain = Table(end.cells.copy(), end.clock)
         plain.settle(goal, how, np.arange(50))  # as the shards do
         end.settle(goal, how)
         np.testing.assert_allclose(end.cells, plain.cells, rtol=1e-13)
-    one, two = (Moves.between(packed, start.clock, end, 1, 1.0) for end in ends)
-    found = averaged(start, one.plus(two), goal, how)
-    change = sum(end.packed - packed for end in ends)
-    had = sum((end.packed - packed)[:, outputs:].max(axis=1) > 0 for end in ends)
+    packed, clock = averaged(start, moves[0].plus(moves[1]), goal)
+    change = sum(end.packed - start[0] for end in ends)
+    had = sum((end.packed - start[0])[:, outputs:].max(axis=1) > 0 for end in ends)
     by = np.full(51, 2.0) if l1 else np.where(had > 0, had, 2.0)
-    np.testing.assert_allclose(found.weights, start.weights + change[:, :outputs] / by[:, None], rtol=1e-13)
-    np.testing.assert_allclose(found.sums, start.sums + change[:, outputs:], rtol=1e-13)
-    assert found.clock.tolist() == [2.0, 2.0]
+    expected = start[0] + change / np.repeat([by, np.ones(51)], outputs, axis=0).T
+    np.testing.assert_allclose(packed, expected, rtol=1e-13)
+    assert clock.tolist() == [2.0, 2.0]
+    found = Table.unpacked(packed, clock, adaptive=how.adaptive)
     np.testing.assert_allclose(found.cells[:, -1], 1 / np.sqrt(found.sums[:, -1]) if how.adaptive else 1.0)
 
 

@@ -35,10 +35,20 @@ def settle(cells: Any, elapsed: float, adaptive: bool, l1: float, l2: float) -> 
 
 
 @compiled
-def between(packed: Any, cells: Any, change: Any, touched: Any) -> None:
-    """What changed since a start; ``touched`` is 1 where a feature had a gradient."""
+def between(packed: Any, cells: Any, elapsed: float, how: Any, change: Any, touched: Any) -> None:
+    """What changed since a start, missed penalties applied; ``touched`` is 1 where there was a gradient.
+
+    Args:
+        how: Whether steps are adaptive, l1, l2.
+    """
+    adaptive, l1, l2 = how
     rows, columns = packed.shape
     for j in range(rows):
+        if j < rows - 1 and (l1 > 0.0 or l2 > 0.0):  # not the intercept
+            if columns == 2:  # one output: what its steps are multiplied by is at hand
+                cells[j, 0] = caught_up(cells[j, 0], (elapsed - cells[j, 2]) * cells[j, 3], l1, l2)
+            else:
+                settled(cells, j, elapsed, adaptive, l1, l2)
         touched[j] = 0.0
         for k in range(columns):
             change[j, k] = cells[j, k] - packed[j, k]
@@ -47,8 +57,8 @@ def between(packed: Any, cells: Any, change: Any, touched: Any) -> None:
 
 
 @compiled
-def average(start: Any, moves: Any, everybody: bool, elapsed: float, adaptive: bool, cells: Any) -> None:
-    """``cells`` after the workers' moves: their sum, ``touched`` as ``between`` gave it, and their number.
+def average(start: Any, moves: Any, everybody: bool, packed: Any) -> None:
+    """``packed`` after the workers' moves: their sum, ``touched`` as ``between`` gave it, and their number.
 
     The changes of a weight are divided by the workers that had its gradient, or by all of them if ``everybody`` or
     if none had.
@@ -58,6 +68,4 @@ def average(start: Any, moves: Any, everybody: bool, elapsed: float, adaptive: b
     for j in range(rows):
         by = workers if everybody or touched[j] == 0.0 else touched[j]
         for k in range(columns):
-            cells[j, k] = start[j, k] + (change[j, k] / by if k < columns // 2 else change[j, k])
-        cells[j, columns] = elapsed
-        cells[j, columns + 1] = inverse_root(cells[j, columns - 1]) if adaptive else 1.0
+            packed[j, k] = start[j, k] + (change[j, k] / by if k < columns // 2 else change[j, k])

@@ -165,6 +165,7 @@ class _Local(_InTurn):
     def run(self, at: Pass, progress: Progress, checkpoint: Checkpoint, save: Save) -> None:
         engine, parts = self._wholes.engine, self._wholes.parts
         order = self._order(at.number)
+        stand = np.ascontiguousarray(self._table.packed), self._table.clock
         while at.parts < len(order):
             chosen = order[at.parts : at.parts + self._workers]
             seeds = [[self._settings.seed, at.number, place] for place in range(at.parts, at.parts + len(chosen))]
@@ -174,15 +175,18 @@ class _Local(_InTurn):
                 self._steps,
                 self._wholes.split,
                 self._settings.shuffle,
-                handle := engine.put(np.ascontiguousarray(self._table.packed)),
-                self._table.clock,
+                handle := engine.put(stand[0]),
+                stand[1],
             )
             moves = engine.reduce(_plus, engine.map(work, given))
             release(handle)
-            self._table = averaged(self._table, moves, self._objective, self._steps)
+            stand = averaged(stand, moves, self._objective)
             at.add(len(chosen), moves.rows, moves.loss)
             self._told(at, progress)
-            if checkpoint.due() and at.parts < len(order):
+            due = checkpoint.due()
+            if due or at.parts == len(order):
+                self._table = Table.unpacked(*stand, adaptive=self._steps.adaptive)
+            if due and at.parts < len(order):
                 save(at)
 
 
@@ -204,8 +208,7 @@ class Round:
         end = Table.unpacked(cells, self.clock, adaptive=self.steps.adaptive)
         rng = np.random.default_rng(seed) if self.shuffle else None
         rows, loss = learn(end, self.objective, self.steps, learnt_from(part, self.split), rng)
-        end.settle(self.objective, self.steps)
-        return Moves.between(cells, self.clock, end, rows, loss)
+        return Moves.between((cells, self.clock), end, self.objective, self.steps, rows, loss)
 
 
 def _plus(a: Moves, b: Moves) -> Moves:

@@ -208,12 +208,16 @@ class Moves:
     loss: float
 
     @classmethod
-    def between(cls, packed: Array, clock: Array, end: Table, rows: int, loss: float) -> Moves:
-        """What changed since a start."""
+    def between(
+        cls, start: tuple[Array, Array], end: Table, objective: Objective, steps: Steps, rows: int, loss: float
+    ) -> Moves:
+        """What changed since a start, ``Table.packed`` and the clock then. ``end`` need not be settled."""
         from modelkeep.train.linear import merging
 
+        packed, clock = start
         cells, touched = np.empty(packed.shape), np.empty(len(packed))
-        merging.between(packed, end.cells, cells, touched)
+        how = (steps.adaptive, objective.l1, objective.l2)
+        merging.between(packed, end.cells, float(end.clock[0]), how, cells, touched)
         return cls(cells, touched, end.clock - clock, 1, rows, loss)
 
     def plus(self, other: Moves) -> Moves:
@@ -228,7 +232,7 @@ class Moves:
         )
 
 
-def averaged(start: Table, moves: Moves, objective: Objective, steps: Steps) -> Table:
+def averaged(start: tuple[Array, Array], moves: Moves, objective: Objective) -> tuple[Array, Array]:
     """The common table after a round: parameters averaged (Zinkevich et al. 2010; Stich, ICLR 2019).
 
     A weight moves by the sum of the workers' moves over the number of workers that had its gradient; so a rare
@@ -236,10 +240,16 @@ def averaged(start: Table, moves: Moves, objective: Objective, steps: Steps) -> 
     but moves no optimum. With an L1 penalty it is the number of all workers, since each has shrunk the weight and
     more than the mean of that could carry it through zero. Sums of squared gradients add up, as if one worker had
     seen all the rows.
+
+    Args:
+        start: ``Table.packed``, contiguous, and the clock before.
+
+    Returns:
+        The same after it.
     """
     from modelkeep.train.linear import merging
 
-    cells, clock = np.empty(start.cells.shape), start.clock + moves.clock / moves.workers
-    summed = (moves.cells, moves.touched, float(moves.workers))
-    merging.average(start.cells, summed, objective.l1 != 0.0, float(clock[0]), steps.adaptive, cells)
-    return Table(cells, clock)
+    before, clock = start
+    packed = np.empty(before.shape)
+    merging.average(before, (moves.cells, moves.touched, float(moves.workers)), objective.l1 != 0.0, packed)
+    return packed, clock + moves.clock / moves.workers

@@ -32,10 +32,13 @@ def main() -> None:
     train, held = list(clicks.batches(rows, 1)), list(clicks.batches(100_000, 2))
     found: dict[str, Any] = {"rows": rows}
     with tempfile.TemporaryDirectory() as name:
+        runs = 2 if asked.quick else 5
+        if (
+            "workers" in asked.only
+        ):  # first: the kernel goes on for a while to write what the peers are given in files
+            found["workers"] = workers(train, rows, runs)
         if "learners" in asked.only:
-            found["learners"] = learners.compare(train, held, Path(name), 2 if asked.quick else 3)
-        if "workers" in asked.only:
-            found["workers"] = workers(train, rows, 2 if asked.quick else 3)
+            found["learners"] = learners.compare(train, held, Path(name), runs)
         if "engines" in asked.only:
             base = [name for name in ("local://1", "local") if name not in asked.engines]
             found["engines"] = clusters.measure(train, Path(name), base + asked.engines, quick=asked.quick)

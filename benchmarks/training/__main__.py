@@ -33,9 +33,8 @@ def main() -> None:
     found: dict[str, Any] = {"rows": rows}
     with tempfile.TemporaryDirectory() as name:
         runs = 2 if asked.quick else 5
-        if (
-            "workers" in asked.only
-        ):  # first: the kernel goes on for a while to write what the peers are given in files
+        # workers first: the kernel goes on for a while to write what the peers are given in files
+        if "workers" in asked.only:
             found["workers"] = workers(train, rows, runs)
         if "learners" in asked.only:
             found["learners"] = learners.compare(train, held, Path(name), runs)

@@ -32,6 +32,7 @@ LARGE = 1e30
 # Sums may be regrouped; infinities and NaN stay what they are, so that a diverging fit is seen.
 # Divisions by zero give infinity: to ask each divisor takes longer, and keeps loops from doing several at once.
 compiled = partial(compiled_plainly, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
+inlined = partial(compiled, inline="always")
 
 
 @compiled
@@ -150,7 +151,7 @@ def rooted(room: Any, count: Any) -> float:
     return total
 
 
-@compiled
+@inlined
 def moved_all(csr: Any, begin: Any, end: Any, table: Any, slope: float, now: float, room: Any) -> None:
     """One adaptive step of the weights of a row, whose values are from ``begin`` to ``end``; one output.
 
@@ -182,7 +183,7 @@ def moved_plainly(csr: Any, begin: Any, end: Any, table: Any, slope: float, now:
         moved(table, np.uintp(indices[place]), 0, slope * values[place], now, False)
 
 
-@compiled
+@inlined
 def ask_for(csr: Any, row: int, table: Any) -> None:
     """Have the features of a row fetched from far caches."""
     indptr, indices, _ = csr
@@ -216,7 +217,6 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
         # Unsigned: else each access asks whether the place counts from the end.
         begin, end = np.uintp(indptr[row]), np.uintp(indptr[row + 1])
         following = next_row(row, walk, n)
-        ask_for(csr, following, table)
         margin = table[last, 0]
         if penalised:
             for place in range(begin, end):
@@ -227,6 +227,7 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
         else:
             for place in range(begin, end):
                 margin += table[np.uintp(indices[place]), 0] * values[place]
+        ask_for(csr, following, table)
         if loss == LOGISTIC:  # one logarithm for many rows
             e, lost, slope = logistic(margin, y[row])
             product *= 1.0 + e

@@ -35,7 +35,7 @@ def main() -> None:
         runs = 2 if asked.quick else 5
         # workers first: the kernel goes on for a while to write what the peers are given in files
         if "workers" in asked.only:
-            found["workers"] = workers(train, rows, runs)
+            found["workers"] = workers(train + list(clicks.batches(rows, 3)), 2 * rows, runs)
         if "learners" in asked.only:
             found["learners"] = learners.compare(train, held, Path(name), runs)
         if "engines" in asked.only:
@@ -71,7 +71,7 @@ def shown(found: dict[str, Any]) -> str:
     if "workers" in found:
         one = found["workers"]
         lines += [
-            f"two workers: {one['gain']:.2f}x one ({one['rows_per_second'][1] / 1e6:.2f} M rows/s); "
+            f"two workers, parts of {2 * found['rows'] // learners.PARTS:,} rows: {one['gain']:.2f}x one ({one['rows_per_second'][1] / 1e6:.2f} M rows/s); "
             f"the model says {one['gain_by_the_model']:.2f}x",
             "projected, a million rows a worker and round: "
             + ", ".join(f"{nodes:,} nodes {gain:,.0f}x" for nodes, gain in one["projected"].items()),

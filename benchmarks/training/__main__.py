@@ -70,8 +70,9 @@ def shown(found: dict[str, Any]) -> str:
             )
     if "workers" in found:
         one = found["workers"]
+        part, alone = 2 * found["rows"] // learners.PARTS, one["rows_per_second"][1] / 1e6
         lines += [
-            f"two workers, parts of {2 * found['rows'] // learners.PARTS:,} rows: {one['gain']:.2f}x one ({one['rows_per_second'][1] / 1e6:.2f} M rows/s); "
+            f"two workers, parts of {part:,} rows: {one['gain']:.2f}x one ({alone:.2f} M rows/s); "
             f"the model says {one['gain_by_the_model']:.2f}x",
             "projected, a million rows a worker and round: "
             + ", ".join(f"{nodes:,} nodes {gain:,.0f}x" for nodes, gain in one["projected"].items()),

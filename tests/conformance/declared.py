@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from modelkeep.app.wiring import open_keep
+from modelkeep.core.plugins import load_object
 from modelkeep.data import pieces
 from modelkeep.lifecycle.apply import apply
 from small import Project
+
+FLIGHTS = Path(__file__).resolve().parents[2] / "examples" / "flights"
 
 
 class DeclaredSuite:
@@ -43,4 +48,24 @@ class DeclaredSuite:
             finally:
                 keep.close()
         assert made["there"].champion
+        assert made["there"].metrics == pytest.approx(made["here"].metrics, abs=1e-9)
+
+    def test_flights_end_with_the_champion_of_one_machine(self, address, opened, s3, tmp_path, monkeypatch):
+        """The example as it is, of two months; only ``engine`` and ``blobs`` differ."""
+        monkeypatch.setattr(pieces, "MOST", 2 << 20)
+        monkeypatch.setattr(pieces, "LEAST", 1 << 20)
+        write_months = load_object("prepare:write_months", base=FLIGHTS, path="data")
+        made = {}
+        for where, engine, blobs in (("here", "local", ""), ("there", address, s3)):
+            project = Project(tmp_path / where)
+            write_months(project.folder / "data", [1, 2])
+            project.said = yaml.safe_load((FLIGHTS / "modelkeep.yaml").read_text())
+            project.said |= {"engine": engine, "blobs": blobs}
+            project.declare()
+            keep = open_keep(project.folder, blobs=blobs)
+            try:
+                made[where] = apply(keep, project.declaration())
+            finally:
+                keep.close()
+        assert made["there"].champion and made["there"].metrics["roc_auc"] > 0.6
         assert made["there"].metrics == pytest.approx(made["here"].metrics, abs=1e-9)

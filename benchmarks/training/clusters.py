@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from benchmarks.training.clicks import BITS, Batch
 from modelkeep.core.errors import ModelkeepError
@@ -24,41 +25,45 @@ from modelkeep.train.linear.whole import Wholes
 
 ENGINES = ("local://1", "local", "ray", "dask", "spark")
 TASKS = 200
-PARTS = (1, 4, 16, 64)
-"""Table sizes tried, in parts of one batch each."""
+PARTS = 4
+"""Of every table: pieces grow with what they are of."""
+SIZES = (16_384, 65_536, 262_144, 1_048_576, 4_194_304)
+"""Rows of a part of the tables tried; there are fewer of their own, which come again."""
 
 
 def measure(batches: list[Batch], folder: Path, names: list[str], *, quick: bool) -> list[dict[str, Any]]:
     """Per engine: seconds to open, per task, and per full-batch gradient of tables of growing size."""
-    kept = [FilePart.keep(str(folder / f"part{at}"), x, y) for at, (x, y) in enumerate(batches[:4])]
-    sizes = PARTS[: 2 if quick else len(PARTS)]
+    sizes = SIZES[: 2 if quick else len(SIZES)]
+    again = batches * -(-max(sizes) // sum(len(y) for _, y in batches))
+    x, y = sparse.vstack([x for x, _ in again], format="csr"), np.concatenate([y for _, y in again])
+    kept = {size: FilePart.keep(str(folder / f"part{size}"), x[:size], y[:size]) for size in sizes}
+    del x, y, again
     found: list[dict[str, Any]] = []
     for name in names:
         begin = time.perf_counter()
         try:
             with _engine(name) as engine:
                 opened = time.perf_counter() - begin
-                found.append({"engine": name, "open": opened} | _timed(engine, kept, sizes, quick=quick))
+                found.append({"engine": name, "open": opened} | _timed(engine, kept, quick=quick))
         except ModelkeepError as error:
             found.append({"engine": name, "failed": str(error)})
-    rows = len(batches[0][1])
     for entry in found:
         for rival in ("local://1", "local"):
             base = next(other for other in found if other["engine"] == rival)
             won = [s for s in sizes if entry.get("gradient", {}).get(s, np.inf) < base["gradient"][s]]
-            entry[f"beats {rival} from rows"] = won[0] * rows if won else None
+            entry[f"beats {rival} from rows"] = PARTS * won[0] if won else None
     return found
 
 
-def _timed(engine: Engine, kept: list[FilePart], sizes: tuple[int, ...], *, quick: bool) -> dict[str, Any]:
+def _timed(engine: Engine, kept: dict[int, FilePart], *, quick: bool) -> dict[str, Any]:
     tasks = TASKS // 4 if quick else TASKS
     list(engine.map(operator.neg, range(8)))  # the workers are up
     begin = time.perf_counter()
     assert list(engine.map(operator.neg, range(tasks))) == [-at for at in range(tasks)]
     each = (time.perf_counter() - begin) / tasks
     weights, seconds = np.zeros(((1 << BITS) + 1, 1)), {}
-    for size in sizes:
-        wholes = Wholes([kept[at % len(kept)] for at in range(size)], engine, Split())
+    for size, part in kept.items():
+        wholes = Wholes([part] * PARTS, engine, Split())
         with wholes.of(Objective("logistic", 0.0, 0.0)) as whole:
             tried = []
             for _ in range(3):  # the first has the workers import what they need

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import socket
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from modelkeep.train.linear.whole import Wholes
 
 ENGINES = ("local://1", "local", "ray", "dask", "spark")
 TASKS = 200
+KEEPS = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
+"""As docs/how-to/dask.md says: Dask's workers would ask the system anew for each array they work with."""
 PARTS = 4
 """Of every table: pieces grow with what they are of."""
 SIZES = (16_384, 65_536, 262_144, 1_048_576, 4_194_304)
@@ -92,9 +95,10 @@ def _dask() -> Iterator[str]:
     scheduler = [*base, "distributed.cli.dask_scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"]
     worker = [*base, "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", "--nthreads=1", "--no-dashboard"]
     commands = [scheduler, *[[*worker, "--host=127.0.0.1"]] * 2]
+    env = os.environ | KEEPS
     with ExitStack() as stack:
         for command in commands:
-            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(child.wait)
             stack.callback(child.terminate)
         yield f"dask://127.0.0.1:{port}"

@@ -7,7 +7,10 @@ import random
 import resource
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -33,6 +36,28 @@ class TestBucket(suite.BlobStoreSuite):
     @pytest.fixture
     def blobs(self) -> Blobs:
         return open_blobs("memory:///")
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """The address of an S3 server in this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/tests", b"", method="PUT")).close()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+class TestMoto(suite.BlobStoreSuite):
+    @pytest.fixture
+    def blobs(self, moto: str, monkeypatch: pytest.MonkeyPatch) -> Blobs:
+        said = {"ENDPOINT": moto, "ALLOW_HTTP": "true", "ACCESS_KEY_ID": "k", "SECRET_ACCESS_KEY": "s"}
+        for name, value in said.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        return open_blobs(f"s3://tests/{uuid4().hex}")
 
 
 class TestObjectStore(suite.BlobStoreSuite):

@@ -165,7 +165,7 @@ def moved_all(csr: Any, begin: Any, end: Any, table: Any, slope: float, now: flo
         j, g = np.uintp(indices[place]), slope * values[place]
         squares = table[j, 1] + g * g
         room[at] = table[j, 1] = squares
-    if not rooted(room, count) < LARGE:
+    if not rooted(room, count) < LARGE:  # a feature that comes twice in the row then has its last sum both times
         for at in range(count):
             room[at] = inverse_root(table[np.uintp(indices[begin + np.uintp(at)]), 1])
     for at in range(count):

@@ -28,6 +28,9 @@ from modelkeep.train.linear.ahead import prefetch
 
 LOGISTIC = 1  # as in ``losses.CODES``
 LARGE = 1e30
+AHEAD = 64
+"""Values worked on while those of another row come from memory: as long as that takes, and fewer than the nearest
+cache holds."""
 
 # Sums may be regrouped; infinities and NaN stay what they are, so that a diverging fit is seen.
 # Divisions by zero give infinity: to ask each divisor takes longer, and keeps loops from doing several at once.
@@ -183,6 +186,13 @@ def moved_plainly(csr: Any, begin: Any, end: Any, table: Any, slope: float, now:
         moved(table, np.uintp(indices[place]), 0, slope * values[place], now, False)
 
 
+@compiled
+def rows_ahead(indptr: Any) -> int:
+    """How many rows before its turn a row is asked for: by then about ``AHEAD`` values are worked on."""
+    n = len(indptr) - 1
+    return 1 + min(AHEAD, AHEAD * n // max(1, indptr[n] - indptr[0]))  # type: ignore[no-any-return]
+
+
 @inlined
 def ask_for(csr: Any, row: int, table: Any) -> None:
     """Have the features of a row fetched from far caches."""
@@ -213,10 +223,12 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
     n, last, row = y.shape[0], table.shape[0] - 1, walk[0]
     penalised, room = l1 > 0.0 or l2 > 0.0, np.empty(widest(indptr))
     total, product, elapsed = 0.0, 1.0, clock[0]
+    asked = row
+    for _ in range(rows_ahead(indptr) - 1):
+        asked = next_row(asked, walk, n)
     for step in range(n):
         # Unsigned: else each access asks whether the place counts from the end.
         begin, end = np.uintp(indptr[row]), np.uintp(indptr[row + 1])
-        following = next_row(row, walk, n)
         margin = table[last, 0]
         if penalised:
             for place in range(begin, end):
@@ -227,7 +239,8 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
         else:
             for place in range(begin, end):
                 margin += table[np.uintp(indices[place]), 0] * values[place]
-        ask_for(csr, following, table)
+        asked = next_row(asked, walk, n)
+        ask_for(csr, asked, table)
         if loss == LOGISTIC:  # one logarithm for many rows
             e, lost, slope = logistic(margin, y[row])
             product *= 1.0 + e
@@ -245,7 +258,7 @@ def rows_sparse(csr: Any, y: Any, walk: Any, table: Any, clock: Any, how: Any) -
             if bias:
                 moved(table, last, 0, slope, now, adaptive)
         elapsed += now
-        row = following
+        row = next_row(row, walk, n)
     clock[0] = elapsed
     clock[1] += n
     return total + math.log(product)

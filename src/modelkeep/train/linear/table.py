@@ -16,6 +16,8 @@ from modelkeep.train.linear.losses import Array, Objective
 
 RUN = 32
 """Rows of a run at most; fewer where there are few."""
+LINE = 64
+"""Bytes of a processor's cache line."""
 STARTED = 1e-8
 """What a sum of squared gradients begins with, so that no step divides by zero."""
 
@@ -71,7 +73,7 @@ class Table:
         """The table of what ``packed`` gave, its penalties settled."""
         from modelkeep.train.linear import merging  # Numba takes a while to import
 
-        cells = np.empty((len(packed), packed.shape[1] + 2))
+        cells = _from_a_line(len(packed), packed.shape[1] + 2)
         merging.unpack(packed, float(clock[0]), adaptive, cells)
         return cls(cells, clock.copy())
 
@@ -165,6 +167,13 @@ def _one(table: Table, objective: Objective, steps: Steps, x: Any, y: Array, wal
     if objective.outputs == 1 and steps.batch == 1:
         return float(kernels.rows_sparse(csr, y, walk, *state, how))
     return float(kernels.batches_sparse(csr, y, walk, steps.batch, *state, how))
+
+
+def _from_a_line(rows: int, columns: int) -> Array:
+    """(rows, columns), not set, from the beginning of a cache line: with one output a feature lies in one."""
+    room = np.empty(rows * columns + LINE // 8)
+    begin = -room.ctypes.data % LINE // 8
+    return room[begin : begin + rows * columns].reshape(rows, columns)
 
 
 def _narrow(index: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

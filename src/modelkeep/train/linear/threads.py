@@ -1,6 +1,9 @@
 """The Engine port with threads of this process: for matrices in memory, which threads share as they are.
 
 The compiled loops and NumPy's and SciPy's products release the GIL, so threads use the cores.
+
+Who asks for results works too, as one of the workers. Else, of two threads woken one after the other by a third
+that then sleeps, the kernel puts the second behind the first and finds it a core only milliseconds later.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ class Threads:
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="linear")
+        self._pool = ThreadPoolExecutor(max(1, workers - 1), thread_name_prefix="linear")
 
     def map(
         self,
@@ -41,20 +44,22 @@ class Threads:
             yield from Here().map(fn, parts, progress=progress, name=name)
             return
         told, total = progress or Silent(), len(parts) if isinstance(parts, Sized) else None
-        waiting: deque[Future[R]] = deque()
+        waiting: deque[tuple[Future[R], T]] = deque()
         source, done = iter(parts), 0
         try:
             while True:
                 for part in itertools.islice(source, 2 * self._workers - len(waiting)):
-                    waiting.append(self._pool.submit(fn, part))
+                    waiting.append((self._pool.submit(fn, part), part))
                 if not waiting:
                     return
-                result = waiting.popleft().result()
+                while not waiting[0][0].done() and _helped(fn, waiting):
+                    pass
+                result = waiting.popleft()[0].result()
                 done += 1
                 told.step(name, done, total)
                 yield result
         finally:
-            for future in waiting:
+            for future, _ in waiting:
                 future.cancel()
 
     def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
@@ -80,3 +85,17 @@ class Threads:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _helped(fn: Callable[[T], R], waiting: deque[tuple[Future[R], T]]) -> bool:
+    """Work here on the first part that no thread has begun; whether there was one."""
+    for place, (future, part) in enumerate(waiting):
+        if future.cancel():
+            mine: Future[R] = Future()
+            waiting[place] = (mine, part)
+            try:
+                mine.set_result(fn(part))
+            except Exception as error:
+                mine.set_exception(error)
+            return True
+    return False

@@ -121,7 +121,7 @@ def moved(table: Any, j: Any, k: int, g: float, now: float, adaptive: bool) -> N
         table[j, outputs + k] += 1.0
 
 
-@compiled
+@inlined
 def next_row(row: int, walk: Any, n: int) -> int:
     """The row after this one: its neighbour, or at the end of a run the first of the next run.
 
@@ -129,10 +129,9 @@ def next_row(row: int, walk: Any, n: int) -> int:
     """
     _, stride, run = walk
     row += 1
-    if row < n and row % run:
-        return row
-    runs = (n + run - 1) // run
-    return ((row - 1) // run + stride) % runs * run  # type: ignore[no-any-return]
+    if row >= n or row % run == 0:
+        row = ((row - 1) // run + stride) % ((n + run - 1) // run) * run
+    return row
 
 
 @compiled

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,7 +28,7 @@ from sqlalchemy import make_url
 
 from modelkeep.core.clock import Clock
 from modelkeep.core.errors import Unavailable
-from modelkeep.registry import endpoints
+from modelkeep.registry import endpoints, unloading
 from modelkeep.registry.endpoints import Wanted
 from modelkeep.serve import addressable, state
 from modelkeep.serve.dataplane import DataPlane
@@ -295,6 +296,7 @@ async def _serve(
     server = _Server(config, made, drain, Supervised(leash, plane, made.start) if leash else None)
     tally = Tally(home / "serve" / "counts", plane.counted)
     plane.elsewhere = tally.elsewhere
+    plane.unload = partial(_unload, database_url, clock)
     tally.start()
     spool.start()
     follower.start()
@@ -308,6 +310,13 @@ async def _serve(
         await asyncio.to_thread(packages.close)
         await asyncio.to_thread(spool.close)
         await asyncio.to_thread(tally.stop)
+
+
+def _unload(database_url: str, clock: Clock, endpoint: str, away: bool, actor: str) -> None:
+    """Have an endpoint unloaded, or loaded again, by all that follow the registry. Raises ``Unavailable``."""
+    change = unloading.unload if away else unloading.load
+    with contextlib.closing(open_existing(database_url)) as database:
+        database.write(lambda conn: change(conn, endpoint, now=clock.now(), actor=actor))
 
 
 class _Server(uvicorn.Server):

@@ -257,7 +257,7 @@ class OpenInference:
         return json_response({})
 
     async def _unload(self, request: Request) -> Response:
-        about.unload(self._plane, request.path_params["name"])
+        await asyncio.to_thread(about.unload, self._plane, request.path_params["name"])
         return json_response({})
 
 

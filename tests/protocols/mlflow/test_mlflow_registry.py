@@ -50,7 +50,7 @@ def test_a_registered_model_lives(client: Any) -> None:
     assert client.get_model_version_by_alias("renamed", "champion").name == "renamed"
     client.delete_model_version("renamed", "2")
     assert client.get_registered_model("renamed").aliases == {}
-    assert client.create_model_version("renamed", f"runs:/{run}/model").version == "4"
+    assert client.create_model_version("renamed", f"runs:/{run}/model", run).version == "4"
     client.set_registered_model_tag("renamed", "b", "2")
     client.delete_registered_model_tag("renamed", "a")
     assert client.get_registered_model("renamed").tags == {"b": "2"}

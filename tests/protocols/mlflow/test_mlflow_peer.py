@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,82 @@ def test_a_batch_may_be_larger_than_a_megabyte(both: tuple[Asked, Asked]) -> Non
         run = asked.run()
         assert said(asked.post("runs/log-batch", run_id=run, **batch)) == (200, "")
         assert len(asked.data(run)["params"]) == 100
+
+
+def _found(asked: Asked, path: str, key: str, **body: Any) -> Any:
+    """Names of what a search finds, in order of their names; the error when it is refused."""
+    answer = asked.post(path, **body)
+    if answer.status_code != 200:
+        return said(answer)
+    found = [each["info"] for each in answer.json().get(key, [])]
+    return sorted(each.get("run_name") or each["name"] for each in found)
+
+
+OF_NAN = [f"metrics.m {op} {number}" for op in ("=", "!=", "<", "<=", ">", ">=") for number in (0, 1, -1)]
+OF_NAN += ["metrics.m != 1 AND metrics.m < 1", "metrics.m != 1 AND params.p = 'a'", "metrics.none != 1"]
+
+
+def test_nan_meets_the_filters_it_meets_there(both: tuple[Asked, Asked]) -> None:
+    found = []
+    for asked in both:
+        made = asked.post("experiments/create", name=f"nan {time.time_ns()}").json()["experiment_id"]
+        for name, value in (("nan", "NaN"), ("zero", 0), ("one", 1), ("minus", -1), ("without", None)):
+            run = asked.post("runs/create", experiment_id=made, start_time=1, run_name=name).json()["run"]["info"]
+            asked.post("runs/log-parameter", run_id=run["run_id"], key="p", value=name[1])
+            if value is not None:
+                point = {"key": "m", "value": value, "timestamp": 1}
+                assert said(asked.post("runs/log-metric", run_id=run["run_id"], **point)) == (200, "")
+        search = {"path": "runs/search", "key": "runs", "experiment_ids": [made]}
+        found.append({text: _found(asked, filter=text, **search) for text in OF_NAN})
+    assert found[1] == found[0]
+    assert found[0]["metrics.m != 1"] == ["minus", "nan", "zero"]
+
+
+OF_LISTS = (
+    "params.p IN ('a')",
+    "params.p IN ('a', 'c')",
+    "params.p NOT IN ('a', 'c')",
+    "params.p not in ('a')",
+    "tags.t IN ('a', 'b')",
+    "tags.t NOT IN ('a')",
+    "name IN ('a', 'd')",
+    "params.p IN ('a', 'b') AND metrics.m > 1",
+    "params.none IN ('a')",
+    "metrics.m IN (1)",
+)
+DATASETS: tuple[list[dict[str, str]], ...] = (
+    [{"dataset_name": "train", "dataset_digest": "0"}],
+    [{"dataset_name": "train", "dataset_digest": "1"}, {"dataset_name": "test", "dataset_digest": "2"}],
+    [{"dataset_name": "test", "dataset_digest": "1"}],
+)
+
+
+def test_logged_models_are_found_by_lists_and_by_datasets(both: tuple[Asked, Asked]) -> None:
+    found = []
+    for asked in both:
+        made = asked.post("experiments/create", name=f"logged {time.time_ns()}").json()["experiment_id"]
+        run = asked.post("runs/create", experiment_id=made, start_time=1).json()["run"]["info"]["run_id"]
+        for at, name in enumerate("abcd"):
+            held = (
+                {"params": [{"key": "p", "value": name}], "tags": [{"key": "t", "value": name}]} if at < 3 else {}
+            )
+            body = asked.post("logged-models", experiment_id=made, name=name, **held).json()
+            points = [
+                {"dataset_name": "train", "dataset_digest": str(at), "value": at},
+                {"dataset_name": "test" if at == 2 else "train", "dataset_digest": str(at), "value": "NaN"},
+                {"value": at + 1},
+            ]
+            for step, point in enumerate(points if at != 3 else points[2:]):
+                said_of = {"key": "m", "timestamp": 1, "step": step, "model_id": body["model"]["info"]["model_id"]}
+                assert said(asked.post("runs/log-metric", run_id=run, **said_of, **point)) == (200, "")
+        search = {"path": "logged-models/search", "key": "models", "experiment_ids": [made]}
+        outcomes = {text: _found(asked, filter=text, **search) for text in OF_LISTS}
+        for given in DATASETS:
+            outcomes[str(given)] = _found(asked, datasets=given, **search)
+            outcomes[f"{given} p"] = _found(asked, datasets=given, filter="params.p != 'b'", **search)
+            outcomes[f"{given} m"] = _found(asked, datasets=given, filter="metrics.m > 1", **search)
+        found.append(outcomes)
+    assert found[1] == found[0]
+    assert found[0]["params.p NOT IN ('a', 'c')"] == ["b"]
+    assert found[0][str(DATASETS[0])] == ["a"]
+    assert found[0][str(DATASETS[1])] == ["b", "c"]

@@ -250,6 +250,10 @@ def test_logged_models_are_searched(client: Any) -> None:
     assert found("params.p = '1'") == "b"
     assert sorted(found("tags.even = '0' AND metrics.auc > 0.5")) == ["a", "c"]
     assert found("metrics.auc > 0.15", datasets=[{"dataset_name": "train", "dataset_digest": "d"}]) == "c"
+    assert sorted(found(datasets=[{"dataset_name": "train"}])) == ["a", "b", "c"]
+    assert found("params.p IN ('1', '7')", datasets=[{"dataset_name": "train"}]) == "b"
+    assert sorted(found("tags.even NOT IN ('1')")) == ["a", "c"]
+    assert found(datasets=[{"dataset_name": "test"}]) == ""
     assert found(order=[{"field_name": "metrics.auc", "ascending": False}]) == "abcn"
     by_train = [{"field_name": "metrics.auc", "ascending": False, "dataset_name": "train"}]
     assert found(order=by_train) == "cban"

@@ -106,6 +106,8 @@ def condition(search: Search, clause: Clause, postgres: bool) -> Part:
     if clause.op == "IS NOT NULL":
         return Part(f"EXISTS (SELECT 1 FROM {table.table} v WHERE {mine})", (clause.key,))
     told = compare(f"v.{table.column}", clause, postgres)
+    if clause.entity == "metric" and clause.op == "!=":  # NULL is NaN, which is not equal to any number
+        told = Part(f"(v.{table.column} IS NULL OR {told.sql})", told.values)
     return Part(f"EXISTS (SELECT 1 FROM {table.table} v WHERE {mine} AND {told.sql})", (clause.key, *told.values))
 
 

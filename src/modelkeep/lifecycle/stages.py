@@ -33,7 +33,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
     "evaluate": ("gates",),
     "gate": ("gates",),
-    "package": ("trust", "description", "monitor.window"),
+    "package": ("trust", "description", "monitor.window", "deploy.in_range"),
     "register": (),
     "rollout": ("deploy", "monitor"),
 }
@@ -64,8 +64,11 @@ def keys(declaration: Declaration, snapshot: str, base: Path) -> Keys:
     prepare = _key("prepare", snapshot, data, said.get("features"), code)
     train = _key("train", prepare, said.get("train"))
     evaluate = _key("evaluate", train, said.get("gates"))
-    window = declaration.monitor.window
-    made = _key("version", evaluate, declaration.model, declaration.description, window, declaration.trust)
+    window, in_range = declaration.monitor.window, declaration.deploy.in_range
+    refused = [in_range] if in_range else []  # unset, versions made before there was such a setting stay
+    made = _key(
+        "version", evaluate, declaration.model, declaration.description, window, declaration.trust, *refused
+    )
     return Keys(snapshot=snapshot, prepare=prepare, train=train, evaluate=evaluate, version=made)
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from modelkeep.core.errors import Invalid
 from modelkeep.core.ports import BlobStore
 from modelkeep.data import columns
-from modelkeep.formats import package, runtimes
+from modelkeep.formats import frames, package, runtimes, samples
 from modelkeep.formats.inference import bounded, infer
 from modelkeep.formats.package import Package
 from modelkeep.formats.signature import Field, Signature
@@ -91,6 +92,7 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
         making.pipeline,
         said,
         making.test_table.slice(0, SAMPLE),
+        rows=samples.of(frames.columns_of(_few(table), said), said, declaration.monitor.log.mask),
         trust=declaration.trust,
         extra={
             reference.FILE: reference.build(
@@ -112,6 +114,11 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
         facts |= {"rows watched for drift": table.num_rows, "rows compared": making.test_table.num_rows}
     lock = keep.blobs.put(built.files["environment.txt"])
     return Packaged(built=built, signature=runtimes.signature(built.files), facts=facts, environment=lock)
+
+
+def _few(table: pa.Table) -> pa.Table:
+    """Some rows, evenly chosen: the same of equal tables."""
+    return table.take(np.unique(np.linspace(0, max(table.num_rows - 1, 0), samples.ROWS).astype(np.int64)))
 
 
 def _strict(declaration: Declaration, inputs: pa.Table) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from modelkeep.spec.steps import CleanStep, FeatureStep
+from modelkeep.spec.steps import CleanStep, Columns, FeatureStep
 
 Names = tuple[str, ...]
 
@@ -236,6 +236,9 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         abort: Conditions that end a rollout, such as ``error_rate > 1%``.
         replicas: Bounds on serving processes.
         unknown_fields: What to do with inputs the signature does not name.
+        in_range: Inputs whose values outside of the range of training are refused: ``numeric``, or names of
+            numbers and times. ``min`` and ``max`` under ``data.checks.columns`` widen it. A change makes a new
+            version, without training.
         errors: What errors show of what was sent and of the model: everything, or only the paths of the fields.
         batch: How requests are answered together.
         concurrency: How many batches of a version that takes long are predicted at the same time, in one process.
@@ -251,6 +254,7 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     abort: Names = ()
     replicas: Replicas = Replicas()
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
+    in_range: Columns = ()
     errors: Literal["full", "redacted"] = "full"
     batch: MicroBatch = MicroBatch()
     concurrency: int = 1

@@ -18,6 +18,7 @@ from modelkeep.core.clock import SystemClock
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve import queueing
+from modelkeep.serve import spool as spooling
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded, Rows
 from modelkeep.serve.dataplane import DataPlane
@@ -164,6 +165,35 @@ def test_a_full_ring_drops_and_counts(first: Made, tmp_path: Path) -> None:
     assert channel.held == 0
     assert len(list(tmp_path.glob("*.arrow"))) == 2
     assert spool._retired == []
+
+
+@pytest.mark.parametrize("requests", [1, 3, 1000])
+def test_outputs_that_params_changed_are_captured(
+    first: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: int
+) -> None:
+    monkeypatch.setattr(spooling, "PIECE_REQUESTS", requests)
+    loaded = first.loaded()
+    channel = Channel("e", "m", 1, "stable", loaded.signature)
+    one = loaded.inputs.stack([loaded.inputs.named(columns(first, 0))])
+    given: list[dict[str, Any]] = [
+        {"score": np.array([1.5])},
+        {"score": np.array([2.5]), "many": np.array([[1.0, 2.0]])},
+        {"text": np.array(["a"], dtype=object), "score": np.array(["b"], dtype=object)},
+        {"score": np.array([3.5]), "many": np.array([[1.0, 2.0, 3.0]])},
+    ]
+    for name, outputs in zip("abcd", given, strict=True):
+        latency = np.ones(1, np.float32)
+        channel.offer(one, outputs, time=1.0, ids=[name], counts=[1], keys=None, latency=latency)
+    spool = Spool(tmp_path, SystemClock())
+    spool.add(channel)
+    spool.flush()
+    (path,) = tmp_path.glob("*.arrow")
+    found = pa.ipc.open_file(path).read_all()
+    assert channel.lost == 0
+    assert found["out.score"].to_pylist() == [1.5, 2.5, None, 3.5], "of the type that was seen first"
+    assert found["out.many"].to_pylist() == [None, [1.0, 2.0], None, [1.0, 2.0, 3.0]]
+    assert found["out.text"].to_pylist() == [None, None, "a", None]
+    spool.close()
 
 
 def test_a_batch_under_way_at_a_swap_is_captured(first: Made, second: Made, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from modelkeep.core.errors import Invalid
 Type = Literal["int64", "float64", "bool", "string", "timestamp"]
 Task = Literal["classification", "regression", "anomaly"]
 Label = bool | int | float | str
+ParamType = Literal["boolean", "integer", "long", "float", "double", "string", "datetime", "object"]
 
 
 class Field(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,6 +41,22 @@ class Field(Struct, frozen=True, kw_only=True, omit_defaults=True):
     shape: tuple[int, ...] = ()
 
 
+class Param(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something a call may say beside its rows, as MLflow's ``ParamSchema`` has it.
+
+    Attributes:
+        name: Its name.
+        type: In MLflow's words.
+        default: What the model is told by a call that does not say it; a JSON value.
+        many: Whether it is a list of such values.
+    """
+
+    name: str
+    type: ParamType
+    default: Any = None
+    many: bool = False
+
+
 class Signature(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a model takes and gives.
 
@@ -48,12 +65,14 @@ class Signature(Struct, frozen=True, kw_only=True, omit_defaults=True):
         outputs: ``label`` and ``probability``; or ``prediction``; or ``label`` and ``score``.
         task: ``classification``, ``regression`` or ``anomaly``.
         classes: Sorted labels, in the order of the columns of ``probability``; empty unless classification.
+        params: What a call may say beside its rows.
     """
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     task: Task
     classes: tuple[Label, ...] = ()
+    params: tuple[Param, ...] = ()
 
     def to_builtins(self) -> dict[str, Any]:
         """JSON types."""

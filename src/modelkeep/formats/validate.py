@@ -211,14 +211,15 @@ def _unexpected(name: str, row: int, found: Any, field: Field) -> Problem:
     expected = _wanted(field)
     if _missing(found):
         return Problem(f"inputs.{name}[{row}]", f"is missing, expected {expected}")
-    return Problem(f"inputs.{name}[{row}]", f"found {_shown(found)}, expected {expected}")
+    return Problem(f"inputs.{name}[{row}]", f"found {shown(found)}, expected {expected}")
 
 
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as an error shows it: never long, whatever was sent."""
     if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print really long ones
         return f"an integer of {value.bit_length()} bits"
     text = repr(value.item() if isinstance(value, np.generic) else value)
@@ -300,10 +301,10 @@ def _texts(name: str, values: Any, field: Field, problems: list[Problem]) -> lis
 
 def _unseen(name: str, values: list[Any], known: frozenset[str], problems: list[Problem]) -> None:
     reported = {problem.path for problem in problems}
-    shown = ", ".join(sorted(known)[:10]) + (", ..." if len(known) > 10 else "")
+    some = ", ".join(sorted(known)[:10]) + (", ..." if len(known) > 10 else "")
     for row, value in enumerate(values):
         path = f"inputs.{name}[{row}]"
         if value is not None and value not in known and path not in reported:
-            problems.append(Problem(path, f"{_shown(value)} was never seen in training, expected one of {shown}"))
+            problems.append(Problem(path, f"{shown(value)} was never seen in training, expected one of {some}"))
             if len(problems) >= MOST_PROBLEMS:
                 return

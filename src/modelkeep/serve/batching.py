@@ -54,8 +54,12 @@ class Call:
     Args:
         deadline: ``time.perf_counter`` after which the answer is of no use; None for never.
         priority: 1 is the most urgent, larger numbers less so; 0 stands for ``NORMAL``, as in Triton's protocol.
+
+    Attributes:
+        params: What the model is told beside the rows; none, unless it is a ``CallWithParams``.
     """
 
+    params = b""
     __slots__ = ("began", "deadline", "door", "expected", "id", "key", "priority", "rows", "sink", "start")
 
     def __init__(
@@ -78,6 +82,16 @@ class Call:
         self.began = perf_counter()
         self.expected = 0.0
         self.start = 0
+
+
+class CallWithParams(Call):
+    """A call with params, as ``formats.params.packed`` makes them. Those without pay nothing for them."""
+
+    __slots__ = ("params",)
+
+    def __init__(self, params: bytes, *about: Any) -> None:
+        super().__init__(*about)
+        self.params = params
 
 
 class Batch:
@@ -217,11 +231,16 @@ class Lane:
         if call.deadline is not None and (self._running or self._timer is not None):
             self._loop.call_later(call.deadline - call.began, self._give_up)
 
-    def _schedule(self) -> None:
+    def submit_with_params(self, call: CallWithParams) -> None:
+        """Queue a call with params: the model is given it alone, or with calls of equal params. As ``submit``."""
+        self._queue.varied = True
+        self.submit(call)
+
+    def _schedule(self, *, wait: bool = True) -> None:
         if self._scheduled or self._running >= self.limits.concurrency or not self._queue.calls:
             return
         self._scheduled = True
-        if self.limits.wait and self._queue.rows < self.limits.max_rows:
+        if wait and self.limits.wait and self._queue.rows < self.limits.max_rows:
             self._timer = self._loop.call_later(self.limits.wait, self._flush)
         else:
             self._loop.call_soon(self._flush)
@@ -242,7 +261,7 @@ class Lane:
         else:
             queue.free_at = now + (0.0 if self.cost.fixed == math.inf else self.cost.estimate(rows))
             self._in_thread(calls)
-        self._schedule()
+        self._schedule(wait=not queue.varied)  # who was left for his params has waited
 
     def _in_thread(self, calls: list[Call]) -> None:
         self._running += 1
@@ -260,7 +279,7 @@ class Lane:
         if self._queue.calls and not (self._queue.in_loop or self._scheduled or self.limits.wait):
             self._flush()  # the next batch runs while this one is answered
         else:
-            self._schedule()
+            self._schedule(wait=not self._queue.varied)
         self._land(calls, done)
 
     def _give_up(self, now: float | None = None) -> None:
@@ -273,6 +292,7 @@ class Lane:
         here = self.loaded.here
         try:
             inputs = self.inputs.stack([call.rows for call in calls])
+            inputs.params = calls[0].params
             began = perf_counter()
             computed = inputs.rows
             if self._cache is None:

@@ -175,8 +175,10 @@ class Inputs:
         """A batch of another version as this version takes it. Raises ``Invalid`` when its signature refuses."""
         mine = self._checker.layout
         if mine.numbers == blocks.layout.numbers and mine.strings == blocks.layout.strings:
-            return Blocks(mine, blocks.numbers, blocks.strings, whole=blocks.whole)
-        return self._checkers["ignore"].check(dict(blocks), blocks.rows)
+            return Blocks(mine, blocks.numbers, blocks.strings, whole=blocks.whole, params=blocks.params)
+        made = self._checkers["ignore"].check(dict(blocks), blocks.rows)
+        made.params = blocks.params
+        return made
 
     def named(self, given: Mapping[str, Sequence[Any]], *, ignore_unknown: bool = False) -> Rows:
         """A request given as lists by name: known names, none missing, equal lengths.

@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from modelkeep.app import children, control, running
-from modelkeep.app.fleet import Bounds, Fleet
+from modelkeep.app.fleet import Bounds, Fleet, drain
 from modelkeep.app.protection import Protection, checked
 from modelkeep.app.settings import Settings
 from modelkeep.app.watch import Watch
@@ -72,7 +72,7 @@ def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses
     Raises:
         Refused: Other machines can reach the address, and nobody could sign in.
         Invalid: A certificate that cannot be used, or a name that is none, of a host or in ``MODELKEEP_METRICS``;
-            or ``MODELKEEP_JOBS`` is no number.
+            or ``MODELKEEP_JOBS`` or ``MODELKEEP_DRAIN`` is no number.
         Conflict: Another ``up`` runs on this home.
         Unavailable: A port is taken.
     """
@@ -95,6 +95,7 @@ class _Running:
         self.options = options
         self.ready = ready
         self.loop = Watch(keep, self._start_job)
+        self.drain = drain()
         self.sockets = [_bind(options.host, options.port, "--port")]
         self.serve_port, self.grpc_port = options.serve_port, options.grpc_port
         self.claims: list[socket.socket] = []
@@ -177,6 +178,7 @@ class _Running:
             host=self.options.host,
             port=self.serve_port,
             grpc_port=self.grpc_port,
+            drain=self.drain,
             bounds=self._bounds,
         )
         for claim in self.claims:

@@ -153,6 +153,8 @@ class Lane:
         self._running = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._away: set[Call] = set()  # in threads
+        self._over: ModelkeepError | None = None
 
     @property
     def full(self) -> Overloaded | None:
@@ -260,8 +262,21 @@ class Lane:
         elif calls:  # to find out who is guilty may take longer than the loop can wait
             self._in_thread(calls, done)
 
+    def end(self, why: ModelkeepError) -> None:
+        """Refuse all that waits or is under way, and what still comes unless it can be answered at once."""
+        self._over = why
+        waiting, _ = self._queue.take(self._queue.rows)
+        refused = [*self._away, *waiting]
+        self._away.clear()
+        for call in refused:
+            self._refuse(call, why)
+
     def _in_thread(self, calls: list[Call], done: ModelkeepError | None = None) -> None:
         """Run a batch, or what is to run again of one that failed, in one thread."""
+        if self._over is not None:
+            self._land(calls, self._over)
+            return
+        self._away.update(calls)
         self._running += 1
         if not self.loaded.here:
             self._queue.patient = True
@@ -277,7 +292,7 @@ class Lane:
             tell(self._landed, calls, done)
             return
         for part, found in settled(calls, done, self._work, repeatable=self.loaded.repeatable):
-            tell(self._land, part, found)
+            tell(self._back, part, found)
         tell(self._landed, [], None)
 
     def _landed(self, calls: list[Call], done: Batch | None) -> None:
@@ -289,7 +304,13 @@ class Lane:
         else:
             self._schedule()
         if done is not None:
-            self._answer(calls, done)
+            self._back(calls, done)
+
+    def _back(self, calls: list[Call], done: Batch | ModelkeepError) -> None:
+        """What became of calls in a thread; those that were refused meanwhile have been told already."""
+        if self._over is None:
+            self._away.difference_update(calls)
+            self._land(calls, done)
 
     def _give_up(self, now: float | None = None) -> None:
         for call in self._queue.give_up(perf_counter() if now is None else now):

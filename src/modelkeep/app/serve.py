@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelkeep.app import ports, running
-from modelkeep.app.fleet import Bounds, Fleet
+from modelkeep.app.fleet import Bounds, Fleet, drain
 from modelkeep.app.protection import Protection, checked
 from modelkeep.app.settings import Settings
 from modelkeep.core import clock as clocks
@@ -53,10 +53,12 @@ class Doors:
     """The ports of the serving processes, which nobody else gets from now on.
 
     Raises:
-        Unavailable: One is taken.
+        Invalid: ``MODELKEEP_DRAIN`` is no number.
+        Unavailable: A port is taken.
     """
 
     def __init__(self, host: str, port: int, grpc_port: int, option: str = "--serve-port") -> None:
+        self.drain = drain()
         self._claims = [ports.claim(host, port, option), ports.claim(host, grpc_port, "--grpc-port")]
         self.host = host
         self.port, self.grpc_port = (claim.getsockname()[1] for claim in self._claims)
@@ -100,6 +102,7 @@ def fleet(
         host=doors.host,
         port=doors.port,
         grpc_port=doors.grpc_port,
+        drain=doors.drain,
         bounds=bounds,
     )
     doors.leave()

@@ -69,7 +69,7 @@ def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses
     Raises:
         Refused: Other machines can reach the address, and nobody could sign in.
         Invalid: A certificate that cannot be used, or a name that is none, of a host or in ``MODELKEEP_METRICS``;
-            or ``MODELKEEP_JOBS`` is no number.
+            or ``MODELKEEP_JOBS`` or ``MODELKEEP_DRAIN`` is no number.
         Conflict: Another ``up`` runs on this home, or a ``serve`` and this one is to serve too.
         Unavailable: A port is taken.
     """

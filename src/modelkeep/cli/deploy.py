@@ -29,7 +29,9 @@ _MB = 1 << 20
 @click.option("--endpoint", default="", help="The stable address.  [default: the model's name]")
 @click.option("--trust", multiple=True, metavar="DIGEST|NAME", help="What the model may run; may be repeated.")
 @click.option("--memory", type=click.IntRange(min=64), metavar="MB", help="Most memory of its process.")
-@click.option("--not-repeatable", is_flag=True, help="Never predict a request again when its process died.")
+@click.option(
+    "--not-repeatable", is_flag=True, help="Never predict a request again, whatever became of its batch."
+)
 @click.option("--all-versions", is_flag=True, help="Let every version be asked for by number or alias.")
 @click.option("--ignore-unknown", is_flag=True, help="Leave out inputs that the model does not know.")
 @click.option(

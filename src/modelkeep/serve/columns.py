@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, Protocol
@@ -242,6 +242,17 @@ class Loaded:
     def waits(self) -> bool:
         """Whether predicting may wait, for another process or for loading: then never on the event loop."""
         return bool(getattr(self.model, "waits", False))
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same rows may be predicted more than once."""
+        return bool(getattr(self.model, "repeatable", True))
+
+    @property
+    def once(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        """Predicts, and repeats nothing by itself; raises ``Lost`` where the process is gone."""
+        found: Callable[[Mapping[str, Any]], Mapping[str, Any]] = getattr(self.model, "once", self.model.predict)
+        return found
 
     @property
     def here(self) -> bool:

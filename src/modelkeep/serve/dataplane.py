@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from modelkeep.core.clock import Clock
 from modelkeep.core.errors import ModelkeepError, NotFound, Unavailable
@@ -21,7 +22,8 @@ from modelkeep.registry import unloading
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve import ids
 from modelkeep.serve.addressable import offered
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded
 from modelkeep.serve.endpoint import Endpoint, Way, channels, same
@@ -103,6 +105,7 @@ class DataPlane:
         self._clock = clock
         self._spool = spool
         self._counters: dict[tuple[Any, ...], Counters] = {}
+        self._lanes: WeakSet[Lane] = WeakSet()  # also those that a swap left to end
         self._slow = ThreadPoolExecutor(SLOW_BATCHES, thread_name_prefix="slow-model")
         self._shadowing = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
@@ -308,6 +311,7 @@ class DataPlane:
             limits=bounds,
             turns=self.turns,
         )
+        self._lanes.add(lane)
         shadow = None
         if route.mode == "shadow":
             shadow = Shadow(
@@ -356,6 +360,12 @@ class DataPlane:
                 if key not in new:
                     self._spool.retire(channel)
         done.set_result(None)
+
+    def end(self) -> None:
+        """Refuse whatever is not answered yet: the process is to end. Call on the loop."""
+        why = Unavailable("the serving process is ending and did not come to it", hint="try again")
+        for lane in tuple(self._lanes):
+            lane.end(why)
 
     def close(self) -> None:
         """Wait for batches in threads; the loop must go on running until this returns."""

@@ -246,7 +246,7 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         memory: Bytes that the process of a version may hold, when it runs in one of its own.
         versions: Which can be asked for by number or alias: those that traffic is routed to, or all of the model,
             each loaded when it is first asked.
-        repeatable: Whether a prediction may be made again when the process that made it died; if not, it fails.
+        repeatable: Whether a request may be predicted again when its process died or its batch failed.
     """
 
     endpoint: str = ""

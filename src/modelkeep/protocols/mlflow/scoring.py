@@ -26,7 +26,8 @@ from modelkeep.core.errors import Invalid, ModelkeepError, Problem
 from modelkeep.formats.params import packed
 from modelkeep.protocols import errors
 from modelkeep.protocols.respond import Later
-from modelkeep.serve.batching import Batch, Call, CallWithParams, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call, CallWithParams
 from modelkeep.serve.columns import Array, Inputs, Rows, shorten
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.hot import TIMEOUT

@@ -23,7 +23,8 @@ from modelkeep.protocols import errors
 from modelkeep.protocols.bodies import unpacked
 from modelkeep.protocols.oip import about, answers, binary, codec
 from modelkeep.protocols.respond import Later, json_response
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.columns import shorten
 from modelkeep.serve.dataplane import DataPlane, Endpoint
 from modelkeep.serve.hot import TIMEOUT

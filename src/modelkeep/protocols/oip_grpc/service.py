@@ -20,7 +20,7 @@ from modelkeep.protocols.grpc.status import Code, RpcError
 from modelkeep.protocols.oip import about, rest
 from modelkeep.protocols.oip.answers import wishes
 from modelkeep.protocols.oip_grpc import answers, requests
-from modelkeep.serve.batching import Batch, Call
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.dataplane import DataPlane
 
 SERVICE: Final = "inference.GRPCInferenceService"

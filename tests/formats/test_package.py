@@ -25,6 +25,8 @@ from modelkeep.core.errors import Damaged, Invalid, NotFound, Refused
 from modelkeep.formats import environment, manifest, plots, samples, skops_io
 from modelkeep.formats.frames import columns_of
 from modelkeep.formats.inference import infer
+from modelkeep.formats.onnx.graph import DOUBLE, Graph
+from modelkeep.formats.onnx.weights import apart
 from modelkeep.formats.package import Package, build, describe
 from modelkeep.train.algorithms import resolve
 
@@ -83,6 +85,19 @@ def test_rows_to_warm_up_with_are_kept_as_they_were_without_what_is_masked() -> 
     batch = samples.batch(said, whole)
     assert batch["at"].tolist() == few.column("at").to_pylist()
     assert samples.of(columns_of(data.slice(0, 0), said), said) == {}
+
+
+def test_weights_of_large_graphs_are_a_file_of_their_own_and_the_same_every_time() -> None:
+    values = np.arange(3 << 20, dtype=np.float64).reshape(-1, 1024)
+    graph = Graph()
+    said = graph.op("MatMul", "numbers", graph.const(values))
+    few = graph.op("Add", said, graph.const(np.ones(1024)))
+    whole = graph.finish({"numbers": (DOUBLE, len(values))}, {"y": (few, DOUBLE, 1024)}, {})
+    data, weights = apart(whole, "beside")
+    assert apart(whole, "beside") == (data, weights)
+    assert weights == values.tobytes()
+    assert len(data) < 20_000
+    assert apart(data, "beside") == (data, b"")  # what is small stays as it is
 
 
 def test_rows_that_no_request_may_hold_are_not_kept() -> None:

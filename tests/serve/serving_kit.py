@@ -49,7 +49,7 @@ class Made:
         )
 
 
-def _made(
+def made_of(
     pipeline: Pipeline,
     frame: pd.DataFrame,
     y: Any,
@@ -57,6 +57,7 @@ def _made(
     classes: Sequence[Any],
     in_range: Sequence[str] = (),
 ) -> Made:
+    """Fit and package it."""
     pipeline.fit(frame, y)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     found = inference.infer(table, list(frame.columns), task, classes)
@@ -71,7 +72,7 @@ def tumours(c: float = 1.0, rows: int = 569) -> Made:
     data = load_breast_cancer(as_frame=True)
     frame = data.data.astype(float)
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
-    return _made(pipeline, frame[:rows], data.target[:rows], "classification", [0, 1])
+    return made_of(pipeline, frame[:rows], data.target[:rows], "classification", [0, 1])
 
 
 def flights(seed: int = 0, in_range: Sequence[str] = ()) -> Made:
@@ -92,7 +93,7 @@ def flights(seed: int = 0, in_range: Sequence[str] = ()) -> Made:
             ("n", make_pipeline(SimpleImputer(), StandardScaler()), ["distance", "hour"]),
         ]
     )
-    return _made(
+    return made_of(
         make_pipeline(features, LogisticRegression()), frame, y, "classification", ["late", "on time"], in_range
     )
 
@@ -102,7 +103,7 @@ def prices(in_range: Sequence[str] = ()) -> Made:
     rng = np.random.default_rng(3)
     frame = pd.DataFrame(rng.normal(size=(200, 3)), columns=["a", "b", "c"])
     y = frame @ [1.0, -2.0, 0.5] + rng.normal(scale=0.1, size=200)
-    return _made(make_pipeline(StandardScaler(), LinearRegression()), frame, y, "regression", (), in_range)
+    return made_of(make_pipeline(StandardScaler(), LinearRegression()), frame, y, "regression", (), in_range)
 
 
 def tensor(made: Made, rows: Sequence[int], name: str = "rows") -> dict[str, Any]:

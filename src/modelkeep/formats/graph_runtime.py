@@ -33,13 +33,16 @@ class GraphModel:
         signature: Of the package.
         feed: Which inputs make which tensor.
         threads: Of one prediction.
+        mapped: Whether its weights are in large files beside it.
 
     Raises:
         Damaged: ONNX Runtime cannot load it.
     """
 
-    def __init__(self, graph: Path | bytes, signature: Signature, feed: Feed, *, threads: int = 1) -> None:
-        self._session = session(graph, threads)
+    def __init__(
+        self, graph: Path | bytes, signature: Signature, feed: Feed, *, threads: int = 1, mapped: bool = False
+    ) -> None:
+        self._session = session(graph, threads, mapped=mapped)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.signature = signature
         self.layout = Layout(signature)
@@ -61,12 +64,12 @@ class GraphModel:
             raise failed("the graph", error) from error
 
 
-def session(graph: Path | bytes, threads: int = 1) -> Any:
+def session(graph: Path | bytes, threads: int = 1, *, mapped: bool = False) -> Any:
     """An inference session. Raises ``Damaged`` when ONNX Runtime cannot load the graph."""
     try:
         return onnxruntime.InferenceSession(
             graph if isinstance(graph, bytes) else str(graph),
-            options(threads),
+            options(threads, mapped=mapped),
             providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # its exceptions share no base class

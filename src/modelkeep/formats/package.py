@@ -21,12 +21,14 @@ from modelkeep.formats.manifest import (
     SAMPLE,
     SIGNATURE,
     SKOPS,
+    WEIGHTS,
     Manifest,
     RuntimeName,
     entry,
 )
 from modelkeep.formats.onnx.export import export
 from modelkeep.formats.onnx.graph import Exported, Unconvertible
+from modelkeep.formats.onnx.weights import apart
 from modelkeep.formats.runtimes import signature as read_signature
 from modelkeep.formats.signature import Signature, outputs_of
 
@@ -94,7 +96,8 @@ def build(
     if rows:
         files[SAMPLE] = msgspec.json.encode(rows, order="sorted")
     if exported:
-        files[ONNX] = exported.data
+        files[ONNX], weights = apart(exported.data, WEIGHTS)
+        files |= {WEIGHTS: weights} if weights else {}
     manifest = Manifest(
         format=FORMAT,
         runtime=runtime,

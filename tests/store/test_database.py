@@ -376,6 +376,44 @@ def test_a_lost_server_connection_is_unavailable_and_comes_back(postgres_url: st
     db.close()
 
 
+@pytest.mark.parametrize(
+    ("whose", "default", "used"),
+    [
+        ("DATABASE {0}", "off", "on"),
+        ("ROLE postgres IN DATABASE {0}", "off", "on"),
+        ("DATABASE {0}", "remote_apply", "remote_apply"),
+    ],
+)
+def test_commits_wait_for_the_disk_whatever_the_default_is(
+    postgres_url: str, whose: str, default: str, used: str
+) -> None:
+    import psycopg
+
+    def setting(conn: Connection) -> str:
+        return str(conn.execute(text("SHOW synchronous_commit")).scalar_one())
+
+    def cut(conn: Connection) -> None:
+        conn.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    def fail(conn: Connection) -> None:
+        put("lost")(conn)
+        raise Invalid("undone")
+
+    plain = postgres_url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as conn:
+        name = conn.info.dbname
+        conn.execute(f"ALTER {whose.format(name)} SET synchronous_commit = {default}")
+    with psycopg.connect(plain) as conn:
+        assert conn.execute("SHOW synchronous_commit").fetchone() == (default,)
+    db = Database.open(postgres_url)
+    assert db.write(setting) == used
+    for failing in (fail, cut):  # neither a rollback nor a new connection takes it back
+        with pytest.raises(ModelkeepError):
+            db.write(failing)
+        assert db.write(setting) == used
+    db.close()
+
+
 def test_two_writers_that_block_each_other_both_succeed(postgres_url: str) -> None:
     one, two = Database.open(postgres_url), Database.open(postgres_url)
     one.write(put("x", 0))

@@ -287,4 +287,5 @@ def _free_port() -> int:
 
 def environment() -> dict[str, str]:
     """Workers import the suite's functions by name."""
-    return {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import socket
+import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +22,14 @@ from linear_kit import ALPHA, objective, rows, span, value
 from conformance.parts import reach
 from engines.clusters import NEAR, dask_afar, wait_for
 from modelkeep.engines.opening import open_engine
-from modelkeep.train.linear.blocks import in_memory
+from modelkeep.train.linear import wire
+from modelkeep.train.linear.blocks import Split, in_memory
 from modelkeep.train.linear.estimator import OutOfCoreClassifier
+from modelkeep.train.linear.losses import Objective
+from modelkeep.train.linear.parameter_server import ParameterServer
+from modelkeep.train.linear.settings import settle
+from modelkeep.train.linear.table import Steps, Table
+from modelkeep.train.linear.whole import Wholes
 
 
 @pytest.fixture
@@ -45,3 +53,32 @@ def test_the_parameter_server_is_reached_from_another_machine(engine):
     zero, best = span("logistic", "l2")
     reached = value(objective("logistic", "l2"), model.coef_, model.intercept_)
     assert (reached - best) / (zero - best) < 0.05
+
+
+def test_nobody_waits_for_a_machine_that_has_gone_without_a_word(engine, tmp_path):
+    params = OutOfCoreClassifier(method="parameter_server", shards=1).get_params()
+    wholes, logistic = Wholes([], engine, Split()), Objective("logistic", 0, 0)
+    with ParameterServer(settle(params, classes=2), logistic, Steps("constant", 1.0), wholes) as server:
+        server.begin(Table.fresh(5, 1))
+        address, token = server._addresses[0], server._token
+
+        def joined(part):
+            made = wire.connect(address, token)
+            wire.send(made, wire.Frame(wire.JOIN, keys=np.array([0, part], np.uint32)))
+            wire.receive(made)
+            return made
+
+        def vanish(part):
+            with joined(part):
+                subprocess.run(["ip", "link", "set", "far", "down"], check=True)
+                (tmp_path / "gone").touch()
+                time.sleep(600)
+
+        vanished = engine.submit(engine.pack(vanish, 0))
+        with joined(1) as left:
+            wait_for((tmp_path / "gone").exists)
+            wire.send(left, wire.Frame(wire.PUSH, 0, 1.0, np.array([2], np.uint32), np.array([-1.0])))
+            wire.receive(left)
+            wire.send(left, wire.Frame(wire.PULL, keys=np.array([2], np.uint32)))
+            assert wire.receive(left).values.tolist() == [1.0]
+        assert not vanished.future.done()

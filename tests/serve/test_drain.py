@@ -14,38 +14,19 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from isolated_kit import files_of, sleeper
 from onnx import TensorProto, helper, numpy_helper
 from serving_kit import Home, Made, Worker, tensor, worker
 
 from forks import alive
 from modelkeep.app import fleet
-from modelkeep.core.errors import Invalid, Refused
+from modelkeep.core.errors import Invalid
 from modelkeep.formats import adopt
-from modelkeep.formats.signature import Field
 from modelkeep.store.blobs import put_tree
 
 PATIENT = {"batch": {"budget": "600s"}}
 EVER = 1e13
 """So many steps take longer than any test."""
-SCORE = """
-import time
-
-def predict(columns):
-    time.sleep(min(columns["x"].max(), 86_400))
-    return columns["x"]
-"""
-
-
-def sleeper(folder: Path) -> tuple[dict[str, bytes], str]:
-    """A function that sleeps for ``x`` seconds in a process of its own; and the digest to trust."""
-    folder.mkdir()
-    (folder / "score.py").write_text(SCORE)
-    fields, sample = [Field(name="x", type="float64")], {"x": [0.0]}
-    with pytest.raises(Refused) as refused:
-        adopt.adopt_function(folder, "score.py", fields, sample)
-    digest = refused.value.hint.split()[-1]
-    adopt.adopt_function(folder, "score.py", fields, sample, trusted=[digest])
-    return files_of(folder), digest
 
 
 def counter(folder: Path) -> dict[str, bytes]:
@@ -87,10 +68,6 @@ def counter(folder: Path) -> dict[str, bytes]:
     (folder / "MLmodel").write_text(yaml.safe_dump(said))
     adopt.adopt(folder)
     return files_of(folder)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def asking(found: Worker, pool: ThreadPoolExecutor, endpoint: str, x: float) -> Future[httpx.Response]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve.calls import Batch, Call, CallWithParams
 from modelkeep.serve.columns import Rows
 from modelkeep.serve.dataplane import DataPlane
+from modelkeep.serve.supervised import Supervised
 
 
 class Laborious:
@@ -129,6 +131,36 @@ def test_deadlines_are_kept_while_a_batch_is_under_way(first: Made) -> None:
         assert plane.series()[0].counters.late == 2
 
     told(first, 0.4, story, batch={"budget": "30s"})
+
+
+def test_calls_that_wait_for_more_than_half_of_the_budget_press(first: Made) -> None:
+    async def story(plane: DataPlane, model: Laborious) -> None:
+        leash, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        supervised = Supervised(leash, plane, lambda listener: asyncio.sleep(0))
+
+        def pressed() -> bool:
+            return supervised._standing(0.0).pressed
+
+        with leash, other:
+            await plane.infer("e", columns(first, 0))
+            assert not pressed()
+            lane = plane.endpoint("e").lane("")
+            door = Answers()
+            cells = first.frame.iloc[0].tolist()
+            lane.submit(Call(Rows(1, cells=cells), "under way", door, None))
+            await asyncio.sleep(0)
+            assert lane.waiting == 0 and not lane.idle
+            assert not pressed()
+            for n in range(4):  # with that under way and one more, six batches of half a second
+                lane.submit(Call(Rows(1, cells=cells), str(n), door, None))
+            assert pressed()
+            assert plane.series()[0].counters.shed == 0
+            while not lane.idle:
+                await asyncio.sleep(0.005)
+            assert not pressed()
+            assert (len(door.order), door.refused) == (5, {})
+
+    told(first, 0.5, story, batch={"max_rows": 1, "budget": "5s"})
 
 
 def test_urgent_calls_go_first(first: Made) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from modelkeep.serve.columns import Loaded, Rows
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.isolated import DEFAULT, Terms
 from modelkeep.serve.packages import LocalPackages
+from modelkeep.serve.shadow import Shadow
 from modelkeep.serve.spool import Spool
 
 
@@ -84,6 +86,47 @@ def test_a_slow_model_leaves_the_loop_free_and_its_queue_becomes_batches(first: 
         for row, task in enumerate(work):
             assert first.probability is not None
             assert np.allclose(task.result().columns["probability"], first.probability[row], atol=1e-5)
+        plane.close()
+
+    asyncio.run(story())
+
+
+class Gated:
+    """A model that begins, and goes on once it may."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.entered, self.open = threading.Event(), threading.Event()
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.entered.set()
+        self.open.wait()
+        found: Mapping[str, Any] = self.inner.predict(columns)
+        return found
+
+
+def test_a_shadow_that_takes_for_ever_holds_nobody_up_and_drops_what_is_too_much(first: Made) -> None:
+    async def story() -> None:
+        plane = DataPlane(asyncio.get_running_loop(), SystemClock())
+        gate = Gated(first.loaded().model)
+        packages = Ready(p=first.loaded(), q=replace(first.loaded(), model=gate))
+        await asyncio.to_thread(plane.apply, wanted((1, "p", 1.0, "stable"), (2, "q", 1.0, "shadow")), packages)
+        try:
+            for row in range(200):
+                answer = await plane.infer("e", columns(first, row))
+                assert first.probability is not None
+                assert np.allclose(answer.columns["probability"], first.probability[row], atol=1e-5)
+                await asyncio.to_thread(gate.entered.wait)
+            stable, shadow = plane.totals()
+            assert (stable.requests, stable.errors, stable.dropped) == (200, 0, 0)
+            assert (shadow.requests, shadow.dropped) == (0, 200 - 1 - Shadow.LIMIT)  # one is under way
+        finally:
+            gate.open.set()
+        seen = next(way.shadow for way in plane.endpoint("e").ways if way.shadow)
+        while not seen.channel.idle:
+            await asyncio.sleep(0.005)
+        shadow = plane.totals()[1]
+        assert (shadow.requests, shadow.errors, shadow.dropped) == (1 + Shadow.LIMIT, 0, 200 - 1 - Shadow.LIMIT)
         plane.close()
 
     asyncio.run(story())

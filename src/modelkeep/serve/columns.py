@@ -264,10 +264,20 @@ class Loaded:
         """How often the model was loaded."""
         return int(getattr(self.model, "loads", 1))
 
-    def bring(self) -> None:
-        """Load the model now, unless it is there. Blocks. Raises what loading raises."""
+    @property
+    def watch(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        """Predicts for a shadow: in the place of nobody who answers (``residency.NoRoom``)."""
+        found: Callable[[Mapping[str, Any]], Mapping[str, Any]] = getattr(self.model, "watch", self.model.predict)
+        return found
+
+    def bring(self, *, shadow: bool = False) -> None:
+        """Load the model now, unless it is there. Blocks. Raises what loading raises.
+
+        Args:
+            shadow: Whether for a shadow only: then in the place of nobody who answers (``residency.NoRoom``).
+        """
         if not self.here:
-            self.model.bring()  # type: ignore[attr-defined]
+            self.model.bring(shadow=shadow)  # type: ignore[attr-defined]
 
     @property
     def signature(self) -> Signature:

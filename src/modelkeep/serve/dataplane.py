@@ -273,7 +273,12 @@ class DataPlane:
                 ways.append(replace(old, weight=route.weight))
                 continue
             try:
-                ways.append(self._way(wanted, route, packages.load(route.package, trusted=trusted, terms=terms)))
+                if route.mode == "shadow":
+                    loaded = packages.on_request(route.package, trusted=trusted, terms=terms)
+                    loaded.bring(shadow=True)
+                else:
+                    loaded = packages.load(route.package, trusted=trusted, terms=terms)
+                ways.append(self._way(wanted, route, loaded))
             except ModelkeepError as error:
                 if route.mode != "shadow":
                     raise

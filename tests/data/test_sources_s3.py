@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,6 @@ import pyarrow as pa
 import pytest
 from obstore.store import from_url
 from pyarrow import csv, parquet
-
-from modelkeep.data import taking
-from modelkeep.data.snapshots import Snapshots
-from modelkeep.engines.local import LocalEngine
-from modelkeep.spec.declaration import Data
-from modelkeep.store.blobs import open_blobs
-from modelkeep.store.database import Database
 
 TAKE = """
 import sys, threading
@@ -87,19 +80,36 @@ def test_a_large_object_is_never_held_whole(tmp_path: Path, s3: str, suffix: str
     assert grown < 100
 
 
-def test_an_engine_reads_objects_and_leaves_no_copies(
-    tmp_path: Path, s3: str, db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(taking, "MUCH", 0)
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    (tmp_path / "scratch").mkdir()
+ON_ENGINE = """
+import sys
+from pathlib import Path
+from modelkeep.data import taking
+from modelkeep.data.snapshots import Snapshots
+from modelkeep.engines.local import LocalEngine
+from modelkeep.spec.declaration import Data
+from modelkeep.store.blobs import open_blobs
+from modelkeep.store.database import Database
+
+taking.MUCH = 0
+home = Path(sys.argv[2])
+snapshots = Snapshots(Database.open(f"sqlite:///{home}/m.db"), open_blobs(f"{sys.argv[1]}/blobs"))
+data = Data(source=f"{sys.argv[1]}/in")
+here = snapshots.take(data, "here", home, 1.0)
+with LocalEngine(2) as engine:
+    there = snapshots.take(data, "there", home, 1.0, engine=lambda: engine)
+assert there.digest == here.digest
+print(there.rows)
+"""
+
+
+def test_an_engine_reads_objects_and_leaves_no_copies(tmp_path: Path, s3: str) -> None:
+    """In a process of its own, whose workers begin with its environment."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     for part, suffix in enumerate((".parquet", ".csv", ".parquet")):
         put(f"{s3}/in/{part}{suffix}", noise(1000, 3, seed=part), tmp_path, suffix)
-    here = Snapshots(db, open_blobs(str(tmp_path / "blobs"))).take(Data(source=f"{s3}/in"), "here", tmp_path, 1.0)
-    with LocalEngine(2) as engine:
-        there = Snapshots(db, open_blobs(f"{s3}/blobs")).take(
-            Data(source=f"{s3}/in"), "there", tmp_path, 1.0, engine=lambda: engine
-        )
-    assert there.digest == here.digest and there.rows == 3000
-    assert not list((tmp_path / "scratch").rglob("*.parquet")) + list((tmp_path / "scratch").rglob("*.csv"))
+    told = subprocess.check_output(
+        [sys.executable, "-c", ON_ENGINE, s3, str(tmp_path)], text=True, env={**os.environ, "TMPDIR": str(scratch)}
+    )
+    assert int(told) == 3000
+    assert not [path for path in scratch.rglob("*") if path.suffix in (".parquet", ".csv")]

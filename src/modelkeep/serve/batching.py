@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Protocol
@@ -100,7 +101,7 @@ class Batch:
     Attributes:
         lane: Who answered.
         inputs: What was given, checked.
-        outputs: Arrays by output name, first axis rows.
+        outputs: Arrays by output name, first axis rows; perhaps ``formats.outputs.Outputs``.
         rendered: Room for doors to keep what they make once per batch.
         times: ``perf_counter`` when stacking began, when the model began and when it had ended.
     """
@@ -108,7 +109,7 @@ class Batch:
     __slots__ = ("inputs", "lane", "outputs", "rendered", "times")
 
     def __init__(
-        self, lane: Lane, inputs: Blocks, outputs: dict[str, Array], times: tuple[float, float, float]
+        self, lane: Lane, inputs: Blocks, outputs: Mapping[str, Array], times: tuple[float, float, float]
     ) -> None:
         self.times = times
         self.lane = lane
@@ -296,7 +297,7 @@ class Lane:
             began = perf_counter()
             computed = inputs.rows
             if self._cache is None:
-                outputs = dict(self.loaded.model.predict(inputs))
+                outputs = self.loaded.model.predict(inputs)
             else:
                 counts = [call.rows.count for call in calls]
                 outputs, hits, computed = self._cache.predict(inputs, counts, self.loaded.model.predict)

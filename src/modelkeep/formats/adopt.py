@@ -223,6 +223,8 @@ def _onnx(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:
 
     path = _path(found, conf.get("data"))
     fields, feed = inputs_of(found.files.path / path, found.said.fields)
+    framed = found.said.feed is not None and found.said.feed.kind == "frame"
+    feed = replace(feed, gives="records" if framed else "columns")
     return _Choice(runtime="graph", fields=fields, feed=feed, model=path, note="the ONNX graph of its folder")
 
 

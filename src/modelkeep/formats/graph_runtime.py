@@ -12,6 +12,7 @@ from modelkeep.core.errors import Damaged, Invalid
 from modelkeep.formats.batch import Layout
 from modelkeep.formats.feed import Feed, Feeder, Part, failed, named
 from modelkeep.formats.onnx_runtime import options
+from modelkeep.formats.outputs import Form, formed
 from modelkeep.formats.signature import Field, Signature
 from modelkeep.formats.tensors import column_names, size_of, type_of
 
@@ -48,6 +49,7 @@ class GraphModel:
         self.layout = Layout(signature)
         self._feeder = Feeder(feed, self.layout.number_at, self.layout.string_at)
         self._names = [part.name for part in feed.parts]
+        self._form = Form(feed.gives, tuple(self._outputs), flat=True) if feed.gives else None
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """Arrays by input name (fastest as a ``Batch``) to arrays by output name.
@@ -59,7 +61,7 @@ class GraphModel:
         try:
             given = dict(zip(self._names, self._feeder.tensors(batch), strict=True))
             found = self._session.run(self._outputs, given)
-            return named(tuple(found), batch.rows, self._outputs)
+            return formed(named(tuple(found), batch.rows, self._outputs), self._form)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise failed("the graph", error) from error
 

@@ -22,6 +22,8 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 APART = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 """A network of its own, for Ray listens wherever it can; and nothing outlives the test, whatever happens."""
+ALIEN = ("unshare", "--mount", "--uts")
+"""Disks and a name of its own."""
 HEAD, NODE, THIRD = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 
 
@@ -133,6 +135,29 @@ def dask_worker(port: int, folder: Path, threads: int) -> list[str]:
     """The command of a worker."""
     where = (f"tcp://127.0.0.1:{port}", "--host=127.0.0.1", f"--local-directory={folder}")
     return dask("worker", *where, f"--nthreads={threads}", "--no-dashboard", "--memory-limit=2GB")
+
+
+@functools.cache
+def may_hide() -> bool:
+    """Whether this process may have another see other disks than it does."""
+    if shutil.which("unshare") is None or shutil.which("mount") is None:
+        return False
+    tried = subprocess.run([*ALIEN, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
+@contextlib.contextmanager
+def apart_cluster(folder: Path, hidden: Path) -> Iterator[str]:
+    """A Dask cluster's address: of its two workers, one calls its machine ``other`` and has another folder at
+    ``hidden``."""
+    port = _free_port()
+    with _processes(folder, environment()) as start:
+        start(dask("scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"))
+        _listening("127.0.0.1", port)
+        start(dask_worker(port, folder / "worker0", 1))
+        script = 'hostname other && mount -t tmpfs none "$0" && exec "$@"'
+        start([*ALIEN, "sh", "-c", script, str(hidden), *dask_worker(port, folder / "worker1", 1)])
+        yield f"dask://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
@@ -250,4 +275,5 @@ def _free_port() -> int:
 
 def environment() -> dict[str, str]:
     """Workers import the suite's functions by name."""
-    return {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}

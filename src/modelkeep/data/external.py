@@ -92,6 +92,16 @@ def read(part: External, columns: Sequence[str] | None, groups: Sequence[int] | 
     return table
 
 
+def pieces(part: External) -> Iterator[pa.Table]:
+    """The rows, row group by row group. Raises as ``opened`` does."""
+    with opened(part) as parquet:
+        groups = parquet.metadata.num_row_groups
+    for group in range(groups):
+        yield read(part, None, [group])
+    if not groups:
+        yield read(part, None, None)
+
+
 def _gone(part: External) -> NotFound:
     return NotFound(
         f"{part.location} is gone: the files of {part.table} were vacuumed or expired",

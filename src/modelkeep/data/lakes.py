@@ -91,13 +91,7 @@ class LakeSource:
 
     def pieces(self, partition: str) -> Iterator[pa.Table]:
         """The rows of a file, row group by row group."""
-        file = self.files[partition]
-        with external.opened(file) as parquet:
-            groups = parquet.metadata.num_row_groups
-        for group in range(groups):
-            yield external.read(file, None, [group])
-        if not groups:
-            yield external.read(file, None, None)
+        return external.pieces(self.files[partition])
 
     def read(self, partition: str) -> Iterator[pa.RecordBatch]:
         """The same in batches."""

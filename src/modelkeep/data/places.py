@@ -62,7 +62,10 @@ class Place:
             Unavailable: The store does not answer, or this machine's disk is full.
         """
         if self.local:
-            return self.path(name)
+            path = self.path(name)
+            if not path.is_file():
+                raise NotFound(f"{path} is gone")
+            return path
         copy = scratch / Path(name).name
         try:
             with copy.open("wb") as file:

@@ -16,7 +16,7 @@ import pyarrow.ipc as paipc
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
-from modelkeep.core.errors import Invalid, Problem
+from modelkeep.core.errors import Invalid, NotFound, Problem, Unavailable
 from modelkeep.data.types import canonical
 
 PIECE_ROWS = 1_000_000
@@ -48,10 +48,15 @@ class File:
     piece: int = 0
 
     def open(self) -> pa.NativeFile:
-        """For reading, memory-mapped when local."""
+        """For reading, memory-mapped when local. Raises ``NotFound``, ``Unavailable``."""
         if self.content is not None:
             return pa.BufferReader(self.content)
-        return pa.memory_map(str(self.path), "r")
+        try:
+            return pa.memory_map(str(self.path), "r")
+        except FileNotFoundError:
+            raise NotFound(f"data.source: {self.name} is gone: there is no file {self.path}") from None
+        except OSError as error:
+            raise Unavailable(f"data.source: {self.name} cannot be read: {error}") from error
 
     def fault(self, message: str, line: int = 0, hint: str = "") -> Invalid:
         """The error naming this file."""

@@ -20,8 +20,6 @@ from modelkeep.data.files import SUFFIXES, WILD, Listing, is_local
 from modelkeep.data.sources import RemoteFiles
 from modelkeep.store import objects
 
-_PIECE = 8 << 20
-
 
 @dataclass(frozen=True)
 class Place:
@@ -66,18 +64,7 @@ class Place:
             if not path.is_file():
                 raise NotFound(f"{path} is gone")
             return path
-        copy = scratch / Path(name).name
-        try:
-            with copy.open("wb") as file:
-                for piece in obstore.get(self._store, self._key(name)).stream(min_chunk_size=_PIECE):
-                    file.write(piece)
-        except (FileNotFoundError, NotFoundError):
-            raise NotFound(f"{self.root}/{name} is gone") from None
-        except BaseError as error:
-            raise objects.fault(f"{self.root}/{name}", error) from error
-        except OSError as error:
-            raise Unavailable(f"{self.root}/{name} cannot be fetched: {error}") from error
-        return copy
+        return objects.fetch(self._store, f"{self.root}/{name}", self._key(name), scratch)
 
     def keep(self, path: Path, name: str) -> None:
         """Move a finished file of this machine under a name, whole or not at all.

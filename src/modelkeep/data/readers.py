@@ -31,26 +31,22 @@ _NUMBERS = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 @dataclass(frozen=True)
 class File:
-    """One file, wherever it is.
+    """One file of this machine.
 
     Attributes:
         name: For errors: as the user would write it.
         suffix: Lower case, with the dot.
-        path: Where it is, when local.
-        content: Its bytes, when not.
+        path: Where it is.
         piece: Bytes of text held in memory at once; 0 for ``PIECE_BYTES``.
     """
 
     name: str
     suffix: str
-    path: Path | None = None
-    content: pa.Buffer | None = None
+    path: Path
     piece: int = 0
 
     def open(self) -> pa.NativeFile:
-        """For reading, memory-mapped when local. Raises ``NotFound``, ``Unavailable``."""
-        if self.content is not None:
-            return pa.BufferReader(self.content)
+        """For reading, memory-mapped. Raises ``NotFound``, ``Unavailable``."""
         try:
             return pa.memory_map(str(self.path), "r")
         except FileNotFoundError:

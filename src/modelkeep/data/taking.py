@@ -112,7 +112,7 @@ class Reading:
         tasks = []
         for partition in fresh:
             pinned = source.files[partition] if isinstance(source, LakeSource) else None
-            path = source.file(partition).path if isinstance(source, LocalFiles) else None
+            path = source.path(partition) if isinstance(source, LocalFiles) else None
             if pinned is not None and "://" not in pinned.location:
                 path = Path(pinned.location)
             known = Known.of("data.source", path) if elsewhere and path is not None else None

@@ -211,7 +211,7 @@ class _Part:
                         yield canonical(pa.Table.from_batches([batch]), file.fault)
             except pa.ArrowException as error:
                 raise file.fault(f"cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-        elif file.path is not None and file.path.stat().st_size:  # an engine's empty part has not even a header
+        elif file.path.stat().st_size:  # an engine's empty part has not even a header
             yield from readers.pieces(file, self._texts())
 
     def _texts(self) -> set[str]:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import obstore
@@ -33,6 +34,7 @@ DEFAULT = 120.0
 REQUEST = 30.0
 """Seconds after which one request counts as unanswered; less when the limit for all tries is less."""
 
+_PIECE = 8 << 20
 _RETRIES = 12
 _TRIES = 4  # of a write that was not answered: the store repeats only reads by itself
 
@@ -116,6 +118,33 @@ def put(store: Any, url: str, name: str, payload: bytes, *, replace: bool = Fals
     except (BaseError, OSError) as error:
         raise fault(url, error) from error
     return True
+
+
+def fetch(store: Any, url: str, name: str, folder: Path) -> Path:
+    """An object's copy in a folder of this machine, made in flat memory; of one version, whoever writes meanwhile.
+
+    Args:
+        url: Of the object, for errors.
+
+    Raises:
+        NotFound: There is none.
+        Unavailable: The store does not answer, or this machine's disk is full.
+    """
+    copy = folder / Path(name).name
+    try:
+        with copy.open("wb") as file:
+            for piece in obstore.get(store, name).stream(min_chunk_size=_PIECE):
+                file.write(piece)
+    except (FileNotFoundError, NotFoundError):
+        raise NotFound(f"{url} is gone") from None
+    except BaseError as error:
+        raise fault(url, error) from error
+    except OSError as error:
+        raise Unavailable(
+            f"{url} cannot be fetched into {folder}: {error.strerror or error}",
+            hint="free some space, or set TMPDIR to a folder with more",
+        ) from error
+    return copy
 
 
 def patiently(work: Callable[[], T]) -> T:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
@@ -55,7 +54,7 @@ def opened(part: External) -> Iterator[pq.ParquetFile]:
         root, _, path = part.location.partition("://")[2].partition("/")
         url = f"{part.location.partition('://')[0]}://{root}"
         try:
-            stream = obstore.open_reader(objects.open_store(url), path)
+            stream = objects.Ranges(objects.open_store(url), path)
         except (NotFoundError, FileNotFoundError) as error:
             raise _gone(part) from error
         except (BaseError, OSError) as error:
@@ -69,6 +68,8 @@ def opened(part: External) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(stream) as parquet:
             yield parquet
+    except BaseError as error:
+        raise objects.fault(part.location, error) from error
     except pa.ArrowException as error:
         raise Damaged(f"{part.location} of {part.table} cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -6,18 +6,21 @@ Plain values, so that workers on other machines can open them: what is opened is
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import obstore
+import pyarrow as pa
 from obstore.exceptions import BaseError, NotFoundError
 
 from modelkeep.core.errors import NotFound, Unavailable
+from modelkeep.core.scratch import temporary
 from modelkeep.data.files import SUFFIXES, WILD, Listing, is_local
 from modelkeep.data.sources import RemoteFiles
+from modelkeep.data.writers import write_tables
 from modelkeep.store import objects
 
 
@@ -137,6 +140,22 @@ def place(address: str, base: Path) -> Place:
     if is_local(address):
         return Place(str((base / address.removeprefix("file://")).resolve()))
     return Place(address.rstrip("/"))
+
+
+def write_at(address: str, tables: Iterable[pa.Table]) -> int:
+    """Write a file at a path or an object store's URL, table by table, whole or not at all; how many rows.
+
+    Raises:
+        Invalid: As ``write_tables``.
+        Unavailable: It cannot be written.
+    """
+    if is_local(address):
+        return write_tables(tables, Path(address.removeprefix("file://")))
+    folder, _, name = address.rpartition("/")
+    with temporary("export") as scratch:
+        rows = write_tables(tables, scratch / name)
+        Place(folder).keep(scratch / name, name)
+    return rows
 
 
 def partitions(address: str, base: Path) -> tuple[Place, Mapping[str, str]]:

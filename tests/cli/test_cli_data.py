@@ -67,6 +67,32 @@ def test_show_by_name_and_by_digest(folder: Path) -> None:
     assert told("data", "show", "ffffffff", code=3)["error"]["kind"] == "not_found"
 
 
+@pytest.mark.parametrize("by", ["hash", "range"])
+def test_show_tells_of_skewed_buckets(folder: Path, by: str) -> None:
+    """Half of the rows have one key."""
+    rows = [f"{7 if i % 2 else i},{i},{i % 2}" for i in range(2000)]
+    (folder / "rows" / "1.csv").write_text("\n".join(["key,id,y", *rows]) + "\n")
+    cut = "partition: {{by: {}, columns: [{}], parts: 4}}"
+    said = f"model: m\ndata: {{{{source: rows/*.csv, target: y, key: id, {cut}}}}}"
+    (folder / "modelkeep.yaml").write_text(said.format(by, "key"))
+    told("data", "append")
+    found = told("data", "show")
+    assert sum(found["buckets"].values()) == 2000 and len(found["buckets"]) == 4
+    (one,) = found["skewed"]
+    assert one["rows"] == max(found["buckets"].values()) == found["buckets"][str(one["bucket"])]
+    assert one["share"] == one["rows"] / 2000 >= 0.5
+    assert one["times"] == pytest.approx(4 * one["share"])
+    shown = run("data", "show")
+    assert f"4 buckets of {min(found['buckets'].values()):,} to {one['rows']:,} rows" in shown
+    assert (
+        f"bucket {one['bucket']} holds {one['share']:.0%} of the rows, {one['times']:.1f} times its share" in shown
+    )
+    (folder / "modelkeep.yaml").write_text(said.format(by, "id"))
+    told("data", "append")
+    assert told("data", "show")["skewed"] == []
+    assert "times its share" not in run("data", "show")
+
+
 def test_export_in_every_format(folder: Path) -> None:
     told("data", "append")
     for name in ("rows.parquet", "rows.csv", "rows.arrow", "rows.jsonl"):

@@ -16,7 +16,7 @@ from test_serve_plane import Ready, columns
 from modelkeep.core.clock import SystemClock
 from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Overloaded, TooLate
 from modelkeep.registry.endpoints import Route, Wanted
-from modelkeep.serve.batching import Batch, Call, CallWithParams
+from modelkeep.serve.calls import Batch, Call, CallWithParams
 from modelkeep.serve.columns import Rows
 from modelkeep.serve.dataplane import DataPlane
 

@@ -15,8 +15,8 @@ from serving_kit import Made
 
 from modelkeep.core.errors import Overloaded, TooLate
 from modelkeep.formats.batch import Batch as Blocks
-from modelkeep.serve.batching import Call, CallWithParams
 from modelkeep.serve.cache import Cache
+from modelkeep.serve.calls import Call, CallWithParams
 from modelkeep.serve.columns import Inputs, Rows
 from modelkeep.serve.cost import Cost
 from modelkeep.serve.limits import Limits

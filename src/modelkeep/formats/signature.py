@@ -24,10 +24,10 @@ class Field(Struct, frozen=True, kw_only=True, omit_defaults=True):
         name: Its name.
         type: ``timestamp`` is microseconds since 1970 UTC.
         required: Whether every row must have it. Columns with missing values in training need not be given.
-        min: Smallest value in training; for a timestamp, microseconds.
-        max: Largest value in training.
+        min: Smallest value in training, or allowed when ``strict``; for a timestamp, microseconds.
+        max: Largest such value.
         categories: Distinct values in training, sorted, when few.
-        strict: Whether a value outside the categories is refused.
+        strict: Whether a value outside the categories, or outside ``min`` and ``max``, is refused.
         shape: Of one row's value; empty for a scalar.
     """
 

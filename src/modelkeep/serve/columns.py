@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, Protocol
@@ -81,6 +81,7 @@ class Inputs:
             "ignore": Checker(signature, unknown="ignore"),
         }
         self._checker = self._checkers["refuse"]
+        self._bounds = self._checker.bounds
         self.plain = set(self.types) <= {"float64", "int64"}
         self._whole = [place for place, kind in enumerate(self.types) if kind == "int64"]
 
@@ -107,7 +108,7 @@ class Inputs:
                 rows.cells = None
 
     def _numbers(self, parts: Sequence[Rows]) -> Blocks | None:
-        """Rows of finite numbers in one step; None when anything is odd."""
+        """Rows of finite numbers within their bounds in one step; None when anything is odd."""
         lists = [part.cells for part in parts]
         if all(lists):
             block = self._parsed(lists)  # type: ignore[arg-type]
@@ -128,6 +129,12 @@ class Inputs:
         if self._whole and block.dtype.kind == "f":
             part = numbers[self._whole]
             if (part != np.floor(part)).any():
+                return None
+        if self._bounds is not None:
+            low, high = self._bounds
+            if (np.minimum.reduce(numbers, axis=1) < low).any() or (
+                np.maximum.reduce(numbers, axis=1) > high
+            ).any():
                 return None
         return Blocks(self._checker.layout, numbers, _no_strings(numbers.shape[1]), whole=True)
 
@@ -235,6 +242,17 @@ class Loaded:
     def waits(self) -> bool:
         """Whether predicting may wait, for another process or for loading: then never on the event loop."""
         return bool(getattr(self.model, "waits", False))
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same rows may be predicted more than once."""
+        return bool(getattr(self.model, "repeatable", True))
+
+    @property
+    def once(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        """Predicts, and repeats nothing by itself; raises ``Lost`` where the process is gone."""
+        found: Callable[[Mapping[str, Any]], Mapping[str, Any]] = getattr(self.model, "once", self.model.predict)
+        return found
 
     @property
     def here(self) -> bool:

@@ -27,13 +27,22 @@ class Resident:
         label: What it is, for people.
         apart: Whether it runs in a process of its own, so that predicting always waits for that.
         least: Bytes it takes at least.
+        repeatable: Whether the same rows may be predicted more than once.
     """
 
     def __init__(
-        self, residency: Residency, load: Callable[[], Model], label: str, *, apart: bool, least: int = 0
+        self,
+        residency: Residency,
+        load: Callable[[], Model],
+        label: str,
+        *,
+        apart: bool,
+        least: int = 0,
+        repeatable: bool = True,
     ) -> None:
         self.label = label
         self.least = least
+        self.repeatable = repeatable
         self.used = 0.0
         self.loads = 0
         self.loading = threading.Lock()
@@ -58,9 +67,18 @@ class Resident:
         Raises:
             ModelkeepError: It cannot be loaded, or as the model raises.
         """
+        return self._now().predict(columns)
+
+    def once(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As ``predict``, but a model that would repeat by itself what was lost does not."""
+        model = self._now()
+        found: Mapping[str, Any] = getattr(model, "once", model.predict)(columns)
+        return found
+
+    def _now(self) -> Model:
         model = self._model or self._residency.bring(self)
         self.used = monotonic()
-        return model.predict(columns)
+        return model
 
     def bring(self) -> None:
         """Load it now, unless it is there. Blocks. Raises what loading raises."""

@@ -29,7 +29,8 @@ from modelkeep.protocols import errors
 from modelkeep.protocols.mlflow import predictions
 from modelkeep.protocols.mlflow.predictions import Writer
 from modelkeep.protocols.respond import Later
-from modelkeep.serve.batching import Batch, Call, CallWithParams, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call, CallWithParams
 from modelkeep.serve.columns import Array, Inputs, Rows, shorten
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.hot import TIMEOUT

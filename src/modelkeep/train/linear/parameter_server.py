@@ -42,8 +42,7 @@ class ParameterServer:
 
     def __init__(self, settings: Settings, objective: Objective, steps: Steps, wholes: Wholes) -> None:
         self._settings, self._objective, self._steps, self._wholes = settings, objective, steps, wholes
-        # Workers of another machine must reach the shards; an engine that has such says under which address.
-        self._host = str(getattr(wholes.engine, "host", "127.0.0.1"))
+        self._host = wholes.engine.host
         self._token = secrets.token_bytes(32)
         self._shards: list[subprocess.Popen[bytes]] = []
         self._addresses: list[tuple[str, int]] = []
@@ -63,7 +62,7 @@ class ParameterServer:
             assert shard.stdout is not None
             line = shard.stdout.readline()
             if not line.strip().isdigit():
-                raise Unavailable("a shard of the parameter server did not start")
+                raise Unavailable(f"a shard of the parameter server did not start to listen at {self._host}")
             self._addresses.append((self._host, int(line)))
 
     def _start(self, table: Table, begin: int, end: int) -> subprocess.Popen[bytes]:

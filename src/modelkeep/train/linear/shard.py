@@ -178,7 +178,8 @@ def main() -> None:
     objective, steps = Objective(**setting["objective"]), Steps(**setting["steps"])
     table = Table.unpacked(cells, np.array(setting["clock"]), adaptive=steps.adaptive)
     shard = Shard(table, objective, steps, setting["staleness"], setting["bias"])
-    listener = socket.create_server((setting["host"], 0), backlog=256)
+    family = socket.AF_INET6 if ":" in setting["host"] else socket.AF_INET
+    listener = socket.create_server((setting["host"], 0), family=family, backlog=256)
     token = bytes.fromhex(setting["token"])
     threading.Thread(target=_end_with_owner, daemon=True).start()
     print(listener.getsockname()[1], flush=True)  # noqa: T201 - how the owner learns it

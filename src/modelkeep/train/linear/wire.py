@@ -93,7 +93,10 @@ def connect(address: tuple[str, int], token: bytes) -> socket.socket:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         prove(made, token)
     except OSError as error:
-        raise Unavailable(f"the parameter server at {address[0]}:{address[1]} is away: {error}") from error
+        raise Unavailable(
+            f"the parameter server at {address[0]}:{address[1]} is away: {error}",
+            hint="it listens on the machine that runs the fit; let workers connect there, on any port",
+        ) from error
     return made
 
 

@@ -198,7 +198,7 @@ def test_a_pt2_archive_that_pickles_code_is_refused(tmp_path: Path) -> None:
             target = tmp_path / "m" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(made.getvalue() if path == name else data)
-    with pytest.raises(Refused, match=r"what is pickled in data/model\.pt2: .*sample_inputs"):
+    with pytest.raises(Refused, match=r"what is pickled or compiled in data/model\.pt2: .*sample_inputs"):
         adopt.adopt(tmp_path / "m")
     assert not trace.exists()
 

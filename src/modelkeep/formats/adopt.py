@@ -308,8 +308,8 @@ def _torch(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:
     form = torch_runtime.form_of(data)
     if form == "pickle":
         return "it is pickled; log it with torch.jit.script or serialization_format='pt2'"
-    if form == "pt2" and (unsafe := torch_runtime.pickled(data)):
-        found.allow(f"what is pickled in {path}: {', '.join(unsafe[:5])}")
+    if form == "pt2" and (unsafe := torch_runtime.unsafe(data)):
+        found.allow(f"what is pickled or compiled in {path}: {', '.join(unsafe[:5])}")
     feed = said if said.kind == "tensors" else found.matrix("float32")
     if feed is None:
         return "its inputs are not all numbers"

@@ -131,8 +131,8 @@ def _load_torch(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequenc
     from modelkeep.formats import torch_runtime, trusting
 
     data = manifests.take(files, manifest, manifest.model)
-    if manifest.form == "pt2" and (unsafe := torch_runtime.pickled(data)):
-        trusting.trust(files, trusted, f"what is pickled in {manifest.model}: {', '.join(unsafe[:5])}")
+    if manifest.form == "pt2" and (unsafe := torch_runtime.unsafe(data)):
+        trusting.trust(files, trusted, f"what is pickled or compiled in {manifest.model}: {', '.join(unsafe[:5])}")
     return torch_runtime.TorchModel(
         data, manifest.form, _signature(files, manifest), _feed(manifest), threads=threads
     )

@@ -3,7 +3,8 @@
 TorchScript is a language of its own with an interpreter of its own: loading it runs no Python.
 https://docs.pytorch.org/docs/stable/jit.html
 A ``.pt2`` archive holds a graph as JSON and its weights as raw tensors; what it pickles besides must be readable
-by the unpickler that only makes tensors and plain containers, else its digest must be trusted.
+by the unpickler that only makes tensors and plain containers, else its digest must be trusted. So must one with
+other kinds of records: PyTorch compiles and runs those of AOTInductor, and unpacks them to any path they name.
 https://docs.pytorch.org/docs/stable/user_guide/torch_compiler/export/pt2_archive.html
 """
 
@@ -29,6 +30,12 @@ except ImportError:
 
 _CONFIG = re.compile(r"_config\.json$")
 _RAW = ("weight_", "tensor_")
+_SAFE = re.compile(
+    r"archive_format|archive_version|byteorder|version|\.data/(?:version|serialization_id)|\.format_version"
+    r"|models/[\w.-]+\.json|data/(?:weights|constants|sample_inputs)/[\w.-]+|extra/[\w.-]+"
+)
+"""Records below the archive's root that PyTorch only reads."""
+
 _PLAIN_TEXT = re.compile(rb"[\x20-\x7e\s]{0,1000}")
 
 
@@ -54,7 +61,7 @@ class TorchModel:
                 warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
                 self._program = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call]
             else:
-                self._program = torch.export.load(io.BytesIO(data)).module()
+                self._program = torch.export.load(io.BytesIO(_written_anew(data))).module()
         except Exception as error:  # it raises what its parts raise
             raise Damaged(f"PyTorch cannot load the program: {str(error)[:500]}") from error
         self.signature = signature
@@ -96,12 +103,31 @@ def form_of(data: bytes) -> str:
     return "pt2" if any("/models/" in name and name.endswith(".json") for name in names) else "pickle"
 
 
-def pickled(data: bytes) -> list[str]:
-    """Records of a ``.pt2`` archive whose loading could run code. Empty: it is safe to load."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        records = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+def unsafe(data: bytes) -> list[str]:
+    """Records of a ``.pt2`` archive whose loading could run code or write files. Empty: it is safe to load."""
+    records = _records(data)
     raw = _raw(records)
-    return [name for name, content in records.items() if name not in raw and not _harmless(content)]
+    root = next(iter(records), "").partition("/")[0]
+    return [
+        name
+        for name, content in records.items()
+        if not (name.startswith(f"{root}/") and _SAFE.fullmatch(name[len(root) + 1 :]))
+        or (name not in raw and not _harmless(content))
+    ]
+
+
+def _records(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+
+
+def _written_anew(data: bytes) -> bytes:
+    """The same records in another archive: PyTorch, which reads archives its own way, sees what was looked at."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in _records(data).items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return out.getvalue()
 
 
 def _raw(records: Mapping[str, bytes]) -> set[str]:

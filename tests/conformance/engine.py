@@ -39,6 +39,7 @@ from conformance.parts import (
 )
 from modelkeep.core.errors import Invalid, ModelkeepError, Refused, Unavailable, UserCodeFailed
 from modelkeep.core.plugins import load_function
+from modelkeep.engines import versions
 from modelkeep.engines.opening import open_engine
 from modelkeep.spec.declaration import Resources
 from small import until
@@ -234,9 +235,19 @@ class RemoteSuite(LostWorkerSuite):
         finally:
             engine._terms = terms
 
-    def test_resources_that_no_machine_has_are_refused(self, engine, address):
-        with pytest.raises((Refused, Unavailable), match=r"resources|cpu"):
-            open_engine(address, resources=Resources(cpu=4096), limit=2)
+    def test_a_worker_of_another_version_is_told_when_the_engine_is_opened(self, engine, address, monkeypatch):
+        """The workers are as they are; this process says that it has something else."""
+        real, this = versions.report, os.getpid()
+        monkeypatch.setattr(
+            versions, "report", lambda: {**real(), "numpy": "1.9.0"} if os.getpid() == this else real()
+        )
+        with pytest.raises(Refused, match=r"numpy 1\.9\.0 here and \d"):
+            open_engine(address, limit=60)
+
+    @pytest.mark.parametrize("needs", [{"cpu": 4096}, {"memory": "400TB"}], ids=str)
+    def test_resources_that_no_machine_has_are_refused(self, engine, address, needs):
+        with pytest.raises((Refused, Unavailable), match=r"resources|cpu|memory"):
+            open_engine(address, resources=Resources(**needs), limit=2)
 
     def test_a_machine_is_lost_in_the_middle_and_the_result_is_still_right(self, engine, lose):
         """Last, for the machine does not come back."""

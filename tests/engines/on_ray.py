@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import BoostedSuite
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
+from conformance.linear import LinearSuite
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import HEAD, command, ray_cluster, wait_for
 from modelkeep.core.plugins import load_object
@@ -53,6 +54,10 @@ class TestDeclared(DeclaredSuite):
 
 class TestBoosted(BoostedSuite):
     libraries: ClassVar = {"classification": ("xgboost",), "regression": ("lightgbm",)}
+
+
+class TestLinear(LinearSuite):
+    pass
 
 
 class TestJoined(JoinedSuite):

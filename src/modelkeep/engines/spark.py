@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelkeep.core import memory
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
 from modelkeep.engines import boosting, boosting_spark, flow, remote, tasks, versions
@@ -100,9 +101,7 @@ class SparkEngine(RemoteEngine):
         each = max(1, int(self.resources.cpu))
         fits = sum(cores // each for cores in self._cores())
         if self.resources.memory:
-            memory = scala.getExecutorMemoryStatus().values().toSeq()
-            each = size(self.resources.memory)
-            fits = min(fits, max(1, sum(int(memory.apply(at)._1()) // each for at in range(memory.size()))))
+            fits = min(fits, len(self._executors()) * (self._memory() // size(self.resources.memory)))
         return max(1, fits)
 
     def share(self, obj: Any) -> Shared:
@@ -257,6 +256,12 @@ class SparkEngine(RemoteEngine):
                 f"{self.resources.cpu:g}",
                 hint=_MORE,
             )
+        if self.resources.memory and (most := self._memory()) < size(self.resources.memory):
+            raise Refused(
+                f"resources.memory: an executor of {self.address} has {memory.shown(most)}, and one part asks for "
+                f"{self.resources.memory}",
+                hint="ask for less, or start executors with more: spark.executor.memory",
+            )
         asked = self._threads.submit(self._told, versions.report)
         try:
             told = asked.result(self.limit)
@@ -298,6 +303,13 @@ class SparkEngine(RemoteEngine):
         local = self._context._jsc.sc().isLocal()
         found = [int(one.totalCores()) for one in summaries if local or one.id() != "driver"]
         return found or [int(self._context.defaultParallelism)]  # the newest are not on the list yet
+
+    def _memory(self) -> int:
+        """Bytes that each executor is given."""
+        scala = self._context._jsc.sc()
+        if scala.isLocal():
+            return int(self._context._jvm.java.lang.Runtime.getRuntime().maxMemory())
+        return int(scala.executorMemory()) << 20
 
     def _executors(self) -> set[str]:
         """By Spark's names, which are not given twice."""

@@ -70,10 +70,14 @@ class _Found(Struct, frozen=True, kw_only=True):
         return self.said.feed
 
     def matrix(self, dtype: str, order: Sequence[str] = ()) -> Feed | None:
-        """All inputs as one matrix; None when some are no numbers."""
-        names = [field.name for field in self.said.fields]
-        if any(field.type in ("string", "timestamp") for field in self.said.fields):
+        """All inputs as one matrix; None when some are no numbers, or several are tensors."""
+        fields = self.said.fields
+        names = [field.name for field in fields]
+        if any(field.type in ("string", "timestamp") or (field.shape and len(fields) > 1) for field in fields):
             return None
+        if fields[0].shape:
+            part = Part(dtype=dtype, shape=(fields[0].size,), columns=(fields[0].name,))
+            return Feed(kind="tensors", parts=(part,))
         if set(order) == set(names):
             names = list(order)
         return Feed(kind="tensors", parts=(Part(dtype=dtype, shape=(len(names),), columns=tuple(names)),))
@@ -211,7 +215,8 @@ def _choose(found: _Found) -> _Choice:
             reasons.append(choice)
     if "python_function" not in found.said.flavors:
         known = ", ".join(found.said.flavors) or "none"
-        raise Invalid(f"has no flavour that can be run here; it has: {known}", path=mlflow_folder.FILE)
+        why = "".join(f"; {reason}" for reason in reasons)
+        raise Invalid(f"has no flavour that can be run here; it has: {known}{why}", path=mlflow_folder.FILE)
     feed = found.signed()
     found.allow("the code that its MLflow folder brings")
     note = f"run by MLflow: {'; '.join(reasons)}" if reasons else "run by MLflow"
@@ -222,8 +227,12 @@ def _onnx(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:
     from modelkeep.formats.graph_runtime import inputs_of
 
     path = _path(found, conf.get("data"))
-    fields, feed = inputs_of(found.files.path / path, found.said.fields)
-    return _Choice(runtime="graph", fields=fields, feed=feed, model=path, note="the ONNX graph of its folder")
+    inputs = inputs_of(found.files.path / path, found.said.fields, found.said.feed)
+    if isinstance(inputs, str):
+        return inputs
+    return _Choice(
+        runtime="graph", fields=inputs[0], feed=inputs[1], model=path, note="the ONNX graph of its folder"
+    )
 
 
 def _sklearn(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:

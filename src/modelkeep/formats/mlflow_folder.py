@@ -15,12 +15,14 @@ import yaml
 from msgspec import Struct
 
 from modelkeep.core.errors import Invalid, NotFound, Problem
-from modelkeep.formats.feed import Feed, Part
+from modelkeep.formats.feed import Feed, as_inputs
 from modelkeep.formats.samples import ROWS
 from modelkeep.formats.signature import Field, Type
-from modelkeep.formats.tensors import column_names, type_of
+from modelkeep.formats.tensors import size_of, type_of
 
 FILE = "MLmodel"
+_SAMPLED = 1 << 18
+"""Most values of an input example that are kept."""
 
 _TYPES: dict[str, Type] = {
     "boolean": "bool",
@@ -105,8 +107,7 @@ def _columns(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Fe
 
 
 def _tensors(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Feed]:
-    fields: list[Field] = []
-    parts: list[Part] = []
+    found: list[tuple[str, str, tuple[int, ...]]] = []
     for place, one in enumerate(inputs):
         path = f"signature.inputs[{place}]"
         spec = one.get("tensor-spec")
@@ -116,10 +117,8 @@ def _tensors(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Fe
         rest = tuple(shape[1:])
         if shape[:1] != [-1] or not all(length > 0 for length in rest):
             raise Invalid(f"has shape {spec.get('shape')}; expected [-1, ...] with the rest fixed", path=path)
-        part = Part(name=name, dtype=dtype, shape=rest, columns=tuple(column_names(name or "x", rest)))
-        parts.append(part)
-        fields += [Field(name=column, type=type_of(dtype)) for column in part.columns]
-    return tuple(fields), Feed(kind="tensors", parts=tuple(parts))
+        found.append((name, dtype, rest))
+    return as_inputs(found)
 
 
 def _shape(spec: Mapping[str, Any]) -> list[int]:
@@ -151,9 +150,14 @@ def _sample(files: Mapping[str, bytes], info: Any, fields: Sequence[Field], feed
             rows = [dict(zip(found["columns"], row, strict=True)) for row in found["data"][:ROWS]]
             return {field.name: [row[field.name] for row in rows] for field in fields} if rows else {}
         given = found["inputs"] if isinstance(found, dict) and "inputs" in found else found
+        shapes = {field.name: field.shape for field in fields}
         made: dict[str, list[Any]] = {}
         for part in feed.parts:
-            block = np.array(given[part.name] if isinstance(given, dict) else given)[:ROWS]
+            most = max(1, min(ROWS, _SAMPLED // size_of(part.shape)))
+            block = np.array(given[part.name] if isinstance(given, dict) else given)[:most]
+            if shapes[part.columns[0]]:
+                made[part.columns[0]] = block.reshape(len(block), *part.shape).tolist()
+                continue
             flat = block.reshape(len(block), len(part.columns))
             made |= {name: flat[:, place].tolist() for place, name in enumerate(part.columns)}
         return made if next(iter(made.values()), None) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -38,6 +39,11 @@ class Field(Struct, frozen=True, kw_only=True, omit_defaults=True):
     categories: tuple[str, ...] | None = None
     strict: bool = False
     shape: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Values of a row."""
+        return math.prod(self.shape)
 
 
 class Signature(Struct, frozen=True, kw_only=True, omit_defaults=True):

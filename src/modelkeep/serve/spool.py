@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -232,8 +233,8 @@ def _numbers(row: Array, kind: str) -> pa.Array:
 
 
 def _output(column: Array) -> pa.Array:
-    if column.ndim == 2:
-        rows, width = column.shape
+    if column.ndim > 1:
+        rows, width = len(column), math.prod(column.shape[1:])
         flat = pa.array(np.ascontiguousarray(column, dtype=np.float32).reshape(-1))
         return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * width), flat)
     return pa.array(column, from_pandas=column.dtype.kind == "O")

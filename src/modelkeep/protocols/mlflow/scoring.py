@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from modelkeep.core.errors import Invalid, ModelkeepError, Problem
 from modelkeep.protocols import errors
+from modelkeep.protocols.mlflow import nested
 from modelkeep.protocols.respond import Later
 from modelkeep.serve.batching import Batch, Call
 from modelkeep.serve.columns import Array, Inputs, Rows, shorten
@@ -87,6 +88,8 @@ def rows(inputs: Inputs, request: Invocation, *, ignore_unknown: bool = False) -
     Raises:
         Invalid: Every problem found.
     """
+    if inputs.shaped:
+        return nested.rows(inputs, request, ignore_unknown=ignore_unknown)
     if request.dataframe_split is not None:
         split = request.dataframe_split
         return _table(inputs, split.columns, split.data, "dataframe_split.data", ignore_unknown)

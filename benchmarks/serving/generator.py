@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ class Load:
         answered: Answers of any status, those while it warmed up too.
         p50, p99, longest: Milliseconds of the answers 200.
         refused_p50, refused_p99: Milliseconds of the refusals.
+        texts: Different texts after ``mark`` in the answers 200; 0 without one.
         cpu: Processor microseconds of the server for each answer; None when it was not told which that is.
     """
 
@@ -48,6 +49,7 @@ class Load:
     longest: float
     refused_p50: float
     refused_p99: float
+    texts: int = 0
     cpu: float | None = None
 
     @property
@@ -92,30 +94,48 @@ def run(
     warm: float = 1.0,
     core: int = LOAD_CORE,
     server: Sequence[int] = (),
+    mark: str = "",
+    over: Callable[[], bool] = lambda: False,
 ) -> Load:
     """Send the requests in turn. ``rate`` 0 keeps every connection busy; else so many are due each second.
 
-    ``server`` names the processes whose processor time is told.
+    ``server`` names the processes whose processor time is told. The texts between ``mark`` and the next quote are
+    told apart and counted. It ends before its time once ``over`` says so.
     """
     with tempfile.NamedTemporaryFile(suffix=".requests") as file:
         for one in requests:
             file.write(struct.pack("<I", len(one)) + one)
         file.flush()
         command = [str(compiled()), str(port), str(connections), str(warm), str(seconds), str(rate), file.name]
+        command += [mark] if mark else []
         before = spent(server)
-        done = subprocess.run(pinned(core, command), capture_output=True, text=True, check=False)
+        out, said = _ended(pinned(core, command), over)
         used = spent(server) - before
-    if done.returncode:
-        sys.exit(f"the load generator failed: {done.stderr[-2000:]}")
-    found = Load(**json.loads(done.stdout))
+    found = Load(**json.loads(out))
     if server:
         found = replace(found, cpu=used * 1e6 / max(found.answered, 1))
     if found.other or found.broken:
         print(
-            f"  {found.other} other answers, {found.broken} broken connections: {done.stderr[:600]}",
+            f"  {found.other} other answers, {found.broken} broken connections: {said[:600]}",
             file=sys.stderr,
         )
     return found
+
+
+def _ended(command: list[str], over: Callable[[], bool]) -> tuple[str, str]:
+    """What the generator printed, and what it complained of."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while True:
+            try:
+                out, said = process.communicate(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                if over():
+                    process.terminate()
+            else:
+                break
+    if process.returncode:
+        sys.exit(f"the load generator failed: {said[-2000:]}")
+    return out, said
 
 
 def together(

@@ -1,17 +1,19 @@
 /* A load generator for HTTP/1.1 with keep-alive: one thread, epoll, one request in flight on each connection.
  *
- *   load PORT CONNECTIONS WARM SECONDS RATE REQUESTS
+ *   load PORT CONNECTIONS WARM SECONDS RATE REQUESTS [MARK]
  *
  * REQUESTS is a file of raw requests, each preceded by its length as a little-endian 32-bit number; they are sent in
  * turn. RATE 0 is a closed loop: the next request goes out when the answer has come. Otherwise so many requests a
  * second are due on a fixed schedule, whatever the server does, and the latency of each counts from when it was due
  * (so a slow server cannot slow the measurement down: "coordinated omission"). What is due during WARM seconds is not
- * counted. Prints one line of JSON; latencies in milliseconds.
+ * counted. Prints one line of JSON; latencies in milliseconds. With MARK, such as '"version":"', the different texts
+ * that stand between it and the next quote in the bodies of answers 200 are counted. SIGTERM ends it before its time.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdint.h>
@@ -47,6 +49,10 @@ static uint64_t broken, other;
 static Histogram ok, refused;
 static double warm_until;
 static uint64_t answered;
+static const char *mark;
+static uint64_t text[4096]; /* hashes of those seen */
+static int texts;
+static volatile sig_atomic_t over;
 
 static double now(void) {
     struct timespec t;
@@ -164,21 +170,36 @@ static int receive(Connection *c) {
     }
 }
 
+static void end_early(int number) { over = number; }
+
+static void look(const Connection *c) {
+    const char *body = memmem(c->in, c->have, "\r\n\r\n", 4), *found = strstr(body, mark);
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    if (!found) return;
+    for (found += strlen(mark); *found && *found != '"'; found++) hash = (hash ^ (unsigned char)*found) * 1099511628211u;
+    for (int i = texts - 1; i >= 0; i--)
+        if (text[i] == hash) return;
+    if (texts < 4096) text[texts++] = hash;
+}
+
 static void finish(Connection *c, double at) {
     c->busy = 0;
     answered++;
     if (at < warm_until) return;
+    if (mark && !strncmp(c->in + 9, "200", 3)) look(c);
     if (!strncmp(c->in + 9, "200", 3)) count(&ok, at - c->due);
     else if (!strncmp(c->in + 9, "429", 3) || !strncmp(c->in + 9, "503", 3)) count(&refused, at - c->due);
     else if (!other++) fprintf(stderr, "%.*s\n", (int)(c->have < 600 ? c->have : 600), c->in);
 }
 
 int main(int argc, char **argv) {
-    if (argc != 7) return fprintf(stderr, "load PORT CONNECTIONS WARM SECONDS RATE REQUESTS\n"), 2;
+    if (argc != 7 && argc != 8) return fprintf(stderr, "load PORT CONNECTIONS WARM SECONDS RATE REQUESTS [MARK]\n"), 2;
+    mark = argc == 8 ? argv[7] : NULL;
     port = atoi(argv[1]);
     int connections = atoi(argv[2]), idle = 0;
     double warm = atof(argv[3]), seconds = atof(argv[4]), rate = atof(argv[5]);
     load_requests(argv[6]);
+    signal(SIGTERM, end_early);
     int epoll = epoll_create1(0);
     Connection *all = calloc(connections, sizeof *all), **free_ones = calloc(connections, sizeof *free_ones);
     for (int i = 0; i < connections; i++) connect_to(&all[i], epoll);
@@ -189,7 +210,7 @@ int main(int argc, char **argv) {
         else start(&all[i], at, epoll);
     uint64_t made = 0;
     struct epoll_event events[1024];
-    while (at < end) {
+    while (at < end && !over) {
         int found = epoll_wait(epoll, events, 1024, rate > 0 ? (idle ? 0 : 1) : 100);
         at = now();
         for (int i = 0; i < found; i++) {
@@ -214,9 +235,9 @@ int main(int argc, char **argv) {
     double spent = at - warm_until;
     uint64_t due = rate > 0 ? (uint64_t)((at - began) * rate) - made : 0;
     printf("{\"seconds\": %.3f, \"ok\": %lu, \"refused\": %lu, \"other\": %lu, \"broken\": %lu, \"unsent\": %lu, "
-           "\"answered\": %lu, "
+           "\"answered\": %lu, \"texts\": %d, "
            "\"p50\": %.4f, \"p99\": %.4f, \"longest\": %.4f, \"refused_p50\": %.4f, \"refused_p99\": %.4f}\n",
-           spent, ok.total, refused.total, other, broken, due, answered, quantile(&ok, 0.5), quantile(&ok, 0.99),
+           spent, ok.total, refused.total, other, broken, due, answered, texts, quantile(&ok, 0.5), quantile(&ok, 0.99),
            ok.longest * 1e3, quantile(&refused, 0.5), quantile(&refused, 0.99));
     return 0;
 }

@@ -70,8 +70,9 @@ def _arguments(folder: Path) -> list[str]:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Served]:
-    """One serving process as ``modelkeep up`` starts it, on the server's core."""
-    command = [sys.executable, "-m", "modelkeep.app.serving", *_arguments(folder), "--port", "0"]
+    """One serving process with both doors, HTTP and gRPC, as ``modelkeep up`` starts it, on the server's core."""
+    ports = ["--port", "0", "--grpc-port", "0"]
+    command = [sys.executable, "-m", "modelkeep.app.serving", *_arguments(folder), *ports]
     began = time.perf_counter()
     process = subprocess.Popen(pinned(SERVER_CORE, command), stdout=subprocess.DEVNULL, env=dict(os.environ))
     try:
@@ -86,17 +87,19 @@ def serving(folder: Path) -> Iterator[Served]:
 
 @contextmanager
 def fleet(folder: Path, processes: int, cores: Sequence[int] = ()) -> Iterator[Served]:
-    """So many serving processes on one port, as ``modelkeep up`` runs them, each kept on one of ``cores``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    """So many serving processes on one pair of ports, as ``modelkeep up`` runs them, each on one of ``cores``."""
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        port, grpc_port = (int(probe.getsockname()[1]) for probe in (one, other))
     bounds = Bounds(processes, processes, 3600)
     began = time.perf_counter()
     made = Fleet(
         "modelkeep.app.serving",
-        [*_arguments(folder), "--port", str(port)],
+        [*_arguments(folder), "--port", str(port), "--grpc-port", str(grpc_port)],
         host="127.0.0.1",
         port=port,
+        grpc_port=grpc_port,
         bounds=lambda: bounds,
     )
     try:

@@ -14,7 +14,7 @@ from pyarrow import csv, feather, parquet
 from modelkeep.app.wiring import open_keep
 from modelkeep.cli.main import cli
 from modelkeep.lifecycle.tables import keep_table
-from modelkeep.store import stages
+from modelkeep.store import objects, stages
 
 
 def told(*words: str, code: int = 0) -> Any:
@@ -67,6 +67,32 @@ def test_show_by_name_and_by_digest(folder: Path) -> None:
     assert told("data", "show", "ffffffff", code=3)["error"]["kind"] == "not_found"
 
 
+@pytest.mark.parametrize("by", ["hash", "range"])
+def test_show_tells_of_skewed_buckets(folder: Path, by: str) -> None:
+    """Half of the rows have one key."""
+    rows = [f"{7 if i % 2 else i},{i},{i % 2}" for i in range(2000)]
+    (folder / "rows" / "1.csv").write_text("\n".join(["key,id,y", *rows]) + "\n")
+    cut = "partition: {{by: {}, columns: [{}], parts: 4}}"
+    said = f"model: m\ndata: {{{{source: rows/*.csv, target: y, key: id, {cut}}}}}"
+    (folder / "modelkeep.yaml").write_text(said.format(by, "key"))
+    told("data", "append")
+    found = told("data", "show")
+    assert sum(found["buckets"].values()) == 2000 and len(found["buckets"]) == 4
+    (one,) = found["skewed"]
+    assert one["rows"] == max(found["buckets"].values()) == found["buckets"][str(one["bucket"])]
+    assert one["share"] == one["rows"] / 2000 >= 0.5
+    assert one["times"] == pytest.approx(4 * one["share"])
+    shown = run("data", "show")
+    assert f"4 buckets of {min(found['buckets'].values()):,} to {one['rows']:,} rows" in shown
+    assert (
+        f"bucket {one['bucket']} holds {one['share']:.0%} of the rows, {one['times']:.1f} times its share" in shown
+    )
+    (folder / "modelkeep.yaml").write_text(said.format(by, "id"))
+    told("data", "append")
+    assert told("data", "show")["skewed"] == []
+    assert "times its share" not in run("data", "show")
+
+
 def test_export_in_every_format(folder: Path) -> None:
     told("data", "append")
     for name in ("rows.parquet", "rows.csv", "rows.arrow", "rows.jsonl"):
@@ -83,6 +109,37 @@ def test_export_in_every_format(folder: Path) -> None:
     assert told("data", "export", "m", "no.csv", "--columns", "idd", code=2)["error"]["kind"] == "invalid"
     assert told("data", "export", "m", "absent/rows.csv", code=4)["error"]["kind"] == "unavailable"
     assert {path.name for path in folder.glob("*.new")} == set()
+
+
+def test_export_as_a_delta_table(folder: Path) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    told("data", "append")
+    assert told("data", "export", "m", "lake/m", "--format", "delta") == {"file": "lake/m", "rows": 100}
+    assert deltalake.DeltaTable("lake/m").to_pyarrow_table().sort_by("id").column("id").to_pylist() == [
+        *range(100)
+    ]
+    assert "wrote 100 rows to lake/two" in run(
+        "data", "export", "m", "lake/two", "--format", "delta", "--columns", "c,id"
+    )
+    assert deltalake.DeltaTable("lake/two").to_pyarrow_table().column_names == ["c", "id"]
+    refused = told("data", "export", "m", "lake/m", "--format", "delta", code=1)["error"]
+    assert refused["kind"] == "conflict" and "lake/m is a Delta table" in refused["message"]
+    (folder / "modelkeep.yaml").write_text("model: n\ndata: {source: 'delta://lake/m@0', target: y, key: id}\n")
+    assert told("data", "append")["rows"] == 100
+
+
+def test_export_to_an_object_store(folder: Path, s3: str) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    told("data", "append")
+    assert told("data", "export", "m", f"{s3}/m.parquet") == {"file": f"{s3}/m.parquet", "rows": 100}
+    (folder / "modelkeep.yaml").write_text(f"model: n\ndata: {{source: '{s3}/m.parquet', target: y, key: id}}\n")
+    assert told("data", "append")["rows"] == 100
+    assert told("data", "export", "m", f"{s3}/lake", "--format", "delta") == {"file": f"{s3}/lake", "rows": 100}
+    found = deltalake.DeltaTable(f"{s3}/lake", storage_options=objects.settings(s3))
+    assert found.to_pyarrow_table().num_rows == 100
+    assert told("data", "export", "m", f"{s3}/lake", "--format", "delta", code=1)["error"]["kind"] == "conflict"
+    assert told("data", "export", "m", "gopher://b/m.csv", code=2)["error"]["kind"] == "invalid"
+    assert {path.name for path in folder.iterdir()} == {"modelkeep.yaml", "rows", ".modelkeep"}
 
 
 def test_diff_by_key(folder: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import secrets
+import socket
 import sys
+import threading
 import traceback
 from functools import partial
 from threading import Lock
@@ -21,6 +24,7 @@ from conformance.parts import (
     fail_as_user,
     hold,
     mebibytes,
+    reach,
     refuse,
     rows,
     slow_when_small,
@@ -113,6 +117,22 @@ class EngineSuite:
         assert list(engine.map(partial(rows, table), ["a", "a"])) == [1000, 1000]
         plain = engine.put([1.0, 2.0, 3.0])
         assert list(engine.map(partial(total, plain), [0, 1])) == [4.0, 2.0]
+
+    def test_workers_reach_this_machine_where_the_engine_says(self, engine):
+        word = secrets.token_bytes(16)
+        with socket.create_server((engine.host, 0)) as listener:
+
+            def answer():
+                while True:
+                    try:
+                        listener.accept()[0].sendall(word)
+                    except OSError:
+                        return
+
+            threading.Thread(target=answer, daemon=True).start()
+            address = listener.getsockname()
+            assert list(engine.map(partial(reach, address), [word] * 4)) == [True] * 4
+            listener.shutdown(socket.SHUT_RDWR)
 
     def test_progress_hears_of_every_part(self, engine):
         steps = Steps()

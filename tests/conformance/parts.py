@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -85,6 +86,15 @@ def wait_for_second(folder: str, value: int) -> int:
     while not second.exists() and time.monotonic() < until:
         time.sleep(0.05)
     return value if second.exists() else -1
+
+
+def reach(address: tuple[str, int], word: bytes) -> bool:
+    """Whether somebody who says this word answers there."""
+    try:
+        with socket.create_connection(address, timeout=20) as found:
+            return found.recv(len(word), socket.MSG_WAITALL) == word
+    except OSError:
+        return False
 
 
 def mebibytes(count: int) -> bytes:

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 
 from modelkeep.core.errors import Conflict, Damaged, Invalid, NotFound
-from modelkeep.data import pieces
+from modelkeep.data import pieces, taking
 from modelkeep.data.changes import changed
 from modelkeep.data.snapshots import Snapshots
 from modelkeep.data.writers import write_delta
+from modelkeep.engines.local import LocalEngine
 from modelkeep.spec.declaration import Data, Partition
 from modelkeep.store.blobs import Blobs
 from modelkeep.store.database import Database
@@ -64,6 +65,32 @@ def test_a_version_is_pinned_without_copying(
     assert (diff.rows_added, diff.rows_removed) == (100, 50)
 
 
+def test_names_that_are_written_otherwise_in_urls(snapshots: Snapshots, tmp_path: Path) -> None:
+    values = ["a b", "c/d", "e%20f", "ü", "g=h"]
+    deltalake.write_deltalake(tmp_path / "t", pa.table({"at": values, "x": [1, 2, 3, 4, 5]}), partition_by=["at"])
+    taken = snapshots.take(Data(source="delta://t"), "m", tmp_path, 1.0)
+    assert sorted(snapshots.scan(taken, ["at"]).column("at").to_pylist()) == sorted(values)
+
+
+def test_an_engine_reads_the_version_that_was_found(
+    snapshots: Snapshots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the newest, when there is a commit meanwhile."""
+    monkeypatch.setattr(taking, "MUCH", 0)
+    place = delta(tmp_path)
+
+    class Meanwhile(LocalEngine):
+        def map(self, *given, **more):
+            deltalake.write_deltalake(place, rows(1000), mode="overwrite")
+            return super().map(*given, **more)
+
+    with Meanwhile(2) as engine:
+        taken = snapshots.take(Data(source="delta://flights"), "m", tmp_path, 1.0, engine=lambda: engine)
+    assert deltalake.DeltaTable(place).version() == 3
+    assert ids(snapshots, taken) == list(range(50, 200))
+    assert {part.external.table for part in taken.parts} == {f"delta://{place}@2"}
+
+
 def test_a_version_that_was_vacuumed_is_named(snapshots: Snapshots, tmp_path: Path) -> None:
     place = delta(tmp_path)
     taken = snapshots.take(Data(source="delta://flights@1"), "m", tmp_path, 1.0)
@@ -102,7 +129,7 @@ def test_a_pinned_table_keeps_its_parts(snapshots: Snapshots, tmp_path: Path) ->
 def test_a_snapshot_is_exported_as_a_delta_table(snapshots: Snapshots, tmp_path: Path) -> None:
     delta(tmp_path)
     taken = snapshots.take(Data(source="delta://flights@1"), "m", tmp_path, 1.0)
-    out = tmp_path / "out"
+    out = str(tmp_path / "out")
     assert write_delta(snapshots.tables(taken), taken.schema, out) == 200
     with pytest.raises(Conflict, match="is a Delta table"):
         write_delta(snapshots.tables(taken), taken.schema, out)

@@ -22,7 +22,11 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 APART = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 """A network of its own, for Ray listens wherever it can; and nothing outlives the test, whatever happens."""
+ALIEN = ("unshare", "--mount", "--uts")
+"""Disks and a name of its own."""
 HEAD, NODE, THIRD = "10.77.0.1", "10.77.0.2", "10.77.0.3"
+CABLE = ("ip", "link", "add", "near", "type", "veth", "peer", "name", "far")
+NEAR, FAR = "10.78.0.1", "10.78.0.2"
 
 
 class Cluster(NamedTuple):
@@ -46,6 +50,12 @@ def may_be_apart() -> bool:
         return False
     tried = subprocess.run([*APART, "ip", "link", "set", "lo", "up"], capture_output=True, check=False, timeout=60)
     return tried.returncode == 0
+
+
+@functools.cache
+def may_be_linked() -> bool:
+    """Whether it may also link two such networks."""
+    return may_be_apart() and subprocess.run([*APART, *CABLE], check=False, timeout=60).returncode == 0
 
 
 def run_apart(
@@ -124,6 +134,35 @@ def dask_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -
         yield Cluster(f"dask://127.0.0.1:{port}", functools.partial(kill, workers[1]), _lived(start, commands[2]))
 
 
+@contextlib.contextmanager
+def dask_afar(folder: Path) -> Iterator[str]:
+    """A scheduler here and a worker in another network, linked by a cable: it shares no loopback with this one.
+
+    The address is that of this machine's own loopback, where the scheduler answers too. Only in a network apart.
+    """
+    port = _free_port()
+    for line in (
+        CABLE,
+        ("ip", "address", "add", f"{NEAR}/24", "dev", "near"),
+        ("ip", "link", "set", "near", "up"),
+    ):
+        subprocess.run(line, check=True)
+    plugged = f"until ip link set far up; do sleep 0.1; done; ip link set lo up; ip address add {FAR}/24 dev far"
+    where = (f"tcp://{NEAR}:{port}", f"--host={FAR}", f"--local-directory={folder / 'worker'}", "--nthreads=1")
+    worker = dask("worker", *where, "--no-dashboard", "--nworkers=2", "--memory-limit=2GB")
+    with _processes(folder, environment()) as start:
+        start(dask("scheduler", "--host=0.0.0.0", f"--port={port}", "--no-dashboard"))
+        _listening("127.0.0.1", port)
+        far = start(["unshare", "--net", "sh", "-c", f'{plugged} && exec "$@"', "sh", *worker])
+
+        def moved() -> bool:
+            subprocess.run(["ip", "link", "set", "far", "netns", str(far.pid)], check=False, capture_output=True)
+            return subprocess.run(["ip", "link", "show", "far"], check=False, capture_output=True).returncode != 0
+
+        wait_for(moved)
+        yield f"dask://127.0.0.1:{port}"
+
+
 def dask(what: str, *arguments: str) -> list[str]:
     """The command of a Dask process."""
     return [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments]
@@ -133,6 +172,29 @@ def dask_worker(port: int, folder: Path, threads: int) -> list[str]:
     """The command of a worker."""
     where = (f"tcp://127.0.0.1:{port}", "--host=127.0.0.1", f"--local-directory={folder}")
     return dask("worker", *where, f"--nthreads={threads}", "--no-dashboard", "--memory-limit=2GB")
+
+
+@functools.cache
+def may_hide() -> bool:
+    """Whether this process may have another see other disks than it does."""
+    if shutil.which("unshare") is None or shutil.which("mount") is None:
+        return False
+    tried = subprocess.run([*ALIEN, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
+    return tried.returncode == 0
+
+
+@contextlib.contextmanager
+def apart_cluster(folder: Path, hidden: Path) -> Iterator[str]:
+    """A Dask cluster's address: of its two workers, one calls its machine ``other`` and has another folder at
+    ``hidden``."""
+    port = _free_port()
+    with _processes(folder, environment()) as start:
+        start(dask("scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard"))
+        _listening("127.0.0.1", port)
+        start(dask_worker(port, folder / "worker0", 1))
+        script = 'hostname other && mount -t tmpfs none "$0" && exec "$@"'
+        start([*ALIEN, "sh", "-c", script, str(hidden), *dask_worker(port, folder / "worker1", 1)])
+        yield f"dask://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
@@ -250,4 +312,5 @@ def _free_port() -> int:
 
 def environment() -> dict[str, str]:
     """Workers import the suite's functions by name."""
-    return {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "ignore"}
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
+from conformance.linear import LinearSuite
 from conformance.parts import company, pull_when_told
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import dask_cluster, kill, wait_for
@@ -53,6 +54,10 @@ class TestDeclared(DeclaredSuite):
 
 
 class TestBoosted(BoostedSuite):
+    pass
+
+
+class TestLinear(LinearSuite):
     pass
 
 

@@ -18,7 +18,7 @@ from conformance.boosted import BoostedSuite
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.searches import JoinedSuite, SearchSuite
-from engines.clusters import command, ray_cluster, wait_for
+from engines.clusters import HEAD, command, ray_cluster, wait_for
 from modelkeep.core.plugins import load_object
 from modelkeep.engines.opening import open_engine
 from modelkeep.train.log import Unlogged, UserRun
@@ -96,6 +96,9 @@ class TestCluster(EngineSuite, RemoteSuite, SearchSuite):
     @pytest.fixture
     def lose(self, cluster):
         return cluster.lose
+
+    def test_workers_are_not_sent_to_their_own_loopback(self, engine):
+        assert engine.host == HEAD
 
     def test_the_process_that_serves_this_client_dies_and_the_work_goes_on(self, engine):
         shared = engine.put(np.arange(100_000))

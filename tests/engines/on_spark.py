@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite, StoppedSuite
+from conformance.linear import LinearSuite
 from conformance.parts import pull_when_told
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import command, spark_cluster, wait_for
@@ -64,6 +65,10 @@ class TestBoosted(BoostedSuite):
             with pytest.raises(Exception, match=next(iter(wrong))) as caught:
                 grow(unfitted, x, y, opened)
             assert "in fit_share" in "".join(traceback.format_exception(caught.value)), "where it happened"
+
+
+class TestLinear(LinearSuite):
+    pass
 
 
 class TestResources:

@@ -14,6 +14,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))  # workers import the suite's functions by name from here
 
 from conformance.engine import EngineSuite, LostWorkerSuite  # noqa: E402
+from conformance.linear import LinearSuite  # noqa: E402
 from conformance.parts import square  # noqa: E402
 from conformance.searches import SearchSuite  # noqa: E402
 from modelkeep.core import machine  # noqa: E402
@@ -37,9 +38,13 @@ def processes():
         yield engine
 
 
-class TestProcesses(EngineSuite, LostWorkerSuite, SearchSuite):
+class TestProcesses(EngineSuite, LostWorkerSuite, SearchSuite, LinearSuite):
     @pytest.fixture
     def engine(self, processes):
+        return processes
+
+    @pytest.fixture
+    def opened(self, processes):
         return processes
 
 

@@ -13,6 +13,7 @@ import mlflow.pyfunc
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from format_cases import INPUTS, features, table, target
 from sklearn.ensemble import AdaBoostClassifier, HistGradientBoostingClassifier
@@ -21,8 +22,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 
 from modelkeep.core.errors import Damaged, Invalid, NotFound, Refused
-from modelkeep.formats import environment, manifest, plots, skops_io
+from modelkeep.formats import environment, manifest, plots, samples, skops_io
+from modelkeep.formats.frames import columns_of
 from modelkeep.formats.inference import infer
+from modelkeep.formats.onnx.graph import DOUBLE, Graph
+from modelkeep.formats.onnx.weights import apart
 from modelkeep.formats.package import Package, build, describe
 from modelkeep.train.algorithms import resolve
 
@@ -62,6 +66,48 @@ def written(package: Package, folder: Path) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
+
+
+def test_rows_to_warm_up_with_are_kept_as_they_were_without_what_is_masked() -> None:
+    pipeline, _ = classifier()
+    data = table(200)
+    said = infer(data, INPUTS, "classification", ("a", "b"))
+    few = data.slice(0, 8)
+    kept = build(pipeline, said, data, rows=samples.of(columns_of(few, said), said, ["carrier", "at"])).files
+    found = samples.recorded(kept)
+    invented = samples.example(said)
+    assert found["carrier"] == [invented["carrier"]] * 8
+    assert found["at"] == [invented["at"]] * 8
+    for name in ("distance", "größe", "count", "late", "origin"):
+        assert found[name] == few.column(name).to_pylist()  # the first distance and the sixth carrier are missing
+    whole = samples.of(columns_of(few, said), said)
+    assert whole["carrier"] == few.column("carrier").to_pylist()
+    batch = samples.batch(said, whole)
+    assert batch["at"].tolist() == few.column("at").to_pylist()
+    assert samples.of(columns_of(data.slice(0, 0), said), said) == {}
+
+
+def test_weights_of_large_graphs_are_a_file_of_their_own_and_the_same_every_time() -> None:
+    values = np.arange(3 << 20, dtype=np.float64).reshape(-1, 1024)
+    graph = Graph()
+    said = graph.op("MatMul", "numbers", graph.const(values))
+    few = graph.op("Add", said, graph.const(np.ones(1024)))
+    whole = graph.finish({"numbers": (DOUBLE, len(values))}, {"y": (few, DOUBLE, 1024)}, {})
+    data, weights = apart(whole, "beside")
+    assert apart(whole, "beside") == (data, weights)
+    assert weights == values.tobytes()
+    assert len(data) < 20_000
+    assert apart(data, "beside") == (data, b"")  # what is small stays as it is
+
+
+def test_rows_that_no_request_may_hold_are_not_kept() -> None:
+    said = infer(pa.table({"x": [0.0, 1.0], "s": ["a", "b"]}), ["x", "s"], "regression")
+    rows = {
+        "x": np.array([1.0, np.inf, np.nan, 3.0]),
+        "s": np.array(["a", "b", "c", "long" * samples.LONGEST], dtype=object),
+    }
+    assert samples.of(rows, said) == {"x": [1.0], "s": ["a"]}
+    assert samples.of({name: column[1:] for name, column in rows.items()}, said) == {}
 
 
 def test_every_file_is_listed_with_its_digest() -> None:

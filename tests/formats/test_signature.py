@@ -12,7 +12,7 @@ import pytest
 from format_cases import INPUTS, table
 
 from modelkeep.core.errors import Invalid
-from modelkeep.formats.inference import infer
+from modelkeep.formats.inference import bounded, infer
 from modelkeep.formats.signature import Field, from_builtins
 
 NAN = float("nan")
@@ -47,6 +47,25 @@ def test_it_learns_types_holes_ranges_and_categories() -> None:
 )  # fmt: skip
 def test_every_kind_of_column(column: pa.Array, expected: Field) -> None:
     assert infer(pa.table({"c": column}), ["c"], "regression").inputs == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("stated", "ends"),
+    [
+        ((None, None), (2.0, 5.0)),
+        ((0.0, 9.0), (0.0, 9.0)),
+        ((None, 9.0), (2.0, 9.0)),
+        ((3.0, 4.0), (2.0, 5.0)),  # what was seen in training is never refused
+    ],
+)
+def test_a_range_is_that_of_training_widened_by_what_is_stated(
+    stated: tuple[float | None, float | None], ends: tuple[float, float]
+) -> None:
+    fields = infer(pa.table({"a": [5.0, 2.0], "b": [1, 2]}), ["a", "b"], "regression").inputs
+    assert bounded(fields, {"a": stated}) == (
+        Field(name="a", type="float64", min=ends[0], max=ends[1], strict=True),
+        fields[1],
+    )
 
 
 def test_all_columns_no_model_takes_are_named_at_once() -> None:

@@ -134,6 +134,62 @@ def test_unknown_inputs_may_be_ignored() -> None:
     assert "y" not in found
 
 
+STRICT = Signature(
+    inputs=(
+        Field(name="x", type="float64", min=0.1, max=99.9, strict=True),
+        Field(name="gap", type="float64", required=False, max=1e300, strict=True),
+        Field(name="n", type="int64", min=-3.0, max=9007199254740991.0, strict=True),
+        Field(name="t", type="timestamp", required=False, min=0.0, max=1e12, strict=True),
+        Field(name="free", type="float64", min=0.0, max=1.0),
+    ),
+    outputs=(),
+    task="regression",
+)
+FITS: dict[str, list[Any]] = {
+    "x": [0.1, 99.9],
+    "gap": [None, -1.0],
+    "n": [-3, 0],
+    "t": [None, 0],
+    "free": [5.0, 1.0],
+}
+
+
+@pytest.mark.parametrize("kind", [list, lambda values: np.array(values, np.float64)])
+def test_what_lies_in_a_strict_range_or_is_missing_passes(kind: Any) -> None:
+    found = Checker(STRICT).check({name: kind(values) for name, values in FITS.items()}, 2)
+    assert found["x"].tolist() == [0.1, 99.9] and found["free"].tolist() == [5.0, 1.0]
+    through = np.array([0.1, 99.9], np.float32)  # is above 0.1 and below 99.9, or the other way round
+    assert Checker(STRICT).check({**FITS, "x": through}, 2)["x"].tolist() == through.astype(float).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "path", "message"),
+    [
+        ("x", [0.1, 100], "inputs.x[1]", "found 100, expected a number from 0.1 to 99.9"),
+        ("x", [0.0999, 1], "inputs.x[0]", "found 0.0999, expected a number from 0.1 to 99.9"),
+        ("x", ["a", 1], "inputs.x[0]", "found 'a', expected a number from 0.1 to 99.9"),
+        ("x", [float("inf"), 1], "inputs.x[0]", "found inf, expected a number from 0.1 to 99.9"),
+        ("gap", [None, 2e300], "inputs.gap[1]", "found 2e+300, expected a number of at most 1e+300"),
+        ("n", [-4, 1], "inputs.n[0]", "found -4, expected a whole number from -3 to 9007199254740991"),
+        ("n", [1, 2**60], "inputs.n[1]", "found 1152921504606846976, expected a whole number from"),
+        ("t", [None, "1969-12-31"], "inputs.t[1]", "'1969-12-31', expected an ISO 8601 time"),
+        (
+            "t",
+            [None, 1e12 + 1],
+            "inputs.t[1]",
+            "UTC from 1970-01-01T00:00:00.000000 to 1970-01-12T13:46:40.000000",
+        ),
+    ],
+)
+def test_what_lies_outside_of_a_strict_range_is_named_with_the_range(
+    name: str, values: Any, path: str, message: str
+) -> None:
+    with pytest.raises(Invalid) as failed:
+        Checker(STRICT).check({**FITS, name: values}, 2)
+    assert [problem.path for problem in failed.value.problems] == [path]
+    assert message in failed.value.problems[0].message
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

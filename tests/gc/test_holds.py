@@ -31,9 +31,13 @@ def keep(tmp_path: Path, url: str) -> Iterator[Keep]:
 
 
 class Made:
-    """An experiment, its run with a file, its logged model, and the version registered from it."""
+    """An experiment, its run with a file, its logged model, and the version registered from it.
 
-    def __init__(self, keep: Keep) -> None:
+    Args:
+        files_of: All that the version is known by: that its files are the run's or the logged model's.
+    """
+
+    def __init__(self, keep: Keep, files_of: str = "") -> None:
         self.run = run_with(keep, {"f": b"evidence"})
         with keep.db.read() as conn:
             self.experiment = runs.get(conn, self.run).experiment_id
@@ -42,6 +46,9 @@ class Made:
         self.logged = keep.db.write(lambda conn: logged.create(conn, self.experiment, 1, **made)).model_id
         number = keep.db.write(lambda conn: catalog.create_model(conn, "m", 1)).id
         origin = catalog.Origin(source="s3://x/y", run_id=self.run, model_id=self.logged)
+        if files_of:
+            owner = self.run if files_of == "run" else self.logged
+            origin = catalog.Origin(source=f"mlflow-artifacts:/1/{owner}/artifacts/f", files_of=owner)
         new = catalog.NewVersion(number, origin, {}, 1)
         keep.db.write(lambda conn: catalog.create_versions(conn, [new]))
 
@@ -94,6 +101,49 @@ def test_what_a_hold_reaches_cannot_be_deleted(keep: Keep, kind: str, reached: s
         ("hold.added", name, "ann", {"kind": kind, "reason": "case 1"}),
         ("hold.released", name, "bob", {"kind": kind, "reason": "over"}),
     ]
+
+
+@pytest.mark.parametrize(("owner", "reached"), [("run", OF_MODEL - {"logged model"}), ("model", OF_MODEL)])
+def test_a_hold_reaches_the_files_of_a_version_that_names_no_run(
+    keep: Keep, owner: str, reached: set[str]
+) -> None:
+    made = Made(keep, files_of=owner)
+    keep.db.write(lambda conn: holds.add(conn, "version", "m@1", "case 1", now=NOW))
+    refused = set()
+    for what, delete in made.deletions().items():
+        if what in reached:
+            with pytest.raises(Refused, match="legal hold"):
+                keep.db.write(delete)
+            refused.add(what)
+    assert refused == reached
+    keep.db.write(lambda conn: holds.release(conn, "version", "m@1", "over", now=NOW + 1))
+    keep.db.write(made.deletions()["run"])
+
+
+def test_gc_leaves_the_files_of_versions_that_name_no_run(keep: Keep) -> None:
+    made = [run_with(keep, {"f": name.encode()}, name) for name in ("a", "b", "c")]
+    with keep.db.read() as conn:
+        number = runs.get(conn, made[1]).experiment_id
+    about = {"name": "x", "model_type": "", "source_run_id": made[1], "params": {}, "tags": {}}
+    of_models = [keep.db.write(lambda conn: logged.create(conn, number, 1, **about)).model_id for _ in range(2)]
+    model = keep.db.write(lambda conn: catalog.create_model(conn, "m", 1)).id
+    for owner in (made[0], of_models[0]):
+        origin = catalog.Origin(source=f"mlflow-artifacts:/1/{owner}/artifacts/f", files_of=owner)
+        new = catalog.NewVersion(model, origin, {}, 1)
+        keep.db.write(lambda conn, new=new: catalog.create_versions(conn, [new]))
+    for each in made:
+        deleted(keep, each, 100)
+    for each in of_models:
+        ms = round((time.time() - 90 * 86400) * 1000)
+        keep.db.write(lambda conn, each=each, ms=ms: logged.delete_one(conn, each, ms))
+    found = swept(keep)
+    assert (line(found, "runs")[0], line(found, "logged models")[0]) == (2, 1)
+    with keep.db.read() as conn:
+        kept = runs.get(conn, made[0])
+        assert logged.find(conn, of_models[0], deleted=True).model_id == of_models[0]
+    assert keep.blobs.open(kept.artifacts["f"][0]).read() == b"a"
+    keep.db.write(lambda conn: catalog.delete_model(conn, "m"))
+    assert line(swept(keep), "runs")[0] == 1
 
 
 def test_others_can_still_be_deleted(keep: Keep) -> None:

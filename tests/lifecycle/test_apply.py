@@ -8,12 +8,16 @@ import time
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import select
 
 from forks import Forks
 from modelkeep.core.errors import Conflict, Invalid, NotFound
+from modelkeep.formats import runtimes
 from modelkeep.lifecycle import ask, locks, plan, rollout, stages
 from modelkeep.lifecycle.reproduce import changed_packages, reproduce
 from modelkeep.registry import endpoints, models, runs, snapshots
+from modelkeep.store import tables
+from modelkeep.store.blobs import read_files
 from small import Project
 
 
@@ -106,6 +110,46 @@ def test_a_setting_of_the_deployment_changes_only_the_deployment(project: Projec
         assert served.settings["declaration"]["deploy"]["abort"] == ["error_rate > 1%"]
     assert running(actions(project)) == []
     assert project.kinds() == ["version.registered", "version.promoted"]
+
+
+def test_inputs_in_range_are_a_matter_of_the_package_alone(project: Project) -> None:
+    project.apply()
+    checks = {"columns": {"x": {"min": -50.0}, "z": {"off": True}}}
+    project.declare(lambda said: (said["data"].update(checks=checks), said.update(deploy={"in_range": "numeric"})))
+    project.apply()
+    project.declare(lambda said: said.update(deploy={"in_range": ["x"]}))
+    found = planned(project)
+    assert (found["train"][0], found["package"]) == (
+        "reuse",
+        ("run", "deploy.in_range: numeric -> unset; deploy.in_range[0]: unset -> x"),
+    )
+    applied = project.apply()
+    assert not {"prepare", "train"} & set(running(done(applied)))
+    inputs = []
+    with project.opened() as keep, keep.db.read() as conn:
+        for number in (1, 2, 3):
+            files = read_files(keep.blobs, models.version(conn, "late", number).package)
+            inputs.append({field.name: field for field in runtimes.signature(files).inputs})
+    strict = [[name for name, field in fields.items() if field.strict] for fields in inputs]
+    assert strict == [[], ["x", "z"], ["x"]]
+    free = inputs[0]
+    for fields in inputs[1:]:
+        assert (fields["x"].min, fields["x"].max) == (-50.0, free["x"].max)
+        assert (fields["z"].min, fields["z"].max) == (free["z"].min, free["z"].max)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("zz", "no column 'zz' - did you mean 'z'?"), ("place", "has no range")]
+)
+def test_an_input_that_has_no_range_is_told(project: Project, name: str, said: str) -> None:
+    project.declare(lambda declared: declared.update(deploy={"in_range": [name]}))
+    with pytest.raises(Invalid) as refused:
+        project.apply()
+    assert [problem.path for problem in refused.value.problems] == ["deploy.in_range"]
+    assert said in refused.value.problems[0].message
+    with project.opened() as keep, keep.db.read() as conn:
+        trained = conn.execute(select(tables.runs.c.run_id)).all()
+    assert bool(trained) == (name == "place")  # a wrong name is told before the training
 
 
 def test_a_new_file_snapshots_only_its_rows_and_its_version_takes_its_turn(project: Project) -> None:

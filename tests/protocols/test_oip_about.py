@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import tritonclient.http as triton
-from serving_kit import Home, Made, Worker, _made, tensor, worker
+from serving_kit import Home, Made, Worker, _made, tensor, version_served, worker
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from tritonclient.utils import InferenceServerException
+
+from modelkeep.registry import events
+from modelkeep.store.database import Database
 
 LENGTH = "Inference-Header-Content-Length"
 
@@ -36,10 +40,12 @@ def greeting() -> Made:
 
 
 @pytest.fixture(scope="module")
-def several(
-    tmp_path_factory: pytest.TempPathFactory, doubling: Made, greeting: Made, tumour_model: Made
-) -> Iterator[Worker]:
-    home = Home(tmp_path_factory.mktemp("about"))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("about"))
+
+
+@pytest.fixture(scope="module")
+def several(home: Home, doubling: Made, greeting: Made, tumour_model: Made) -> Iterator[Worker]:
     package = home.keep(tumour_model)
     home.serve("doubling", (1, home.keep(doubling), 1.0, "stable"))
     home.serve("greeting", (1, home.keep(greeting), 1.0, "stable"))
@@ -142,19 +148,47 @@ def test_the_repository_lists_what_is_wanted_and_why_it_is_not_there(
     assert several.client.post("/v2/repository/index").status_code == 200
 
 
-def test_loading_tells_and_unloading_is_refused(client: triton.InferenceServerClient) -> None:
+def test_loading_tells_what_is_in_the_way(client: triton.InferenceServerClient) -> None:
     client.load_model("tumours")
     for name, status in (("lost", "503"), ("nothing", "404")):
         with pytest.raises(InferenceServerException) as found:
             client.load_model(name)
         assert found.value.status() == status
-    with pytest.raises(InferenceServerException, match="deployed") as refused:
-        client.unload_model("tumours")
-    assert refused.value.status() == "403"
-    assert client.is_model_ready("tumours")
     with pytest.raises(InferenceServerException) as found:
         client.unload_model("nothing")
     assert found.value.status() == "404"
+
+
+def test_a_model_is_unloaded_everywhere_until_it_is_loaded(
+    client: triton.InferenceServerClient, several: Worker, home: Home, doubling: Made
+) -> None:
+    question = [triton.InferInput("x", [1, 1], "FP64").set_data_from_numpy(np.array([[2.0]]))]
+
+    def state() -> dict[str, str]:
+        return next(one for one in client.get_model_repository_index() if one["name"] == "doubling")
+
+    with worker(home, ready=False) as other:
+        other.until(lambda health: version_served(health, "doubling") == 1)
+        for _ in range(2):  # again changes nothing
+            client.unload_model("doubling")
+            assert not client.is_model_ready("doubling")
+        assert (state()["state"], state()["reason"]) == ("UNAVAILABLE", "unloaded")
+        with pytest.raises(InferenceServerException, match="was unloaded") as found:
+            client.infer("doubling", question)
+        assert found.value.status() == "404"
+        assert client.is_model_ready("tumours")
+        other.until(lambda health: version_served(health, "doubling") is None)  # it is wanted so, by all
+    with worker(home, ready=False) as late:  # and by those that start later
+        late.until(lambda health: version_served(health, "tumours") == 3)
+        assert version_served(late.health(), "doubling") is None
+        client.load_model("doubling")
+        assert client.is_model_ready("doubling")
+        assert client.infer("doubling", question).as_numpy("prediction").tolist() == [4.0]
+        late.until(lambda health: version_served(health, "doubling") == 1)
+    with closing(Database.open(home.url)) as db, db.read() as conn:
+        kinds = [event.kind for event in events.history(conn, subject="doubling")]
+        assert events.verify(conn) == []
+    assert kinds == ["endpoint.unloaded", "endpoint.loaded"]
 
 
 def test_extensions_of_others_are_said_not_to_be_here(client: triton.InferenceServerClient) -> None:

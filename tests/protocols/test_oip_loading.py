@@ -9,7 +9,7 @@ import pytest
 from serving_kit import Home, Made
 
 from modelkeep.core import clock
-from modelkeep.core.errors import Refused
+from modelkeep.core.errors import Unavailable
 from modelkeep.protocols.oip import about
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve.dataplane import DataPlane
@@ -48,7 +48,7 @@ def test_loading_brings_in_what_is_not_in_memory(
             answer = await plane.infer("e2", {name: [1.0] for name in "abc"})
             assert answer.columns["prediction"].shape == (1,)
             assert ready() == ["e2"]
-            with pytest.raises(Refused):
+            with pytest.raises(Unavailable):  # no registry is followed here
                 about.unload(plane, "e2")
         finally:
             await asyncio.to_thread(plane.close)

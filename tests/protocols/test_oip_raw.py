@@ -35,6 +35,7 @@ MIXED = inputs(
     Field(name="s", type="string"),
     Field(name="o", type="string", required=False),
 )
+BOUNDED = inputs(*(Field(name=name, type="float64", min=0.0, max=4e3, strict=name != "b") for name in "abc"))
 WORDS = inputs(Field(name="s", type="string"), Field(name="o", type="string"))
 ALL = [NUMBERS, WHOLE, ONE, MIXED, WORDS]
 
@@ -142,6 +143,24 @@ def test_numbers_are_not_copied_before_they_are_checked() -> None:
         assert np.shares_memory(rows.block, np.frombuffer(data, np.uint8))
     assert NUMBERS.stack([matrix]).numbers.base is not None
     np.testing.assert_array_equal(NUMBERS.stack([matrix]).numbers, values.T)
+
+
+@pytest.mark.parametrize("odd", [("a", -1.0), ("c", 4001.0)])
+def test_bounds_are_checked_without_copying_and_only_what_is_outside_is_looked_at_closely(odd: Any) -> None:
+    values = np.arange(3000.0).reshape(1000, 3)
+    values[5, 1] = 1e9  # an input that may lie anywhere
+    data = values.tobytes()
+    inside = Plan(BOUNDED, [Raw("x", "FP64", [1000, 3], len(data))]).rows(data)
+    assert inside.block is not None
+    found = BOUNDED.stack([inside]).numbers
+    assert np.shares_memory(found, np.frombuffer(data, np.uint8))
+    np.testing.assert_array_equal(found, values.T)
+    name, value = odd
+    outside = Rows(1, cells=[value if one == name else 1.0 for one in "abc"])
+    with pytest.raises(Invalid) as refused:
+        BOUNDED.stack([inside, outside])
+    said = [(problem.path, problem.message) for problem in refused.value.problems]
+    assert said == [(f"inputs.{name}[1000]", f"found {value}, expected a number from 0 to 4000")]
 
 
 @pytest.mark.parametrize("order", ["abc", "cab", "bca"])

@@ -45,8 +45,8 @@ def told(place_of_all: Site) -> dict[str, Any]:
         put = here.ask("root", "PUT", f"/api/2.0/mlflow-artifacts/artifacts/{path}/f.txt", content=b"secret")
         assert put.status_code == 200, put.text
         here.mlflow("root", "POST", "registered-models/create", name=name)
-        source = f"runs:/{run['run_id']}/x"
-        version = here.mlflow("root", "POST", "model-versions/create", name=name, source=source)
+        said = {"source": f"runs:/{run['run_id']}/x", "run_id": run["run_id"]}
+        version = here.mlflow("root", "POST", "model-versions/create", name=name, **said)
         assert version.status_code == 200, version.text
         made[name] = {"experiment": number, "run": run["run_id"], "files": path, "logged": logged["model_id"]}
     number = made["mine"]["experiment"]
@@ -325,9 +325,8 @@ def test_a_version_cannot_be_made_of_what_one_may_not_read(place_of_all: Site, t
         answer = place_of_all.mlflow("writer", "POST", "model-versions/create", name="mine", **said)
         assert answer.status_code in (400, 403), said
         assert answer.status_code == 403 or "://" in said["source"], (said, answer.text)
-    own = place_of_all.mlflow(
-        "writer", "POST", "model-versions/create", name="mine", source=f"runs:/{told['mine']['run']}/x"
-    )
+    mine = {"name": "mine", "source": f"runs:/{told['mine']['run']}/x", "run_id": told["mine"]["run"]}
+    own = place_of_all.mlflow("writer", "POST", "model-versions/create", **mine)
     assert own.status_code == 200, own.text
     refused(
         place_of_all.mlflow(

@@ -171,9 +171,8 @@ def made(place_of_all: Site) -> dict[str, str]:
         here.ask("root", "PUT", f"/api/2.0/mlflow-artifacts/artifacts/{files}/kept", content=b"kept").status_code
         == 200
     )
-    source = here.mlflow(
-        "root", "POST", "model-versions/create", name="model", source=f"runs:/{run['run_id']}/kept"
-    )
+    said = {"run_id": run["run_id"], "source": f"runs:/{run['run_id']}/kept"}
+    source = here.mlflow("root", "POST", "model-versions/create", name="model", **said)
     assert source.status_code == 200, source.text
     return {"run": run["run_id"], "logged": logged["model_id"], "files": files}
 

@@ -7,8 +7,38 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import pytest
+
+from modelkeep.core.errors import Refused
+from modelkeep.formats import adopt
 from modelkeep.formats.manifest import Folder
+from modelkeep.formats.signature import Field
 from modelkeep.serve.isolated import IsolatedModel
+
+SLEEPS = """
+import time
+
+def predict(columns):
+    time.sleep(min(columns["x"].max(), 86_400))
+    return columns["x"]
+"""
+
+
+def sleeper(folder: Path) -> tuple[dict[str, bytes], str]:
+    """A function that sleeps for ``x`` seconds in a process of its own; and the digest to trust."""
+    folder.mkdir()
+    (folder / "score.py").write_text(SLEEPS)
+    fields, sample = [Field(name="x", type="float64")], {"x": [0.0]}
+    with pytest.raises(Refused) as refused:
+        adopt.adopt_function(folder, "score.py", fields, sample)
+    digest = refused.value.hint.split()[-1]
+    adopt.adopt_function(folder, "score.py", fields, sample, trusted=[digest])
+    return files_of(folder), digest
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """A folder as the files of a package."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def written(files: dict[str, bytes], folder: Path) -> Folder:

@@ -96,7 +96,9 @@ class Load:
     async def run(self, seconds: float, connections: int) -> None:
         for n in range(connections):
             await self.connect(n)
-        await asyncio.sleep(seconds)
+        end = time.monotonic() + seconds
+        while self.going and time.monotonic() < end:  # others may end it before
+            await asyncio.sleep(min(0.02, seconds))
         self.going = False
         await asyncio.sleep(0.2)
 

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from msgspec.structs import replace
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer
 from sklearn.impute import SimpleImputer
@@ -48,10 +49,19 @@ class Made:
         )
 
 
-def _made(pipeline: Pipeline, frame: pd.DataFrame, y: Any, task: Any, classes: Sequence[Any]) -> Made:
+def made_of(
+    pipeline: Pipeline,
+    frame: pd.DataFrame,
+    y: Any,
+    task: Any,
+    classes: Sequence[Any],
+    in_range: Sequence[str] = (),
+) -> Made:
+    """Fit and package it."""
     pipeline.fit(frame, y)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     found = inference.infer(table, list(frame.columns), task, classes)
+    found = replace(found, inputs=inference.bounded(found.inputs, dict.fromkeys(in_range, (None, None))))
     files = package.build(pipeline, found, table).files
     probability = pipeline.predict_proba(frame) if task == "classification" else None
     return Made(files, frame, pipeline.predict(frame).tolist(), probability)
@@ -62,11 +72,11 @@ def tumours(c: float = 1.0, rows: int = 569) -> Made:
     data = load_breast_cancer(as_frame=True)
     frame = data.data.astype(float)
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
-    return _made(pipeline, frame[:rows], data.target[:rows], "classification", [0, 1])
+    return made_of(pipeline, frame[:rows], data.target[:rows], "classification", [0, 1])
 
 
-def flights(seed: int = 0) -> Made:
-    """Text, numbers with gaps and whole numbers in; texts as labels out."""
+def flights(seed: int = 0, in_range: Sequence[str] = ()) -> Made:
+    """Text, numbers with gaps and whole numbers in; texts as labels out. Inputs ``in_range`` refuse others."""
     rng = np.random.default_rng(seed)
     n = 400
     frame = pd.DataFrame(
@@ -83,15 +93,17 @@ def flights(seed: int = 0) -> Made:
             ("n", make_pipeline(SimpleImputer(), StandardScaler()), ["distance", "hour"]),
         ]
     )
-    return _made(make_pipeline(features, LogisticRegression()), frame, y, "classification", ["late", "on time"])
+    return made_of(
+        make_pipeline(features, LogisticRegression()), frame, y, "classification", ["late", "on time"], in_range
+    )
 
 
-def prices() -> Made:
-    """A regression on three numbers."""
+def prices(in_range: Sequence[str] = ()) -> Made:
+    """A regression on three numbers. Those ``in_range`` refuse other values than those of training."""
     rng = np.random.default_rng(3)
     frame = pd.DataFrame(rng.normal(size=(200, 3)), columns=["a", "b", "c"])
     y = frame @ [1.0, -2.0, 0.5] + rng.normal(scale=0.1, size=200)
-    return _made(make_pipeline(StandardScaler(), LinearRegression()), frame, y, "regression", ())
+    return made_of(make_pipeline(StandardScaler(), LinearRegression()), frame, y, "regression", (), in_range)
 
 
 def tensor(made: Made, rows: Sequence[int], name: str = "rows") -> dict[str, Any]:
@@ -210,10 +222,11 @@ def version_served(health: dict[str, Any], endpoint: str) -> int | None:
 
 
 @contextmanager
-def worker(home: Home, *, ready: bool = True, url: str = "", memory: int = 0) -> Iterator[Worker]:
+def worker(home: Home, *, ready: bool = True, url: str = "", memory: int = 0, drain: int = 10) -> Iterator[Worker]:
     program = str(Path(__file__).with_name("serving_main.py"))
     words = [program, str(home.path), url or home.url, home.blobs_url]
-    process = shared().run(words, home.path, {"MODELKEEP_MODELS_MEMORY": str(memory)}, "python")
+    settings = {"MODELKEEP_MODELS_MEMORY": str(memory), "MODELKEEP_DRAIN": str(drain)}
+    process = shared().run(words, home.path, settings, "python")
     with ended(process):
         line = process.line()
         assert line.startswith("serving on http://"), process.told()

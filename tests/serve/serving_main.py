@@ -20,5 +20,6 @@ if __name__ == "__main__":
         port=int(port[0]) if port else 0,
         clock=clock.from_environment(),
         doors=ServingDoors,
+        drain=int(os.environ.get("MODELKEEP_DRAIN", "10")),
         models_memory=int(os.environ.get("MODELKEEP_MODELS_MEMORY", "0")),
     )

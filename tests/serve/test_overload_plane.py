@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -16,9 +17,10 @@ from test_serve_plane import Ready, columns
 from modelkeep.core.clock import SystemClock
 from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Overloaded, TooLate
 from modelkeep.registry.endpoints import Route, Wanted
-from modelkeep.serve.batching import Batch, Call
+from modelkeep.serve.calls import Batch, Call, CallWithParams
 from modelkeep.serve.columns import Rows
 from modelkeep.serve.dataplane import DataPlane
+from modelkeep.serve.supervised import Supervised
 
 
 class Laborious:
@@ -28,12 +30,14 @@ class Laborious:
         self.inner = inner
         self.seconds = seconds
         self.batches: list[int] = []
+        self.params: list[bytes] = []
         self.at_once = self.most_at_once = 0
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.batches.append(columns.rows)  # type: ignore[attr-defined]
+        self.params.append(columns.params)  # type: ignore[attr-defined]
         time.sleep(self.seconds * columns.rows)  # type: ignore[attr-defined]
         self.at_once -= 1
         found: Mapping[str, Any] = self.inner.predict(columns)
@@ -129,6 +133,36 @@ def test_deadlines_are_kept_while_a_batch_is_under_way(first: Made) -> None:
     told(first, 0.4, story, batch={"budget": "30s"})
 
 
+def test_calls_that_wait_for_more_than_half_of_the_budget_press(first: Made) -> None:
+    async def story(plane: DataPlane, model: Laborious) -> None:
+        leash, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        supervised = Supervised(leash, plane, lambda listener: asyncio.sleep(0))
+
+        def pressed() -> bool:
+            return supervised._standing(0.0).pressed
+
+        with leash, other:
+            await plane.infer("e", columns(first, 0))
+            assert not pressed()
+            lane = plane.endpoint("e").lane("")
+            door = Answers()
+            cells = first.frame.iloc[0].tolist()
+            lane.submit(Call(Rows(1, cells=cells), "under way", door, None))
+            await asyncio.sleep(0)
+            assert lane.waiting == 0 and not lane.idle
+            assert not pressed()
+            for n in range(4):  # with that under way and one more, six batches of half a second
+                lane.submit(Call(Rows(1, cells=cells), str(n), door, None))
+            assert pressed()
+            assert plane.series()[0].counters.shed == 0
+            while not lane.idle:
+                await asyncio.sleep(0.005)
+            assert not pressed()
+            assert (len(door.order), door.refused) == (5, {})
+
+    told(first, 0.5, story, batch={"max_rows": 1, "budget": "5s"})
+
+
 def test_urgent_calls_go_first(first: Made) -> None:
     async def story(plane: DataPlane, model: Laborious) -> None:
         await plane.infer("e", columns(first, 0))
@@ -166,6 +200,31 @@ def test_batches_wait_for_more_rows_only_when_asked_and_run_at_once_when_full(fi
         assert model.batches == [3, 8]
 
     told(first, 0.0001, story, batch={"max_rows": 8, "wait": "300ms"})
+
+
+def test_calls_with_other_params_are_never_in_one_batch(first: Made) -> None:
+    async def story(plane: DataPlane, model: Laborious) -> None:
+        await plane.infer("e", columns(first, 0))
+        lane = plane.endpoint("e").lane("")
+        door = Answers()
+        cells = first.frame.iloc[0].tolist()
+        for n, params in enumerate([b"", b"a", b"b", b"a", b"", b"b", b"a"]):
+            rows = Rows(1, cells=cells)
+            if params:
+                lane.submit_with_params(CallWithParams(params, rows, str(n), door, None))
+            else:
+                lane.submit(Call(rows, str(n), door, None))
+        while len(door.order) < 7:
+            await asyncio.sleep(0.001)
+        assert list(zip(model.params[1:], model.batches[1:], strict=True)) == [(b"", 2), (b"a", 3), (b"b", 2)]
+        assert door.order == ["0", "4", "1", "3", "6", "2", "5"]
+        for n in range(3):
+            lane.submit(Call(Rows(1, cells=cells), f"plain {n}", door, None))
+        while len(door.order) < 10:
+            await asyncio.sleep(0.001)
+        assert (model.params[-1], model.batches[-1]) == (b"", 3)
+
+    told(first, 0.0001, story, batch={"wait": "300ms"})
 
 
 @pytest.mark.parametrize("most", [1, 3])

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from serving_kit import Made
 
 from modelkeep.core.errors import Overloaded, TooLate
 from modelkeep.formats.batch import Batch as Blocks
-from modelkeep.serve.batching import Call
 from modelkeep.serve.cache import Cache
+from modelkeep.serve.calls import Call, CallWithParams
 from modelkeep.serve.columns import Inputs, Rows
 from modelkeep.serve.cost import Cost
 from modelkeep.serve.limits import Limits
@@ -242,6 +243,42 @@ def test_only_what_stands_over_several_turns_is_a_queue(monkeypatch: pytest.Monk
     asyncio.run(story())
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([b"", b"a", b"b"]), st.integers(1, 6)), max_size=30),
+    st.integers(1, 12),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_batch_is_of_equal_params_and_nobody_overtakes_his_like(
+    waiting: list[tuple[bytes, int]], most: int
+) -> None:
+    line = queue(1000.0, 1e-6)
+    calls: list[Call] = [
+        CallWithParams(params, Rows(count, cells=[]), str(place), None, None)
+        if params
+        else call(count, name=str(place))
+        for place, (params, count) in enumerate(waiting)
+    ]
+    line.varied = any(params for params, _ in waiting)
+    for one in calls:
+        line.put(one)
+    taken: list[Call] = []
+    while line.calls:
+        head = line.calls[0]
+        batch, rows = line.take(most)
+        assert batch[0] is head, "who came first goes first"
+        assert len({one.params for one in batch}) == 1
+        assert rows == sum(one.rows.count for one in batch)
+        assert rows <= most or len(batch) == 1
+        assert line.rows == sum(one.rows.count for one in line.calls)
+        taken += batch
+    assert line.take(most) == ([], 0)
+    assert not line.varied, "calls without params are looked at no more"
+    assert sorted(map(id, taken)) == sorted(map(id, calls))
+    for params in (b"", b"a", b"b"):
+        mine = [one for one in calls if one.params == params]
+        assert [one for one in taken if one.params == params] == mine
+
+
 # the cache
 
 
@@ -296,3 +333,17 @@ def test_the_cache_stays_within_its_bounds_and_forgets_the_oldest(first: Made) -
         small.predict(stacked(inputs, first, [row]), [1], model.predict)
         assert small.size <= 2000
     assert 0 < small.rows < 30
+
+
+def test_params_belong_to_what_is_kept(first: Made) -> None:
+    inputs, model, cache = first.loaded().inputs, Counting(first), Cache(1000, 1 << 20)
+    for params, computed in ((b"", 2), (b"a", 2), (b"b", 2), (b"a", 0), (b"", 0)):
+        batch = stacked(inputs, first, [0, 1])
+        batch.params = params
+        assert cache.predict(batch, [1, 1], model.predict)[2] == computed
+    assert stacked(inputs, first, [0, 1]).take([1]).params == b""
+    batch.params = b"c"
+    assert batch.take([1]).params == b"c", "what is not kept is asked with its params"
+    turned = structs.replace(inputs.signature, inputs=inputs.signature.inputs[::-1])
+    for shadow in (inputs, Inputs(turned)):
+        assert shadow.again(batch).params == b"c", "so is a version in the shadow"

@@ -24,7 +24,7 @@ from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve.columns import Loaded
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.packages import LocalPackages
-from modelkeep.serve.residency import Residency, Resident
+from modelkeep.serve.residency import NoRoom, Residency, Resident
 from modelkeep.store.blobs import Blobs, open_blobs, put_tree
 
 MB = 1 << 20
@@ -173,6 +173,88 @@ def test_requests_to_models_that_are_not_loaded_never_fail(tmp_path: Path, store
 
     held = asyncio.run(serve())
     assert held[0] <= 3 * EACH * MB
+
+
+def test_a_shadow_is_never_loaded_in_the_place_of_a_version_that_answers(
+    tmp_path: Path, store: tuple[Blobs, list[str]]
+) -> None:
+    def route(place: int, mode: str) -> Route:
+        return Route(version=place, package=store[1][place], weight=1.0, mode=mode)  # type: ignore[arg-type]
+
+    def wants(shadow: int | None = None) -> list[Wanted]:
+        shadows = () if shadow is None else (route(shadow, "shadow"),)
+        return [
+            Wanted(endpoint="e0", model="m0", routes=(*shadows, route(0, "stable"))),
+            Wanted(endpoint="e1", model="m1", routes=(route(1, "stable"),)),
+        ]
+
+    async def serve() -> None:
+        packages = LocalPackages(tmp_path / "packages", lambda: store[0], memory=1 << 40)
+        plane = DataPlane(asyncio.get_running_loop(), clock.SystemClock())
+        residency = packages.residency
+
+        async def apply(wanted: list[Wanted]) -> None:
+            await asyncio.to_thread(plane.apply, wanted, packages, 1)
+
+        def here() -> set[int]:
+            return {place for place in range(MANY) if packages.on_request(store[1][place]).here}
+
+        async def ask() -> None:
+            """Both endpoints, until the shadow has seen it, or dropped it."""
+            for name, answer in (("e0", 3.0), ("e1", 6.0)):
+                found = await plane.infer(name, {"a": [1.0], "b": [2.0]})
+                assert float(found.columns["y"][0, 0]) == answer
+            while any(way.shadow and not way.shadow.channel.idle for way in plane.endpoint("e0").ways):
+                await asyncio.sleep(0.005)
+
+        def shadow() -> Any:
+            return next(line for line in plane.totals() if line.mode == "shadow")
+
+        await apply(wants())
+        residency.budget = residency.held + (EACH // 2) * MB  # half of what another takes
+        await apply(wants(shadow=2))
+        assert "e0 shadow 2" in plane.faults and "MODELKEEP_MODELS_MEMORY" in plane.faults["e0 shadow 2"]
+        await ask()
+        assert (here(), residency.unloads) == ({0, 1}, 0)
+
+        residency.budget = 1 << 40
+        await apply(wants(shadow=2))
+        await ask()
+        assert plane.faults == {} and here() == {0, 1, 2}
+        assert (shadow().requests, shadow().dropped) == (1, 0)
+
+        residency.budget = 1  # room for one that answers, whatever it takes, and none beside it
+        await asyncio.to_thread(packages.load, store[1][3])
+        assert here() == {3}
+        await ask()
+        assert here() == {1}
+        assert (shadow().requests, shadow().dropped, shadow().errors) == (1, 1, 0)
+        await asyncio.to_thread(plane.close)
+        await asyncio.to_thread(packages.close)
+
+    asyncio.run(serve())
+
+
+def test_shadows_are_unloaded_before_versions_that_answer() -> None:
+    class Nothing:
+        def predict(self, columns: Any) -> Any:
+            return {}
+
+    residency = Residency(250 * MB)
+    first, shadow, second = (
+        Resident(residency, Nothing, name, apart=False, least=100 * MB) for name in ("first", "shadow", "second")
+    )
+    first.predict({})
+    shadow.bring(shadow=True)
+    shadow.watch({})  # seen last, but asked by nobody
+    assert first.here and shadow.here and not residency.full
+    second.predict({})
+    assert (first.here, shadow.here, second.here) == (True, False, True)
+    with pytest.raises(NoRoom, match=r"a shadow takes 1\d\d MB"):
+        shadow.watch({})
+    assert (first.here, shadow.here, second.here, residency.unloads) == (True, False, True, 1)
+    shadow.predict({})  # now somebody asks for it by number
+    assert (first.here, shadow.here, second.here) == (False, True, True)
 
 
 def test_external_weights_are_verified_before_they_are_mapped(tmp_path: Path) -> None:

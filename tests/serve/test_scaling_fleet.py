@@ -12,15 +12,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
+from isolated_kit import sleeper
 from load import Load
 from serving_kit import ROOT, Home, Made, tensor
 
 from modelkeep.app import fleet
 from modelkeep.app.fleet import Bounds, Fleet
 from modelkeep.core.errors import Unavailable
+from modelkeep.store.blobs import put_tree
 
 PATH = "/v2/models/tumours/infer"
 
@@ -60,7 +63,7 @@ class Running:
     def pids(self) -> list[int]:
         return [member.process.pid for member in self.fleet.members]
 
-    def serving(self, count: int) -> None:
+    def serving(self, count: int, limit: float = 20.0) -> None:
         """Wait until so many processes hold all the sockets between them."""
 
         def holds() -> bool:
@@ -71,17 +74,20 @@ class Running:
                 and len(set().union(*slots)) == sum(map(len, slots))
             )
 
-        until(holds)
+        until(holds, limit)
 
     def metrics(self) -> float:
         """Requests that whoever answers has counted."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=20) as answer:
             return counted(answer.read().decode())
 
-    @contextmanager
-    def under_load(self, made: Made, connections: int, rows: int = 1) -> Iterator[Load]:
+    def under_load(self, made: Made, connections: int, rows: int = 1) -> AbstractContextManager[Load]:
         bodies = [json.dumps(tensor(made, range(row, row + rows))).encode() for row in range(50)]
-        load = Load(self.port, PATH, bodies)
+        return self.loaded(PATH, bodies, connections)
+
+    @contextmanager
+    def loaded(self, path: str, bodies: list[bytes], connections: int) -> Iterator[Load]:
+        load = Load(self.port, path, bodies)
         loop = asyncio.new_event_loop()
         stop = asyncio.Event()
 
@@ -215,6 +221,35 @@ def test_load_starts_a_second_process(
     with found.under_load(first, 8, 500) as load:
         found.serving(2)
     assert load.failed == []
+
+
+def test_requests_that_wait_start_a_second_process_which_ends_after_quiet(
+    running: Callable[[Bounds], Running],
+    first: Made,
+    home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "BUSY", 1000.0)  # so that nothing but waiting can start one
+    monkeypatch.setattr(fleet, "PRESSED_FOR", 0.3)
+    monkeypatch.setattr(fleet, "SETTLE", 0.5)
+    files, digest = sleeper(tmp_path / "sleeper")
+    deploy = {"batch": {"budget": "1s", "max_rows": 1}}
+    home.serve("sleeper", (1, put_tree(home.blobs, files), 1.0, "stable"), trust=[digest], deploy=deploy)
+    found = running(Bounds(1, 2, 1.0))
+    found.serving(1)
+    request = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [0.2]}]}
+    with found.loaded("/v2/models/sleeper/infer", [json.dumps(request).encode()], 6):
+        found.serving(2, 60)
+    assert found.fleet.starts == 2
+    # nothing asks for fewer: it is only that there is little to do
+    end, told = time.monotonic() + 60, set()
+    while len(found.pids) > 1:
+        told.add(found.asks(tensor(first, [0])))
+        assert time.monotonic() < end
+    found.serving(1)
+    assert told == {200}
+    assert found.fleet.starts == 2 and found.fleet.bounds == Bounds(1, 2, 1.0)
 
 
 def test_a_port_that_is_taken_is_refused(home: Home) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,11 +19,13 @@ from modelkeep.core.clock import SystemClock
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve import queueing
+from modelkeep.serve import spool as spooling
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded, Rows
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.isolated import DEFAULT, Terms
 from modelkeep.serve.packages import LocalPackages
+from modelkeep.serve.shadow import Shadow
 from modelkeep.serve.spool import Spool
 
 
@@ -83,6 +86,47 @@ def test_a_slow_model_leaves_the_loop_free_and_its_queue_becomes_batches(first: 
         for row, task in enumerate(work):
             assert first.probability is not None
             assert np.allclose(task.result().columns["probability"], first.probability[row], atol=1e-5)
+        plane.close()
+
+    asyncio.run(story())
+
+
+class Gated:
+    """A model that begins, and goes on once it may."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.entered, self.open = threading.Event(), threading.Event()
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.entered.set()
+        self.open.wait()
+        found: Mapping[str, Any] = self.inner.predict(columns)
+        return found
+
+
+def test_a_shadow_that_takes_for_ever_holds_nobody_up_and_drops_what_is_too_much(first: Made) -> None:
+    async def story() -> None:
+        plane = DataPlane(asyncio.get_running_loop(), SystemClock())
+        gate = Gated(first.loaded().model)
+        packages = Ready(p=first.loaded(), q=replace(first.loaded(), model=gate))
+        await asyncio.to_thread(plane.apply, wanted((1, "p", 1.0, "stable"), (2, "q", 1.0, "shadow")), packages)
+        try:
+            for row in range(200):
+                answer = await plane.infer("e", columns(first, row))
+                assert first.probability is not None
+                assert np.allclose(answer.columns["probability"], first.probability[row], atol=1e-5)
+                await asyncio.to_thread(gate.entered.wait)
+            stable, shadow = plane.totals()
+            assert (stable.requests, stable.errors, stable.dropped) == (200, 0, 0)
+            assert (shadow.requests, shadow.dropped) == (0, 200 - 1 - Shadow.LIMIT)  # one is under way
+        finally:
+            gate.open.set()
+        seen = next(way.shadow for way in plane.endpoint("e").ways if way.shadow)
+        while not seen.channel.idle:
+            await asyncio.sleep(0.005)
+        shadow = plane.totals()[1]
+        assert (shadow.requests, shadow.errors, shadow.dropped) == (1 + Shadow.LIMIT, 0, 200 - 1 - Shadow.LIMIT)
         plane.close()
 
     asyncio.run(story())
@@ -164,6 +208,35 @@ def test_a_full_ring_drops_and_counts(first: Made, tmp_path: Path) -> None:
     assert channel.held == 0
     assert len(list(tmp_path.glob("*.arrow"))) == 2
     assert spool._retired == []
+
+
+@pytest.mark.parametrize("requests", [1, 3, 1000])
+def test_outputs_that_params_changed_are_captured(
+    first: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: int
+) -> None:
+    monkeypatch.setattr(spooling, "PIECE_REQUESTS", requests)
+    loaded = first.loaded()
+    channel = Channel("e", "m", 1, "stable", loaded.signature)
+    one = loaded.inputs.stack([loaded.inputs.named(columns(first, 0))])
+    given: list[dict[str, Any]] = [
+        {"score": np.array([1.5])},
+        {"score": np.array([2.5]), "many": np.array([[1.0, 2.0]])},
+        {"text": np.array(["a"], dtype=object), "score": np.array(["b"], dtype=object)},
+        {"score": np.array([3.5]), "many": np.array([[1.0, 2.0, 3.0]])},
+    ]
+    for name, outputs in zip("abcd", given, strict=True):
+        latency = np.ones(1, np.float32)
+        channel.offer(one, outputs, time=1.0, ids=[name], counts=[1], keys=None, latency=latency)
+    spool = Spool(tmp_path, SystemClock())
+    spool.add(channel)
+    spool.flush()
+    (path,) = tmp_path.glob("*.arrow")
+    found = pa.ipc.open_file(path).read_all()
+    assert channel.lost == 0
+    assert found["out.score"].to_pylist() == [1.5, 2.5, None, 3.5], "of the type that was seen first"
+    assert found["out.many"].to_pylist() == [None, [1.0, 2.0], None, [1.0, 2.0, 3.0]]
+    assert found["out.text"].to_pylist() == [None, None, "a", None]
+    spool.close()
 
 
 def test_a_batch_under_way_at_a_swap_is_captured(first: Made, second: Made, tmp_path: Path) -> None:

@@ -19,8 +19,11 @@ from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.store.database import Database
+from small import until
 
 SWAPS = 100
+SWAPS_OF_A_PROCESS = int(os.environ.get("MODELKEEP_CHAOS_SWAPS", "20"))
+"""Each takes what a process takes to look at the registry; 100 for the long form."""
 AWAY = float(os.environ.get("MODELKEEP_CHAOS_AWAY", "2"))
 """Seconds of load while PostgreSQL is away; 60 for the long form."""
 
@@ -69,6 +72,45 @@ def test_a_hundred_swaps_while_requests_come_all_the_time(first: Made, second: M
         await asyncio.to_thread(plane.close)
 
     asyncio.run(story())
+
+
+def test_each_swap_of_a_process_reaches_the_answers_and_no_request_fails(
+    home: Home, first: Made, second: Made
+) -> None:
+    models = [first, second]
+    packages = [home.keep(model) for model in models]
+    bodies = [json.dumps(tensor(first, [row])).encode() for row in range(100)]
+    home.serve("tumours", (1, packages[1], 1.0, "stable"))
+    with worker(home) as found:
+        load = Load(int(found.url.rsplit(":", 1)[1]), "/v2/models/tumours/infer", bodies, keep=True)
+        answers = load.keep
+        assert answers is not None
+        thread = threading.Thread(target=lambda: asyncio.run(load.run(3600, 16)))
+        thread.start()
+
+        def answered(version: int) -> bool:
+            return bool(load.failed) or (b'"model_version":"%d"' % version in answers[-1][1] if answers else False)
+
+        try:
+            until(lambda: answered(1))
+            for version in range(2, SWAPS_OF_A_PROCESS + 2):
+                home.serve("tumours", (version, packages[version % 2], 1.0, "stable"))
+                until(lambda version=version: answered(version), told=lambda: found.process.told())
+        finally:
+            load.going = False
+            thread.join()
+        assert load.failed == []
+        seen: set[int] = set()
+        for place, body in answers:
+            answer = json.loads(body)
+            version = int(answer["model_version"])
+            seen.add(version)
+            probability = next(one["data"] for one in answer["outputs"] if one["name"] == "probability")
+            expected = models[version % 2].probability
+            assert expected is not None
+            assert np.allclose(probability, expected[place], atol=1e-5)
+        assert seen == set(range(1, SWAPS_OF_A_PROCESS + 2))
+        assert found.stop() == 0
 
 
 def test_postgresql_stops_and_comes_back(home: Home, first: Made, second: Made, tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ BODY = "model: m\ndata: {{source: rows.csv, target: y}}\ndeploy: {deploy}\n"
         ("{memory: 1000}", "deploy.memory", "at least 67108864"),
         ("{repeatable: maybe}", "deploy.repeatable", ""),
         ("{errors: none}", "deploy.errors", "redacted"),
+        ("{in_range: bmi}", "deploy.in_range", "expected numeric, or for one input [bmi]"),
+        ("{in_range: [a, a]}", "deploy.in_range[1]", "twice"),
+        ("{in_range: [a, y]}", "deploy.in_range[1]", "'y' is the target"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_its_path(deploy: str, path: str, said: str) -> None:
@@ -40,7 +43,7 @@ def test_what_cannot_be_meant_is_refused_at_its_path(deploy: str, path: str, sai
 def test_all_of_it_survives_being_written_down() -> None:
     text = BODY.format(
         deploy="{replicas: {min: 0, max: 4, quiet: 10s}, errors: redacted, concurrency: 2, "
-        "batch: {max_rows: 64, wait: 2ms, budget: 50ms}, cache: {rows: 1000, bytes: 1000000}}"
+        "in_range: [a, b], batch: {max_rows: 64, wait: 2ms, budget: 50ms}, cache: {rows: 1000, bytes: 1000000}}"
     )
     found = load_text(text)
     assert load_text(dump(found)) == found

@@ -40,6 +40,23 @@ def test_what_is_written_is_read_and_survives_reopening(db: Database, url: str) 
     again.close()
 
 
+SOURCES = (
+    ("mlflow-artifacts:/6/r/artifacts/model", "r"),
+    ("mlflow-artifacts:/6/r/artifacts", "r"),
+    ("mlflow-artifacts:/6/r/artifacts/a/artifacts/b", "r"),
+    ("mlflow-artifacts:/6/models/m-1/artifacts", "m-1"),
+    ("mlflow-artifacts:/artifacts/t/artifacts/x", "t"),
+    ("mlflow-artifacts:/packages/00", ""),
+    ("runs:/s/model/a", "s"),
+    ("runs:/s", "s"),
+    ("models:/m-2", "m-2"),
+    ("models:/m/2", ""),
+    ("s3://b/6/r/artifacts/model", ""),
+    ("blob:00", ""),
+)
+"""Sources of versions, and whose files they are."""
+
+
 @pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_migrations_make_exactly_the_tables(db: Database) -> None:
     from alembic.autogenerate import compare_metadata
@@ -70,12 +87,23 @@ def test_a_database_of_the_first_schema_is_upgraded_with_its_rows(url: str) -> N
         for table in ("params", "tags"):
             columns = "(run, key, value, experiment)"
             conn.execute(text(f"INSERT INTO {table} {columns} VALUES (7, 'k', 'v', 6), (8, 'k', 'v', 6)"))
+        place = "'mlflow-artifacts:/artifacts/t/artifacts'"  # below a folder of this name
+        conn.execute(
+            text(f"INSERT INTO runs (run_id, experiment, start_ms, artifact_uri) VALUES ('t', 6, 1, {place})")
+        )
+        for at, (source, _) in enumerate(SOURCES, 2):
+            columns = "(model, version, source, created_ms, updated_ms)"
+            said = text(f"INSERT INTO versions {columns} VALUES (5, :at, :source, 3, 4)")
+            conn.execute(said, {"at": at, "source": source})
         columns = "(run, key, experiment, value, timestamp_ms, step)"
         conn.execute(text(f"INSERT INTO latest_metrics {columns} VALUES (7, 'k', 6, 0.5, 1, 1)"))
     engine.dispose()
     db = Database.open(url)
     with db.read() as conn:
-        assert conn.execute(text("SELECT version, model_id, created_ms FROM versions")).all() == [(1, "", 3)]
+        first = text("SELECT version, model_id, created_ms FROM versions WHERE version = 1")
+        assert conn.execute(first).all() == [(1, "", 3)]
+        known = text("SELECT source, files_of FROM versions WHERE version > 1 ORDER BY version")
+        assert conn.execute(known).all() == list(SOURCES)
         assert conn.execute(text("SELECT count(*) FROM logged_models")).scalar() == 0
         starts = [
             conn.execute(text(f"SELECT run, start_ms FROM {table} ORDER BY run")).all()
@@ -345,6 +373,44 @@ def test_a_lost_server_connection_is_unavailable_and_comes_back(postgres_url: st
         db.write(cut)
     db.write(put("b"))
     assert names(db) == {"a", "b"}
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("whose", "default", "used"),
+    [
+        ("DATABASE {0}", "off", "on"),
+        ("ROLE postgres IN DATABASE {0}", "off", "on"),
+        ("DATABASE {0}", "remote_apply", "remote_apply"),
+    ],
+)
+def test_commits_wait_for_the_disk_whatever_the_default_is(
+    postgres_url: str, whose: str, default: str, used: str
+) -> None:
+    import psycopg
+
+    def setting(conn: Connection) -> str:
+        return str(conn.execute(text("SHOW synchronous_commit")).scalar_one())
+
+    def cut(conn: Connection) -> None:
+        conn.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    def fail(conn: Connection) -> None:
+        put("lost")(conn)
+        raise Invalid("undone")
+
+    plain = postgres_url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as conn:
+        name = conn.info.dbname
+        conn.execute(f"ALTER {whose.format(name)} SET synchronous_commit = {default}")
+    with psycopg.connect(plain) as conn:
+        assert conn.execute("SHOW synchronous_commit").fetchone() == (default,)
+    db = Database.open(postgres_url)
+    assert db.write(setting) == used
+    for failing in (fail, cut):  # neither a rollback nor a new connection takes it back
+        with pytest.raises(ModelkeepError):
+            db.write(failing)
+        assert db.write(setting) == used
     db.close()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modelkeep.stats.metrics import applicable, evaluate
 from modelkeep.stats.outputs import Outputs
 from modelkeep.train import evaluate as whole
-from modelkeep.train.evaluate_parts import Sums, completed, finish, partial
+from modelkeep.train.evaluate_parts import RANKED, Sums, completed, finish, partial
 
 ROWS = 300
 
@@ -23,13 +23,13 @@ def answers(task: str, seed: int) -> tuple[np.ndarray, Outputs]:
     if task == "regression":
         y = rng.normal(3, 2, ROWS)
         return y, Outputs(value=y + rng.normal(size=ROWS))
-    classes = np.array(["a", "b"] if task == "two" else ["a", "b", "c"])
-    probability = rng.dirichlet(np.ones(len(classes)), ROWS)
+    classes = np.array(list({"two": "ab", "three": "abc", "many": "abcdefghijkl"}[task]))
+    probability = rng.dirichlet(np.linspace(0.2, 2, len(classes)), ROWS)
     y = classes[[rng.choice(len(classes), p=row) for row in probability]]
     return y, Outputs(label=classes[probability.argmax(axis=1)], probability=probability, classes=classes)
 
 
-@pytest.mark.parametrize("task", ["two", "three", "regression"])
+@pytest.mark.parametrize("task", ["two", "three", "many", "regression"])
 @given(seed=st.integers(0, 5), cuts=st.lists(st.integers(0, ROWS), max_size=4))
 @settings(max_examples=8, deadline=None, derandomize=True)
 def test_sums_over_any_parts_are_those_of_the_whole(task: str, seed: int, cuts: list[int]) -> None:
@@ -38,17 +38,58 @@ def test_sums_over_any_parts_are_those_of_the_whole(task: str, seed: int, cuts: 
     edges = [0, *sorted(cuts), ROWS]
     parts = [partial(y[a:b], outputs.take(slice(a, b)), names) for a, b in itertools.pairwise(edges)]
     found = finish(reduce(Sums.merge, parts), names, None if task == "regression" else outputs.classes.tolist())
-    missing = set(names) - set(found)
-    assert missing == (
-        {"calibration_error", "roc_auc", "pr_auc"}
-        if task == "three"
-        else {"calibration_error"}
-        if task == "two"
-        else set()
-    )
+    assert set(found) == set(names)
     for name, value in found.items():
         near = 1e-4 if name in ("roc_auc", "pr_auc") else 1e-9
         assert value == pytest.approx(evaluate(name, y, outputs), rel=near, abs=near), name
+
+
+def test_ranking_many_rows_is_exact_to_a_step() -> None:
+    """Most scores are near 0 or 1, where steps are few."""
+    rng = np.random.default_rng(3)
+    classes = np.array(list("abcdefgh"))
+    probability = rng.dirichlet(np.geomspace(0.02, 0.5, len(classes)), 40_000)
+    y = classes[(probability.cumsum(axis=1) > rng.random((len(probability), 1))).argmax(axis=1)]
+    outputs = Outputs(label=classes[probability.argmax(axis=1)], probability=probability, classes=classes)
+    names = ["roc_auc", "pr_auc", "calibration_error"]
+    parts = [
+        partial(y[at : at + 9_000], outputs.take(slice(at, at + 9_000)), names) for at in range(0, 40_000, 9_000)
+    ]
+    found = finish(reduce(Sums.merge, parts), names, classes.tolist())
+    for name in names:
+        assert found[name] == pytest.approx(evaluate(name, y, outputs), abs=2e-4), name
+
+
+def test_a_class_without_rows_is_left_out_as_it_is_of_the_whole() -> None:
+    y, outputs = answers("many", 1)
+    kept = y != "l"
+    y, outputs = y[kept], outputs.take(kept)
+    names = ["roc_auc", "pr_auc"]
+    found = finish(partial(y, outputs, names), names, outputs.classes.tolist())
+    for name in names:
+        assert found[name] == pytest.approx(evaluate(name, y, outputs), abs=1e-4), name
+
+
+def test_a_class_that_the_model_does_not_know_leaves_all_to_the_sample() -> None:
+    y, outputs = answers("two", 0)
+    names = applicable("classification", outputs)
+    parts = [partial(y[:100], outputs.take(slice(0, 100)), names)]
+    parts.append(partial(np.array(["a", "unseen"]), outputs.take(slice(100, 102)), names))
+    parts.append(partial(y[102:], outputs.take(slice(102, ROWS)), names))
+    merged = reduce(Sums.merge, parts)
+    assert merged.rows == ROWS
+    assert finish(merged, names, outputs.classes.tolist()) == {}
+
+
+def test_more_classes_than_can_be_ranked_leave_rankings_to_the_sample() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.arange(RANKED + 1)
+    probability = rng.dirichlet(np.ones(len(classes)), ROWS)
+    outputs = Outputs(label=classes[probability.argmax(axis=1)], probability=probability, classes=classes)
+    y = rng.integers(0, len(classes), ROWS)
+    names = ["roc_auc", "calibration_error"]
+    found = finish(partial(y, outputs, names), names, classes.tolist())
+    assert found == {"calibration_error": pytest.approx(evaluate("calibration_error", y, outputs))}
 
 
 def test_a_sample_is_completed_by_what_is_known_of_all_rows() -> None:

@@ -15,11 +15,12 @@ from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
 from modelkeep.core.ports import Silent
+from modelkeep.lifecycle.gc import collect
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow.transfer import importing
 from modelkeep.protocols.mlflow.transfer.choosing import open_source
 from modelkeep.protocols.mlflow.transfer.importing import Options, Report
-from modelkeep.registry import runs, webhooks
+from modelkeep.registry import artifacts, catalog, holds, logged, runs, tracking, webhooks
 from modelkeep.registry.verify import verify
 from modelkeep.store.columns import metadata
 from modelkeep.store.transfer_tables import imports
@@ -267,6 +268,36 @@ def test_files_below_a_server_need_their_place(home: Keep, sqlite_source: dict[s
     assert "file:///etc" in report.left[0]
 
 
+def test_versions_without_a_run_keep_the_files_they_have(
+    keep: Keep, sqlite_source: dict[str, Any], tmp_path: Path
+) -> None:
+    """Older releases of MLflow registered such; what clients read stays empty."""
+    copy = tmp_path / "without.db"
+    copy.write_bytes(Path(sqlite_source["uri"].removeprefix("sqlite:///")).read_bytes())
+    with sqlite3.connect(copy) as conn:
+        conn.execute("UPDATE model_versions SET run_id = NULL")
+    conn.close()
+    bring(keep, f"sqlite:///{copy}")
+    with keep.db.read() as conn:
+        rows = [catalog.find_version(conn, "flüge", number) for number in (1, 3)]
+    assert [(row.run_id, row.files_of) for row in rows] == [
+        ("", sqlite_source["model_id"]),
+        ("", sqlite_source["run"]),
+    ]
+    keep.db.write(lambda conn: tracking.set_stage(conn, sqlite_source["run"], "deleted", 1))
+    keep.db.write(lambda conn: logged.delete_one(conn, sqlite_source["model_id"], 1))
+    collect(keep, Silent(), dry_run=False, older_than=0, grace=-1)
+    with keep.db.read() as conn:
+        for row in rows:
+            owner, folder = artifacts.of_uri(conn, row.source)
+            found = [each.path for each in artifacts.listing(conn, keep.blobs, owner, folder)]
+            assert f"{folder}/MLmodel".removeprefix("/") in found
+    keep.db.write(lambda conn: tracking.set_stage(conn, sqlite_source["run"], "active", 1))
+    keep.db.write(lambda conn: holds.add(conn, "version", "flüge@3", "", now=1.0))
+    with pytest.raises(Refused, match="legal hold"):
+        keep.db.write(lambda conn: tracking.set_stage(conn, sqlite_source["run"], "deleted", 2))
+
+
 def test_marks_name_no_passwords(home: Keep, postgres_source: dict[str, Any]) -> None:
     address = postgres_source["uri"].replace("postgres@", "postgres:secret@")
     report = bring(home, address, verify=0)
@@ -342,14 +373,14 @@ def test_files_in_an_object_store(home: Keep, sqlite_source: dict[str, Any], tmp
     for path in root.rglob("*"):
         if path.is_file():
             obstore.put(store, f"{prefix}/{path.relative_to(root).as_posix()}", path.read_bytes())
-    for name, artifacts in ((place, ""), ("mlflow-artifacts:", place)):
-        copy = tmp_path / f"{len(artifacts)}.db"
+    for name, files in ((place, ""), ("mlflow-artifacts:", place)):
+        copy = tmp_path / f"{len(files)}.db"
         copy.write_bytes(original.read_bytes())
         with sqlite3.connect(copy) as conn:
             for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
                 conn.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(root), name))
         conn.close()
-        report = bring(home, f"sqlite:///{copy}", artifacts=artifacts)
+        report = bring(home, f"sqlite:///{copy}", artifacts=files)
         assert report.checked.faults == []
         assert report.checked.files == 6
     with answering(home) as here:

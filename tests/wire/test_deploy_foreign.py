@@ -22,9 +22,10 @@ from serving_kit import Home, Worker, worker
 from serving_mlflow import answering
 
 from forks import Forks
-from modelkeep.registry import events, models
+from modelkeep.monitor import ingest
+from modelkeep.registry import captures, endpoints, events, models
 from modelkeep.store.blobs import read_tree
-from small import Project
+from small import Project, until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -150,6 +151,54 @@ def test_a_graph_runs_in_the_serving_process(place: Place) -> None:
     np.testing.assert_allclose(found["probabilities"].reshape(-1, 2), logistic().predict_proba(frame()), atol=1e-5)
     health = place.serving.health()
     assert next(o["routes"][0]["apart"] for o in health["endpoints"] if o["endpoint"] == "onnx") is None
+
+
+def test_an_endpoint_is_told_what_a_declaration_could_say(place: Place) -> None:
+    said = ["monitor.log.sample=1", "monitor.log.mask=[b]", "deploy.errors=redacted", "deploy.cache.rows=100"]
+    words = [word for one in said for word in ("--set", one)]
+    code, done = place.run("deploy", "graph@1", "--endpoint", "told", *words, "--set", "deploy.batch.budget=2s")
+    assert code == 0, done
+    X = frame()
+    for _ in range(2):
+        place.ask("told", X)
+    wrong = place.serving.infer("told", {"inputs": [{"name": "a", "shape": [1], "datatype": "FP64", "data": [1]}]})
+    assert wrong.status_code == 400
+    assert "is not what is expected here" in wrong.text, "errors are redacted"
+
+    def captured() -> int:
+        with place.project.opened() as keep:
+            ingest.take_in(keep.home / "capture", keep.db, keep.blobs)
+            with keep.db.read() as conn:
+                return captures.total_rows(conn, "told")
+
+    until(lambda: captured() == 2 * len(X))
+    with place.project.opened() as keep, keep.db.read() as conn:
+        (part, *_) = [one for one in captures.between(conn, "told", 0.0, float("inf")) if one.digest]
+        names = ingest.rows_of(keep.blobs, part).column_names
+    assert ("in.a" in names, "in.b" in names) == (True, False), names
+
+
+@pytest.mark.parametrize(
+    ("said", "path", "message"),
+    [
+        ("deploy.batch.budgt=1s", "deploy.batch.budgt", "did you mean 'budget'"),
+        ("deploy.batch.budget=soon", "deploy.batch.budget", "is not a duration"),
+        ("deploy.cache.rows=-1", "deploy.cache.rows", "out of range"),
+        ("deploy.rollout=[canary 5% 10m]", "deploy.rollout", "all traffic at once"),
+        ("deploy.batch=1", "deploy.batch", "expected"),
+        ("train.algorithm=x", "train.algorithm", "no field under deploy"),
+        ("monitor.log.mask=[nobody]", "monitor.log.mask", "nobody"),
+        ("monitor.log.mask=[", "monitor.log.mask", "no YAML"),
+        ("deploy.batch.budget", "", "expected FIELD=VALUE"),
+    ],
+)
+def test_a_setting_that_is_none_says_why(place: Place, said: str, path: str, message: str) -> None:
+    code, told = place.run("deploy", "graph@1", "--endpoint", "never", "--set", said)
+    assert code == 2
+    assert message in json.dumps(told["error"])
+    assert path in json.dumps(told["error"])
+    with place.project.opened() as keep, keep.db.read() as conn:
+        assert endpoints.get(conn, "never") is None
 
 
 def test_what_cannot_be_deployed_says_why(place: Place) -> None:

@@ -128,7 +128,7 @@ def warm(made: uvicorn.Config) -> None:
 def config(
     keep: Keep,
     loop_status: Callable[[], dict[str, Any]],
-    serving: str,
+    serving: Callable[[], str],
     *,
     host: str = "127.0.0.1",
     protection: Protection = _LOCAL,
@@ -139,7 +139,7 @@ def config(
     Args:
         keep: The home it speaks for.
         loop_status: What the loop says of itself.
-        serving: Address of the serving process; empty without one.
+        serving: Says where serving processes answer; empty without any.
         host: Address it is bound to.
         protection: Who must say who they are, and over what.
         options: Of ``uvicorn.Config``.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import signal
 import socket
@@ -22,13 +23,14 @@ from typing import NamedTuple
 import msgspec
 
 from modelkeep.app import children
-from modelkeep.core.errors import Unavailable
-from modelkeep.serve.orders import GRPC, Order, Standing
+from modelkeep.core.errors import Invalid, Unavailable
+from modelkeep.serve.orders import CLOSING, DRAIN, GRPC, Order, Standing
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 TICK = 0.05
+_DRAIN = "MODELKEEP_DRAIN"
 LOOK = 1.0
 SPREAD = 12
 """Sockets of a small fleet: as many for each of its processes, whether they are 2, 3 or 4."""
@@ -36,8 +38,22 @@ BUSY = 0.75
 EASED = 0.5
 PRESSED_FOR = 1.0
 SETTLE = 2.0
+MARGIN = 2.0
+"""Seconds beyond their own limit after which processes that were told to end are ended by force."""
 PATIENCE = 30.0
 """Seconds that connections wait for the first process to load; then it accepts without, and says so itself."""
+
+
+def drain() -> int:
+    """Seconds that serving processes have, once told to end, for what is under way: ``MODELKEEP_DRAIN``, else 10.
+
+    Raises:
+        Invalid: The setting is no whole number of seconds.
+    """
+    text = os.environ.get(_DRAIN, str(DRAIN))
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 3600:
+        raise Invalid(f"is {text!r}; expected whole seconds from 1 to 3600", path=_DRAIN)
+    return int(text)
 
 
 class Bounds(NamedTuple):
@@ -93,6 +109,7 @@ class Fleet:
         arguments: The rest of its command line.
         host, port: Where they answer over HTTP; the port must be free.
         grpc_port: Where over gRPC; None for nowhere.
+        drain: Seconds that each has, once told to end, for what is under way.
         bounds: Asked about once a second. An error leaves them as they were.
 
     Raises:
@@ -107,9 +124,11 @@ class Fleet:
         host: str,
         port: int,
         grpc_port: int | None = None,
+        drain: int = DRAIN,
         bounds: Callable[[], Bounds] = Bounds,
     ) -> None:
-        self._what = (module, list(arguments))
+        self._what = (module, [*arguments, "--drain", str(drain)])
+        self._ending = drain + CLOSING + MARGIN
         self._address = (host, port)
         self._ask = bounds
         self.bounds = Bounds()
@@ -129,13 +148,13 @@ class Fleet:
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
         self._thread.start()
 
-    def stop(self, limit: float = 12.0) -> None:
-        """Ask all to drain and end; end by force what is left after ``limit`` seconds."""
+    def stop(self) -> None:
+        """Ask all to drain and end, which they do in time; what does not is ended by force."""
         self._stopping.set()
         self._thread.join()
         for member in self.members:
             _signal(member, signal.SIGTERM)
-        end = time.monotonic() + limit
+        end = time.monotonic() + self._ending
         for member in self.members:
             try:
                 member.process.wait(max(end - time.monotonic(), 0.01))
@@ -225,7 +244,7 @@ class Fleet:
 
     def _retire(self, member: _Member, now: float) -> None:
         """Let its sockets pass to the others, then let it end."""
-        member.retiring = now + 30
+        member.retiring = now + self._ending
         self._changed = now
         self._calm_since = 0.0
         self._assign()

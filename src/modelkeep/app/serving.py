@@ -14,6 +14,7 @@ from modelkeep.core import clock
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.protocols.access.accounts import Followed
 from modelkeep.protocols.serving import ServingDoors
+from modelkeep.serve.orders import DRAIN
 from modelkeep.serve.worker import open_existing, run_worker
 
 
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
         default=int(os.environ.get("MODELKEEP_MODELS_MEMORY", "0")),
         help="bytes that all models may take; those asked longest ago are unloaded; 0 for no limit",
     )
+    parser.add_argument("--drain", type=int, default=DRAIN, help="seconds for what is under way when told to end")
     parser.add_argument("--capture-every", type=float, default=1.0, help="seconds between files of captured rows")
     given = parser.parse_args(arguments)
     die_with_parent()
@@ -60,6 +62,7 @@ def main(arguments: list[str]) -> int:
             port=given.port,
             clock=time,
             doors=partial(ServingDoors, guard=guard, tls=protection.tls),
+            drain=given.drain,
             capture_every=given.capture_every,
             grpc_port=given.grpc_port,
             leash=given.leash,

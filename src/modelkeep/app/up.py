@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,14 +13,12 @@ from pathlib import Path
 
 import uvicorn
 
-from modelkeep.app import children, control, running
-from modelkeep.app.fleet import Bounds, Fleet
+from modelkeep.app import children, control, ports, running, serve
+from modelkeep.app.fleet import Bounds
 from modelkeep.app.protection import Protection, checked
 from modelkeep.app.settings import Settings
 from modelkeep.app.watch import Watch
 from modelkeep.app.wiring import connect
-from modelkeep.core.clock import FileClock
-from modelkeep.core.errors import Unavailable
 from modelkeep.lifecycle import locks, renewals
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import access, endpoints
@@ -72,8 +69,8 @@ def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses
     Raises:
         Refused: Other machines can reach the address, and nobody could sign in.
         Invalid: A certificate that cannot be used, or a name that is none, of a host or in ``MODELKEEP_METRICS``;
-            or ``MODELKEEP_JOBS`` is no number.
-        Conflict: Another ``up`` runs on this home.
+            or ``MODELKEEP_JOBS`` or ``MODELKEEP_DRAIN`` is no number.
+        Conflict: Another ``up`` runs on this home, or a ``serve`` and this one is to serve too.
         Unavailable: A port is taken.
     """
     if os.environ.get(_METRICS):  # what knows the names is large to import
@@ -82,7 +79,11 @@ def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses
         metrics.names(os.environ[_METRICS])  # or every serving process would end with this
     chosen = replace(options, protection=checked(options.protection, options.host, lambda: _admins(where, base)))
     keep = connect(where, base)
-    with contextlib.closing(keep), locks.held(where.home, "up", doing="running modelkeep up on this home"):
+    with contextlib.ExitStack() as held:
+        held.enter_context(contextlib.closing(keep))
+        held.enter_context(locks.held(where.home, "up", doing="running modelkeep up on this home"))
+        if options.serve:
+            held.enter_context(serve.only(where.home))
         _Running(keep, where, chosen, ready).run()
 
 
@@ -95,35 +96,30 @@ class _Running:
         self.options = options
         self.ready = ready
         self.loop = Watch(keep, self._start_job)
-        self.sockets = [_bind(options.host, options.port, "--port")]
-        self.serve_port, self.grpc_port = options.serve_port, options.grpc_port
-        self.claims: list[socket.socket] = []
-        if options.serve:
-            self.claims = [
-                _claim(options.host, options.serve_port, "--serve-port"),
-                _claim(options.host, options.grpc_port, "--grpc-port"),
-            ]
-            self.serve_port, self.grpc_port = (claim.getsockname()[1] for claim in self.claims)
+        self.sockets = [ports.bind(options.host, options.port, "--port")]
+        self.doors = serve.Doors(options.host, options.serve_port, options.grpc_port) if options.serve else None
 
     def run(self) -> None:
         port = self.sockets[0].getsockname()[1]
         host = self.options.host
         scheme = self.options.protection.scheme
-        serving = f"{scheme}://{host}:{self.serve_port}" if self.options.serve else ""
-        grpc = f"{host}:{self.grpc_port}" if self.options.serve else ""
-        addresses = Addresses(control=f"{scheme}://{host}:{port}", serving=serving, grpc=grpc)
+        addresses = Addresses(
+            f"{scheme}://{host}:{port}", *(self.doors.addresses(scheme) if self.doors else ("", ""))
+        )
         self._write_addresses(addresses)
         server = uvicorn.Server(
             control.config(
                 self.keep,
                 self.loop.status,
-                addresses.serving,
+                (lambda: addresses.serving) if self.doors else (lambda: running.serving(self.where.home)),
                 host=self.options.host,
                 protection=self.options.protection,
                 timeout_graceful_shutdown=5,
             )
         )
-        fleet = self._start_serving() if self.options.serve else None
+        fleet = None
+        if self.doors:
+            fleet = serve.fleet(self.where, self.doors, self.options.protection, self.keep.clock, self._bounds)
         stopping = threading.Event()
         watcher = threading.Thread(target=self.loop.run, args=(stopping,), name="loop", daemon=True)
         ending = contextlib.ExitStack()
@@ -152,36 +148,6 @@ class _Running:
             self.loop.stop_jobs()
             if watcher.is_alive():
                 watcher.join(10)
-
-    def _start_serving(self) -> Fleet:
-        arguments = [
-            "--home",
-            str(self.where.home),
-            "--database",
-            self.where.database,
-            "--blobs",
-            self.where.blobs,
-            "--host",
-            self.options.host,
-            "--port",
-            str(self.serve_port),
-            "--grpc-port",
-            str(self.grpc_port),
-            *self.options.protection.arguments(),
-        ]
-        if isinstance(self.keep.clock, FileClock):  # played time runs fast: what was captured must not lag behind
-            arguments += ["--capture-every", "0.03"]
-        fleet = Fleet(
-            "modelkeep.app.serving",
-            arguments,
-            host=self.options.host,
-            port=self.serve_port,
-            grpc_port=self.grpc_port,
-            bounds=self._bounds,
-        )
-        for claim in self.claims:
-            claim.close()
-        return fleet
 
     def _bounds(self) -> Bounds:
         with self.keep.db.read() as conn:
@@ -227,37 +193,3 @@ def _collect_less() -> None:
 def stop_on_terminate() -> None:
     """Let SIGTERM stop this process the way Ctrl-C does."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-def _claim(host: str, port: int, option: str) -> socket.socket:
-    """A port that the fleet will share among its processes in a moment, and that nobody else gets until then.
-
-    It listens, as sockets that are only bound do not keep others out, and is open to sharing only afterwards, so
-    that a port which somebody shares counts as taken.
-    """
-    claim = _bind(host, port, option)
-    try:
-        claim.listen()
-    except OSError as error:
-        claim.close()
-        raise _taken(host, port, option, error) from error
-    claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return claim
-
-
-def _bind(host: str, port: int, option: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise _taken(host, port, option, error) from error
-    return bound
-
-
-def _taken(host: str, port: int, option: str, error: OSError) -> Unavailable:
-    return Unavailable(
-        f"{option} {port} on {host}: {error.strerror}", hint=f"choose another, or {option} 0 for a free one"
-    )

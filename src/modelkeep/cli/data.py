@@ -192,21 +192,26 @@ def _print_difference(found: SnapshotDiff) -> None:
         "modelkeep data export flights flights.parquet",
         "modelkeep data export 3f9a2c sample.csv --columns carrier,late",
         "modelkeep data export flights lake/flights --format delta",
+        "modelkeep data export flights s3://lake/flights --format delta",
     )
 )
 @click.argument("ref", metavar="NAME|DIGEST")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out")
 @click.option("--columns", help="Only these, separated by commas.")
 @click.option("--format", "kind", type=click.Choice(["delta"]), help="Make a Delta table in a folder instead.")
 @file_option
 @json_option
-def export(ref: str, out: Path, columns: str | None, kind: str | None, file: Path, as_json: bool) -> None:
-    """Write a snapshot's rows to a file (.parquet, .csv, .jsonl or .arrow) or as a Delta table."""
+def export(ref: str, out: str, columns: str | None, kind: str | None, file: Path, as_json: bool) -> None:
+    """Write a snapshot's rows to a file (.parquet, .csv, .jsonl or .arrow) or as a Delta table.
+
+    OUT is a path, or an object store's URL.
+    """
     import pyarrow as pa
 
     from modelkeep.cli.snapshots import find
+    from modelkeep.data.places import write_at
     from modelkeep.data.snapshots import Snapshots
-    from modelkeep.data.writers import write_delta, write_tables
+    from modelkeep.data.writers import write_delta
 
     wanted = [name.strip() for name in columns.split(",")] if columns else None
     with opened(file) as keep:
@@ -218,9 +223,9 @@ def export(ref: str, out: Path, columns: str | None, kind: str | None, file: Pat
             schema = found.schema if wanted is None else pa.schema([found.schema.field(name) for name in wanted])
             rows = write_delta(store.tables(found, wanted), schema, out)
         else:
-            rows = write_tables(store.tables(found, wanted), out)
+            rows = write_at(out, store.tables(found, wanted))
     if as_json:
-        print_json({"file": str(out), "rows": rows})
+        print_json({"file": out, "rows": rows})
     else:
         say(f"wrote {rows:,} rows to {text(out)}")
 

@@ -20,6 +20,8 @@ _MB = 1 << 20
         "modelkeep deploy churn@champion --endpoint churn-eu",
         "modelkeep deploy churn@3 --trust 5f2c...    # its pickled model may run",
         "modelkeep deploy churn@3 --memory 512 --not-repeatable",
+        "modelkeep deploy churn --set deploy.batch.budget=200ms --set deploy.replicas.max=4",
+        "modelkeep deploy churn --set monitor.log.sample=1 --set 'monitor.log.mask=[name]'   # capture",
         "modelkeep deploy score --function score.py --sample rows.csv --with factors.json",
     )
 )
@@ -27,9 +29,18 @@ _MB = 1 << 20
 @click.option("--endpoint", default="", help="The stable address.  [default: the model's name]")
 @click.option("--trust", multiple=True, metavar="DIGEST|NAME", help="What the model may run; may be repeated.")
 @click.option("--memory", type=click.IntRange(min=64), metavar="MB", help="Most memory of its process.")
-@click.option("--not-repeatable", is_flag=True, help="Never predict a request again when its process died.")
+@click.option(
+    "--not-repeatable", is_flag=True, help="Never predict a request again, whatever became of its batch."
+)
 @click.option("--all-versions", is_flag=True, help="Let every version be asked for by number or alias.")
 @click.option("--ignore-unknown", is_flag=True, help="Leave out inputs that the model does not know.")
+@click.option(
+    "--set",
+    "said",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Of a declaration's deploy or monitor.log; may be repeated.",
+)
 @click.option("--function", type=click.Path(path_type=Path), help="Register and serve this Python file instead.")
 @click.option("--sample", type=click.Path(path_type=Path), help="Rows of the function's inputs.")
 @click.option(
@@ -47,6 +58,7 @@ def deploy(
     not_repeatable: bool,
     all_versions: bool,
     ignore_unknown: bool,
+    said: tuple[str, ...],
     function: Path | None,
     sample: Path | None,
     beside: tuple[Path, ...],
@@ -62,17 +74,17 @@ def deploy(
     With --function a Python file that defines predict(columns) becomes the next version of the model.
     """
     from modelkeep.cli.tables import read_table
-    from modelkeep.lifecycle import deploy_foreign
+    from modelkeep.lifecycle import deploy_foreign, deploy_settings
 
     model, version = split_ref(ref)
-    terms: dict[str, Any] = {"repeatable": not not_repeatable}
+    terms: dict[str, Any] = {"deploy.repeatable": not not_repeatable}
     if all_versions:
-        terms["versions"] = "all"
+        terms["deploy.versions"] = "all"
     if memory is not None:
-        terms["memory"] = memory * _MB
-    settings: dict[str, Any] = {"deploy": terms, "sample": 0.0}
+        terms["deploy.memory"] = memory * _MB
     if ignore_unknown:
-        settings["unknown_fields"] = "ignore"
+        terms["deploy.unknown_fields"] = "ignore"
+    settings = deploy_settings.settings(said, terms)
     if (function is None) != (sample is None):
         raise Invalid("--function needs --sample, rows of its inputs, and the other way round")
     with opened(file) as keep:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("make", "Say what would run and why, and what is reused."),
     "apply": ("make", "Make it so: snapshot, train, evaluate, gate, register, roll out."),
     "up": ("run", "Serve, watch, and keep applying by evidence."),
+    "serve": ("run", "Serve alone, beside control that may come and go."),
     "show": ("ask", "What is live, what was live, what a version is."),
     "diff": ("ask", "What changed between two versions."),
     "trace": ("ask", "From which rows, code and declaration a version came."),

@@ -99,6 +99,7 @@ def _show(report: Report) -> None:
         say(f"  [red]✗[/] {text(fault)}")
     if not checked.faults:
         what = f"{checked.runs:,} runs, {checked.points:,} points, {checked.files:,} files ({size(checked.bytes)})"
+        what += f", {checked.models:,} models, {checked.versions:,} versions, {checked.traces:,} traces"
         say(f"[green]✓[/] compared with the source: {what}; in {report.seconds:.1f} s")
 
 

@@ -9,6 +9,7 @@ ModelkeepError
 ├── Unavailable        a disk, database, engine or source cannot be reached or is full; trying again may help
 │   ├── Overloaded     more is asked than can be answered in time; ``retry_after`` says when to try again
 │   └── TooLate        the caller's deadline passed before the work began
+├── Lost               the process that computed is gone; nobody knows how far it had come
 ├── MissingExtra       an optional dependency is not installed; the message holds the exact pip command
 └── UserCodeFailed     a function the user wrote raised; holds its shortened traceback
 """
@@ -116,6 +117,24 @@ class Overloaded(Unavailable):
 
 class TooLate(Unavailable):
     """The caller's deadline passed before the work began, so that nothing was computed."""
+
+
+class Lost(ModelkeepError):
+    """The process that computed is gone: it died, or was ended because it took too long.
+
+    Nobody knows how far it had come, so doing the same once more is for whoever knows that it may be done twice.
+
+    Args:
+        late: Whether it took too long; then once more would take as long again.
+    """
+
+    def __init__(self, message: str, *, late: bool = False, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.late = late
+
+    def twice(self) -> Lost:
+        """The same, once it has happened again."""
+        return Lost(f"{self.message}; it was tried twice", late=self.late, hint=self.hint)
 
 
 class MissingExtra(ModelkeepError):

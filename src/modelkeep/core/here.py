@@ -21,6 +21,7 @@ class Here:
     """The engine that is no engine: everything runs in this process, one part after the other."""
 
     address = "local"
+    host = "127.0.0.1"
 
     def map(
         self,

@@ -54,6 +54,11 @@ class Engine(Protocol):
 
     address: str
 
+    @property
+    def host(self) -> str:
+        """The address under which workers reach this machine; ``127.0.0.1`` when they are on it."""
+        ...
+
     def map(
         self,
         fn: Callable[[T], R],

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
@@ -55,7 +54,7 @@ def opened(part: External) -> Iterator[pq.ParquetFile]:
         root, _, path = part.location.partition("://")[2].partition("/")
         url = f"{part.location.partition('://')[0]}://{root}"
         try:
-            stream = obstore.open_reader(objects.open_store(url), path)
+            stream = objects.Ranges(objects.open_store(url), path)
         except (NotFoundError, FileNotFoundError) as error:
             raise _gone(part) from error
         except (BaseError, OSError) as error:
@@ -69,6 +68,8 @@ def opened(part: External) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(stream) as parquet:
             yield parquet
+    except BaseError as error:
+        raise objects.fault(part.location, error) from error
     except pa.ArrowException as error:
         raise Damaged(f"{part.location} of {part.table} cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -90,6 +91,16 @@ def read(part: External, columns: Sequence[str] | None, groups: Sequence[int] | 
             made = text.cast(pa.type_for_alias(kind))
             table = table.append_column(name, made) if table.num_columns else pa.table({name: made})
     return table
+
+
+def pieces(part: External) -> Iterator[pa.Table]:
+    """The rows, row group by row group. Raises as ``opened`` does."""
+    with opened(part) as parquet:
+        groups = parquet.metadata.num_row_groups
+    for group in range(groups):
+        yield read(part, None, [group])
+    if not groups:
+        yield read(part, None, None)
 
 
 def _gone(part: External) -> NotFound:

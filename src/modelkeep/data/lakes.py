@@ -15,17 +15,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
+import obstore
 import pyarrow as pa
+from obstore.exceptions import BaseError
 
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
 from modelkeep.core.plugins import require
 from modelkeep.data import external
 from modelkeep.data.external import External
 from modelkeep.data.types import canonical_type
+from modelkeep.store import objects
 
 ADDRESS = re.compile(r"(delta|iceberg)(?:\+([a-z0-9]+))?://(.+?)(?:@(-?\d+))?/?")
+
+_NUMBER = re.compile(r"v?(\d+)[-.]")
+"""Of a metadata file: ``00003-<uuid>.metadata.json`` of catalogs, ``v3.metadata.json`` of tables without one."""
+
+_S3 = {
+    "s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "s3.access-key-id": ("AWS_ACCESS_KEY_ID",),
+    "s3.secret-access-key": ("AWS_SECRET_ACCESS_KEY",),
+    "s3.session-token": ("AWS_SESSION_TOKEN", "AWS_TOKEN"),
+    "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+}
 
 _CONSTANT = {"int64": "int64", "float64": "double", "string": "string", "bool": "bool", "date32": "date32"}
 
@@ -91,13 +105,7 @@ class LakeSource:
 
     def pieces(self, partition: str) -> Iterator[pa.Table]:
         """The rows of a file, row group by row group."""
-        file = self.files[partition]
-        with external.opened(file) as parquet:
-            groups = parquet.metadata.num_row_groups
-        for group in range(groups):
-            yield external.read(file, None, [group])
-        if not groups:
-            yield external.read(file, None, None)
+        return external.pieces(self.files[partition])
 
     def read(self, partition: str) -> Iterator[pa.RecordBatch]:
         """The same in batches."""
@@ -109,17 +117,16 @@ def _delta(address: LakeAddress) -> dict[str, External]:
     deltalake = require("deltalake", "delta")
     try:
         table = deltalake.DeltaTable(
-            address.place, version=address.version, storage_options=_options(address.place)
+            address.place, version=address.version, storage_options=objects.settings(address.place)
         )
         version, protocol = table.version(), table.protocol()
         actions = pa.table(table.get_add_actions(flatten=True))
-        uris = {unquote(urlsplit(uri).path if "://" in uri else uri): uri for uri in table.file_uris()}
         schema = pa.schema(table.schema().to_arrow())
         partitions = list(table.metadata().partition_columns)
     except deltalake.exceptions.TableNotFoundError:
         raise NotFound(f"data.source: no Delta table at {address.place}") from None
     except (deltalake.exceptions.DeltaError, OSError) as error:
-        said = str(error).splitlines()[0]
+        said = objects.words(error)
         if address.version is not None:
             raise NotFound(
                 f"data.source: {address.place} has no version {address.version} any more, or never had: {said}",
@@ -129,14 +136,13 @@ def _delta(address: LakeAddress) -> dict[str, External]:
     _plain_delta(address, table, set(protocol.reader_features or ()))
     made = {}
     for row in actions.to_pylist():
-        path = unquote(row["path"])
+        path = unquote(row["path"])  # in the table, or a URI
         constants = tuple(
             _constant(name, schema.field(name).type, row.get(f"partition.{name}")) for name in partitions
         )
-        full = path if "://" in path else next((uri for known, uri in uris.items() if known.endswith(path)), path)
         made[path] = External(
             table=address.at(version),
-            location=full.removeprefix("file://") if "://" in full else full,
+            location=path.removeprefix("file://") if "://" in path else f"{address.place}/{path}",
             bytes=row["size_bytes"],
             rows=row["num_records"] or 0,
             constants=constants,
@@ -178,7 +184,7 @@ def _iceberg(address: LakeAddress) -> dict[str, External]:
     tables = require("pyiceberg.table", "iceberg")
     metadata = _newest_metadata(address)
     try:
-        table = tables.StaticTable.from_metadata(metadata)
+        table = tables.StaticTable.from_metadata(metadata, _properties())
         pinned = address.version or getattr(table.current_snapshot(), "snapshot_id", None)
         if pinned is None:
             return {}
@@ -189,7 +195,7 @@ def _iceberg(address: LakeAddress) -> dict[str, External]:
             )
         tasks = list(table.scan(snapshot_id=pinned).plan_files())
     except (OSError, ValueError) as error:
-        raise Unavailable(f"data.source: {address.place} cannot be read: {str(error).splitlines()[0]}") from error
+        raise Unavailable(f"data.source: {address.place} cannot be read: {objects.words(error)}") from error
     made = {}
     for task in tasks:
         if task.delete_files:
@@ -209,20 +215,48 @@ def _iceberg(address: LakeAddress) -> dict[str, External]:
 
 
 def _newest_metadata(address: LakeAddress) -> str:
-    if address.place.endswith(".metadata.json") or "://" in address.place:
+    """The table's newest metadata file: of the highest number, which every commit raises, and of these the latest.
+
+    Raises:
+        NotFound: There is none.
+        Unavailable: The store does not answer.
+    """
+    if address.place.endswith(".metadata.json"):
         return address.place
-    found = sorted(
-        Path(address.place, "metadata").glob("*.metadata.json"), key=lambda path: path.stat().st_mtime_ns
-    )
-    if not found:
+    folder = f"{address.place}/metadata"
+    try:
+        found = _in_store(folder) if "://" in folder else _in_folder(Path(folder))
+    except (BaseError, OSError) as error:
+        raise objects.fault(f"data.source: {folder}", error) from error
+    numbered = []
+    for time, name in found:
+        if name.endswith(".metadata.json"):
+            number = _NUMBER.match(name)
+            numbered.append((int(number[1]) if number else -1, time, name))
+    if not numbered:
         raise NotFound(
             f"data.source: no Iceberg table at {address.place}", hint="name the folder that holds metadata/"
         )
-    return str(found[-1])
+    return f"{folder}/{max(numbered)[2]}"
 
 
-def _options(place: str) -> dict[str, str] | None:
-    """What the table's own library needs to reach a store: the same environment as ours."""
-    if "://" not in place:
-        return None
-    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))}
+def _in_folder(folder: Path) -> list[tuple[float, str]]:
+    return [(path.stat().st_mtime, path.name) for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def _in_store(folder: str) -> list[tuple[float, str]]:
+    scheme, _, rest = folder.partition("://")
+    root, _, prefix = rest.partition("/")
+    store = objects.open_store(f"{scheme}://{root}", "data.source")
+    here = obstore.list_with_delimiter(store, prefix)["objects"]
+    return [(item["last_modified"].timestamp(), item["path"].rpartition("/")[2]) for item in here]
+
+
+def _properties() -> dict[str, str]:
+    """What pyiceberg is told of S3: what obstore reads of the environment. Other stores it finds by itself."""
+    found = {}
+    for name, variables in _S3.items():
+        value = next((os.environ[variable] for variable in variables if os.environ.get(variable)), None)
+        if value is not None:
+            found[name] = value
+    return found

@@ -6,21 +6,22 @@ Plain values, so that workers on other machines can open them: what is opened is
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import obstore
+import pyarrow as pa
 from obstore.exceptions import BaseError, NotFoundError
 
 from modelkeep.core.errors import NotFound, Unavailable
+from modelkeep.core.scratch import temporary
 from modelkeep.data.files import SUFFIXES, WILD, Listing, is_local
 from modelkeep.data.sources import RemoteFiles
+from modelkeep.data.writers import write_tables
 from modelkeep.store import objects
-
-_PIECE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,11 @@ class Place:
             Unavailable: The store does not answer, or this machine's disk is full.
         """
         if self.local:
-            return self.path(name)
-        copy = scratch / Path(name).name
-        try:
-            with copy.open("wb") as file:
-                for piece in obstore.get(self._store, self._key(name)).stream(min_chunk_size=_PIECE):
-                    file.write(piece)
-        except (FileNotFoundError, NotFoundError):
-            raise NotFound(f"{self.root}/{name} is gone") from None
-        except BaseError as error:
-            raise objects.fault(f"{self.root}/{name}", error) from error
-        except OSError as error:
-            raise Unavailable(f"{self.root}/{name} cannot be fetched: {error}") from error
-        return copy
+            path = self.path(name)
+            if not path.is_file():
+                raise NotFound(f"{path} is gone")
+            return path
+        return objects.fetch(self._store, f"{self.root}/{name}", self._key(name), scratch)
 
     def keep(self, path: Path, name: str) -> None:
         """Move a finished file of this machine under a name, whole or not at all.
@@ -147,6 +140,22 @@ def place(address: str, base: Path) -> Place:
     if is_local(address):
         return Place(str((base / address.removeprefix("file://")).resolve()))
     return Place(address.rstrip("/"))
+
+
+def write_at(address: str, tables: Iterable[pa.Table]) -> int:
+    """Write a file at a path or an object store's URL, table by table, whole or not at all; how many rows.
+
+    Raises:
+        Invalid: As ``write_tables``.
+        Unavailable: It cannot be written.
+    """
+    if is_local(address):
+        return write_tables(tables, Path(address.removeprefix("file://")))
+    folder, _, name = address.rpartition("/")
+    with temporary("export") as scratch:
+        rows = write_tables(tables, scratch / name)
+        Place(folder).keep(scratch / name, name)
+    return rows
 
 
 def partitions(address: str, base: Path) -> tuple[Place, Mapping[str, str]]:

@@ -16,7 +16,7 @@ import pyarrow.ipc as paipc
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
-from modelkeep.core.errors import Invalid, Problem
+from modelkeep.core.errors import Invalid, NotFound, Problem, Unavailable
 from modelkeep.data.types import canonical
 
 PIECE_ROWS = 1_000_000
@@ -31,27 +31,28 @@ _NUMBERS = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 @dataclass(frozen=True)
 class File:
-    """One file, wherever it is.
+    """One file of this machine.
 
     Attributes:
         name: For errors: as the user would write it.
         suffix: Lower case, with the dot.
-        path: Where it is, when local.
-        content: Its bytes, when not.
+        path: Where it is.
         piece: Bytes of text held in memory at once; 0 for ``PIECE_BYTES``.
     """
 
     name: str
     suffix: str
-    path: Path | None = None
-    content: pa.Buffer | None = None
+    path: Path
     piece: int = 0
 
     def open(self) -> pa.NativeFile:
-        """For reading, memory-mapped when local."""
-        if self.content is not None:
-            return pa.BufferReader(self.content)
-        return pa.memory_map(str(self.path), "r")
+        """For reading, memory-mapped. Raises ``NotFound``, ``Unavailable``."""
+        try:
+            return pa.memory_map(str(self.path), "r")
+        except FileNotFoundError:
+            raise NotFound(f"data.source: {self.name} is gone: there is no file {self.path}") from None
+        except OSError as error:
+            raise Unavailable(f"data.source: {self.name} cannot be read: {error}") from error
 
     def fault(self, message: str, line: int = 0, hint: str = "") -> Invalid:
         """The error naming this file."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ import pyarrow as pa
 from obstore.exceptions import BaseError, NotFoundError
 
 from modelkeep.core.errors import Invalid, NotFound
+from modelkeep.core.scratch import temporary
 from modelkeep.data.files import SUFFIXES, WILD, Listing, is_local
 from modelkeep.data.lakes import LakeAddress, LakeSource, is_lake
 from modelkeep.data.origins import FunctionOrigin, SqlOrigin
@@ -72,7 +74,7 @@ class _Files:
     def __init__(self, as_text: Collection[str]) -> None:
         self._as_text = frozenset(as_text)
 
-    def file(self, partition: str) -> File:
+    def file(self, partition: str) -> AbstractContextManager[File]:
         raise NotImplementedError
 
     def fingerprint(self) -> Mapping[str, str]:
@@ -80,11 +82,13 @@ class _Files:
 
     def schema(self) -> pa.Schema:
         """Of the first file. Raises ``Invalid``."""
-        return schema(self.file(next(iter(self.fingerprint()))))
+        with self.file(next(iter(self.fingerprint()))) as file:
+            return schema(file)
 
     def pieces(self, partition: str) -> Iterator[pa.Table]:
         """The rows of one file. Raises ``Invalid`` naming file and line."""
-        return pieces(self.file(partition), self._as_text)
+        with self.file(partition) as file:
+            yield from pieces(file, self._as_text)
 
     def read(self, partition: str) -> Iterator[pa.RecordBatch]:
         """The rows of one file. Raises ``Invalid`` naming file and line."""
@@ -107,10 +111,14 @@ class LocalFiles(_Files):
         """
         return self._listing.fingerprint()
 
-    def file(self, partition: str) -> File:
+    def path(self, partition: str) -> Path:
+        """Where the file of a partition is."""
+        return self._listing.base / partition
+
+    def file(self, partition: str) -> AbstractContextManager[File]:
         """The file of a partition."""
-        path = self._listing.base / partition
-        return File(partition, path.suffix.lower(), path=path)
+        path = self.path(partition)
+        return nullcontext(File(partition, path.suffix.lower(), path))
 
 
 class RemoteFiles(_Files):
@@ -159,13 +167,10 @@ class RemoteFiles(_Files):
             raise NotFound(f"data.source: no data file at {self._root}/{self._path}")
         return made
 
-    def file(self, partition: str) -> File:
-        """The object of a partition, fetched."""
+    @contextmanager
+    def file(self, partition: str) -> Iterator[File]:
+        """A copy of the object of a partition, on this machine's disk as long as it is needed."""
         path = partition.removeprefix(f"{self._root}/")
-        try:
-            content = obstore.get(self._store, path).bytes()
-        except (FileNotFoundError, NotFoundError):
-            raise NotFound(f"data.source: {partition} is gone") from None
-        except BaseError as error:
-            raise objects.fault(f"data.source: {partition}", error) from error
-        return File(partition, Path(path).suffix.lower(), content=pa.py_buffer(content))
+        with temporary("source") as folder:
+            copy = objects.fetch(self._store, f"data.source: {partition}", path, folder)
+            yield File(partition, Path(path).suffix.lower(), copy)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from modelkeep.core.errors import Conflict, Invalid, Unavailable
 from modelkeep.core.plugins import require
+from modelkeep.store import objects
 
 
 def write_tables(tables: Iterable[pa.Table], path: Path, *, suffix: str = "") -> int:
@@ -61,11 +62,12 @@ def write_tables(tables: Iterable[pa.Table], path: Path, *, suffix: str = "") ->
     return rows
 
 
-def write_delta(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> int:
+def write_delta(tables: Iterable[pa.Table], schema: pa.Schema, folder: str) -> int:
     """Make a Delta table of a folder, table by table; what is written shows when all of it is there.
 
     Args:
         schema: Of every table.
+        folder: A path, or an object store's URL.
 
     Returns:
         How many rows.
@@ -84,12 +86,15 @@ def write_delta(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> 
             rows += table.num_rows
             yield from table.to_batches(max_chunksize=100_000)
 
-    if deltalake.DeltaTable.is_deltatable(str(folder)):
-        raise Conflict(f"{folder} is a Delta table", hint="name another folder, or remove it first")
+    options = objects.settings(folder)
     try:
-        deltalake.write_deltalake(str(folder), pa.RecordBatchReader.from_batches(schema, batches()))
+        if deltalake.DeltaTable.is_deltatable(folder, options):
+            raise Conflict(f"{folder} is a Delta table", hint="name another folder, or remove it first")
+        deltalake.write_deltalake(
+            folder, pa.RecordBatchReader.from_batches(schema, batches()), storage_options=options
+        )
     except (deltalake.exceptions.DeltaError, OSError) as error:
-        raise Unavailable(f"cannot write {folder}: {str(error).splitlines()[0]}") from error
+        raise Unavailable(f"cannot write {folder}: {objects.words(error)}") from error
     return rows
 
 

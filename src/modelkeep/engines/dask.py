@@ -66,6 +66,12 @@ class DaskEngine(RemoteEngine):
             self.close()
             raise
 
+    @property
+    def host(self) -> str:
+        """On the way to the scheduler, or to a worker."""
+        scheduler = self._where.rpartition("/")[2].rpartition(":")[0]
+        return remote.host_for([scheduler, *(worker["host"] for worker in self._workers().values())])
+
     def count(self) -> int:
         """Parts at once on the workers that are there."""
         workers = self._workers()

@@ -43,6 +43,7 @@ class LocalEngine:
 
     ahead = flow.AHEAD
     address = "local"
+    host = "127.0.0.1"
 
     def __init__(self, workers: int | None = None, gpus: Sequence[str] = ()) -> None:
         cores = machine.cores()

@@ -66,6 +66,12 @@ class RayEngine(RemoteEngine):
             self.close()
             raise
 
+    @property
+    def host(self) -> str:
+        """On the way to the head, or to a node."""
+        nodes = self._again_if_lost(lambda: list(self._nodes()))
+        return remote.host_for([self._where.host or "127.0.0.1", *(node["NodeManagerAddress"] for node in nodes)])
+
     def count(self) -> int:
         """Parts at once on the nodes that are alive."""
         return sum(_fit(node["Resources"], self.resources) for node in self._nodes())

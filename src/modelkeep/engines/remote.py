@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
@@ -147,6 +148,11 @@ class RemoteEngine(ABC):
                 )
             return self._count
 
+    @property
+    @abstractmethod
+    def host(self) -> str:
+        """The address under which workers reach this machine."""
+
     @abstractmethod
     def count(self) -> int:
         """How many parts the workers that are there now can work on at once."""
@@ -190,6 +196,29 @@ def reachable(address: str, host: str, port: int, limit: float) -> None:
                     hint="check the address, and that this machine may connect there; or set engine: local",
                 ) from None
             time.sleep(0.2)
+
+
+def way_to(host: str, port: int = 9) -> str:
+    """This machine's own address on the way to another. Sends nothing. Raises ``OSError``."""
+    family = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family[0], socket.SOCK_DGRAM) as probe:
+        probe.connect(family[4])
+        return str(probe.getsockname()[0])
+
+
+def host_for(others: Iterable[str]) -> str:
+    """The address under which other machines reach this one: on the way to the first that is not this one.
+
+    A scheduler may be on this machine and its workers not, so all of them are given.
+    """
+    for other in others:
+        try:
+            way = way_to(other)
+        except OSError:
+            continue  # a name that only they know
+        if not ipaddress.ip_address(way.partition("%")[0]).is_loopback:
+            return way
+    return "127.0.0.1"
 
 
 def settled(answer: Future[tasks.Answer], get: Callable[[], Any], lost: Callable[[Exception], bool]) -> None:

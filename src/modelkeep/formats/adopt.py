@@ -109,7 +109,7 @@ def adopt(folder: Path, *, trusted: Sequence[str] = ()) -> Adopted:
     listed = _listed(files)
     found = _Found(files=files, said=said, content=manifests.content_of(listed), trusted=tuple(trusted))
     choice = _choose(found)
-    return _package(files, choice, said.sample, said.outputs, trusted)
+    return _package(files, choice, said, trusted)
 
 
 def adopt_function(
@@ -135,7 +135,7 @@ def adopt_function(
         UserCodeFailed: It raised.
     """
     choice = _Choice(runtime="function", fields=tuple(fields), feed=None, model=file, note="a Python function")
-    return _package(Folder(folder), choice, sample, (), trusted)
+    return _package(Folder(folder), choice, Said(flavors={}, sample=dict(sample)), trusted)
 
 
 def content_of(folder: Path) -> str:
@@ -150,15 +150,16 @@ def _listed(files: Mapping[str, bytes]) -> dict[str, manifests.Entry]:
 def _package(
     files: Folder,
     choice: _Choice,
-    sample: Mapping[str, list[Any]],
-    said: tuple[Field, ...],
+    said: Said,
     trusted: Sequence[str],
 ) -> Adopted:
     """Write what describes the model, try it, and write down what it gave."""
     gives = outputs_of(choice.task, choice.classes) if choice.classes else ()
-    signature = Signature(inputs=choice.fields, outputs=gives, task=choice.task, classes=choice.classes)
-    if sample:
-        (files.path / SAMPLE).write_bytes(msgspec.json.encode(sample))
+    signature = Signature(
+        inputs=choice.fields, outputs=gives, task=choice.task, classes=choice.classes, params=said.params
+    )
+    if said.sample:
+        (files.path / SAMPLE).write_bytes(msgspec.json.encode(said.sample))
     manifest = Manifest(
         format=FORMAT,
         runtime=choice.runtime,
@@ -172,7 +173,7 @@ def _package(
     _write(files, manifest, signature)
     try:
         model = runtimes.load(files, trusted=trusted)
-        _write(files, manifest, replace(signature, outputs=_outputs(model, signature, sample, said)))
+        _write(files, manifest, replace(signature, outputs=_outputs(model, signature, said)))
     except BaseException:
         (files.path / MANIFEST).unlink()  # it is no package yet
         raise
@@ -186,19 +187,18 @@ def _write(files: Folder, manifest: Manifest, signature: Signature) -> None:
     (files.path / MANIFEST).write_bytes(msgspec.json.encode(replace(manifest, files=listed)))
 
 
-def _outputs(
-    model: Model, signature: Signature, sample: Mapping[str, list[Any]], said: tuple[Field, ...]
-) -> tuple[Field, ...]:
+def _outputs(model: Model, signature: Signature, said: Said) -> tuple[Field, ...]:
     """What the model gives, seen by trying it; what it is said to give when made-up rows do not do."""
     try:
-        found = model.predict(samples.batch(signature, sample))
+        found = model.predict(samples.batch(signature, said.sample))
     except ModelkeepError as error:
-        if sample or not said:
+        if said.sample or not said.outputs:
+            rows = "its own input example" if said.sample else "made-up rows"
             raise Invalid(
-                f"the model fails on {'its own input example' if sample else 'made-up rows'}: {error.message}",
-                hint="" if sample else "log it with an input_example",
+                f"the model fails on {rows}: {error.message}",
+                hint="" if said.sample else "log it with an input_example",
             ) from error
-        return said
+        return said.outputs
     return tuple(field_of(name, values) for name, values in found.items())
 
 
@@ -262,10 +262,15 @@ def _sklearn(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:
     )
 
 
+_PARAMS = "its signature names params, which MLflow hands to the model"
+
+
 def _xgboost(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:
     from modelkeep.formats.boosting_runtime import XGBooster
 
     found.signed()
+    if found.said.params:
+        return _PARAMS
     path = _path(found, conf.get("data"))
     booster = XGBooster(found.files[path])
     feed = found.matrix("float32", booster.names)
@@ -302,6 +307,8 @@ def _torch(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:
     from modelkeep.formats import torch_runtime
 
     said = found.signed()
+    if found.said.params:
+        return _PARAMS
     folder = str(conf.get("model_data", "data"))
     path = next((p for p in (f"{folder}/model.pt2", f"{folder}/model.pth") if p in found.files), "")
     data = found.files[_path(found, path)]

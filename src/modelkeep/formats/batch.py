@@ -75,15 +75,19 @@ class Batch(Mapping[str, Array]):
         numbers: (numeric values of a row, n) float64; timestamps in microseconds since 1970 UTC; NaN is missing.
         strings: (string values of a row, n) objects; None is missing.
         whole: Whether no string is missing.
+        params: What the model is told beside the rows, as ``formats.params.packed`` makes it; mostly empty.
     """
 
-    __slots__ = ("layout", "numbers", "strings", "whole")
+    __slots__ = ("layout", "numbers", "params", "strings", "whole")
 
-    def __init__(self, layout: Layout, numbers: Array, strings: Array, *, whole: bool = False) -> None:
+    def __init__(
+        self, layout: Layout, numbers: Array, strings: Array, *, whole: bool = False, params: bytes = b""
+    ) -> None:
         self.layout = layout
         self.numbers = numbers
         self.strings = strings
         self.whole = whole
+        self.params = params
 
     @property
     def rows(self) -> int:
@@ -92,7 +96,8 @@ class Batch(Mapping[str, Array]):
 
     def take(self, index: Any) -> Batch:
         """The rows at ``index`` (an array of places or a slice)."""
-        return Batch(self.layout, self.numbers[:, index], self.strings[:, index], whole=self.whole)
+        numbers, strings = self.numbers[:, index], self.strings[:, index]
+        return Batch(self.layout, numbers, strings, whole=self.whole, params=self.params)
 
     def matrix(self, places: Sequence[int], *, whole: bool = False) -> npt.NDArray[np.float64]:
         """Some numeric inputs as a C-contiguous matrix (n, k). ``whole`` says that they are all, in order."""

@@ -104,8 +104,10 @@ def _seen(field: Field) -> str:
     if field.min is None or field.max is None:
         return ""
     if field.type == "timestamp":
-        return " to ".join(str(np.datetime64(int(end), "us")) for end in (field.min, field.max))
-    return f"{field.min:g} to {field.max:g}"
+        seen = " to ".join(str(np.datetime64(int(end), "us")) for end in (field.min, field.max))
+    else:
+        seen = f"{field.min:g} to {field.max:g}"
+    return f"{seen}; nothing else is taken" if field.strict else seen
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -34,13 +34,16 @@ class GraphModel:
         signature: Of the package.
         feed: Which inputs make which tensor.
         threads: Of one prediction.
+        mapped: Whether its weights are in large files beside it.
 
     Raises:
         Damaged: ONNX Runtime cannot load it.
     """
 
-    def __init__(self, graph: Path | bytes, signature: Signature, feed: Feed, *, threads: int = 1) -> None:
-        self._session = session(graph, threads)
+    def __init__(
+        self, graph: Path | bytes, signature: Signature, feed: Feed, *, threads: int = 1, mapped: bool = False
+    ) -> None:
+        self._session = session(graph, threads, mapped=mapped)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.signature = signature
         self.layout = Layout(signature)
@@ -70,12 +73,12 @@ class GraphModel:
         return tuple(self._session.run(self._outputs, dict(zip(self._names, arrays, strict=True))))
 
 
-def session(graph: Path | bytes, threads: int = 1) -> Any:
+def session(graph: Path | bytes, threads: int = 1, *, mapped: bool = False) -> Any:
     """An inference session. Raises ``Damaged`` when ONNX Runtime cannot load the graph."""
     try:
         return onnxruntime.InferenceSession(
             graph if isinstance(graph, bytes) else str(graph),
-            options(threads),
+            options(threads, mapped=mapped),
             providers=["CPUExecutionProvider"],
         )
     except Exception as error:  # its exceptions share no base class

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,6 +61,23 @@ def infer_fields(table: pa.Table, inputs: Sequence[str], strict: Sequence[str] =
 def merge_fields(a: Sequence[Field], b: Sequence[Field]) -> tuple[Field, ...]:
     """What the rows of both parts hold."""
     return tuple(_merged(left, right) for left, right in zip(a, b, strict=True))
+
+
+def bounded(fields: Sequence[Field], ranges: Mapping[str, tuple[float | None, float | None]]) -> tuple[Field, ...]:
+    """The fields, of which those named refuse values outside of a range.
+
+    Args:
+        fields: As inferred; numbers and timestamps can be named.
+        ranges: By name the lowest and the highest value, where somebody says so; else those of training hold. What
+            was seen in training is never outside.
+    """
+    return tuple(_bounded(field, *ranges[field.name]) if field.name in ranges else field for field in fields)
+
+
+def _bounded(field: Field, low: float | None, high: float | None) -> Field:
+    lows = [end for end in (low, field.min) if end is not None]
+    highs = [end for end in (high, field.max) if end is not None]
+    return structs.replace(field, min=min(lows, default=None), max=max(highs, default=None), strict=True)
 
 
 def _merged(a: Field, b: Field) -> Field:

@@ -18,6 +18,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 SAMPLE = "sample.json"
 ONNX = "model.onnx"
+WEIGHTS = "model.onnx.data"
 SKOPS = "model.skops"
 
 RuntimeName = Literal["onnx", "sklearn", "graph", "xgboost", "lightgbm", "torch", "pyfunc", "function"]

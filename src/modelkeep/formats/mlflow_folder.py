@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import yaml
 from msgspec import Struct
@@ -17,7 +18,7 @@ from msgspec import Struct
 from modelkeep.core.errors import Invalid, NotFound, Problem
 from modelkeep.formats.feed import Feed, as_inputs
 from modelkeep.formats.samples import ROWS
-from modelkeep.formats.signature import Field, Type
+from modelkeep.formats.signature import Field, Param, ParamType, Type
 from modelkeep.formats.tensors import size_of, type_of
 
 FILE = "MLmodel"
@@ -44,6 +45,7 @@ class Said(Struct, frozen=True, kw_only=True):
         fields: The inputs as columns; empty when there is no signature.
         feed: How these become what the model was logged with; None when there is no signature.
         outputs: What it is said to give; empty when nothing is said.
+        params: What a call may say beside its rows.
         sample: Rows of the input example, lists by column; empty when there is none.
     """
 
@@ -51,6 +53,7 @@ class Said(Struct, frozen=True, kw_only=True):
     fields: tuple[Field, ...] = ()
     feed: Feed | None = None
     outputs: tuple[Field, ...] = ()
+    params: tuple[Param, ...] = ()
     sample: dict[str, list[Any]] = {}
 
 
@@ -59,7 +62,8 @@ def read(files: Mapping[str, bytes]) -> Said:
 
     Raises:
         NotFound: There is none.
-        Invalid: It is no such file, or an input is of a type that no column has; all of them are named.
+        Invalid: It is no such file, or an input is of a type that no column has, or a param of a type that none
+            has; all of them are named.
     """
     try:
         data = files[FILE]
@@ -71,10 +75,20 @@ def read(files: Mapping[str, bytes]) -> Said:
         said = found.get("signature") or {}
         inputs = json.loads(said.get("inputs") or "[]")
         outputs = json.loads(said.get("outputs") or "[]")
-        if not all(isinstance(one, dict) for one in (*inputs, *outputs)):
+        params = json.loads(said.get("params") or "[]")
+        if not all(isinstance(one, dict) for one in (*inputs, *outputs, *params)):
             raise TypeError("a signature lists objects")
         json.dumps([inputs, outputs], ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        msgspec.msgpack.encode(params)
+    except (
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise Invalid(f"cannot be read: {type(error).__name__}: {str(error)[:200]}", path=FILE) from None
     if not inputs:
         return Said(flavors=flavors)
@@ -84,6 +98,7 @@ def read(files: Mapping[str, bytes]) -> Said:
         fields=fields,
         feed=feed,
         outputs=_outputs(outputs),
+        params=_params(params),
         sample=_sample(files, found.get("saved_input_example_info"), fields, feed),
     )
 
@@ -142,10 +157,32 @@ def _outputs(outputs: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:
     return tuple(fields) if len(fields) == len(outputs) else ()
 
 
+def _params(params: Sequence[Mapping[str, Any]]) -> tuple[Param, ...]:
+    kinds = get_args(ParamType)
+    problems: list[Problem] = []
+    found: dict[str, Param] = {}
+    for place, one in enumerate(params):
+        name, kind, shape = str(one.get("name", place)), one.get("type", one.get("dtype")), one.get("shape")
+        path = f"signature.params.{name}"
+        if kind not in kinds:
+            problems.append(Problem(path, f"is a {kind}; params are one of {', '.join(kinds)}"))
+        elif shape not in (None, [-1]):
+            problems.append(Problem(path, f"has shape {shape}; expected null, or [-1] for a list"))
+        elif name in found:
+            problems.append(Problem(path, "is there twice"))
+        else:
+            found[name] = Param(name=name, type=kind, default=one.get("default"), many=shape is not None)
+    if problems:
+        raise Invalid(problems)
+    return tuple(found.values())
+
+
 def _sample(files: Mapping[str, bytes], info: Any, fields: Sequence[Field], feed: Feed) -> dict[str, list[Any]]:
     """Rows of the input example; empty when there is none that fits the signature."""
     try:
         found = json.loads(files[info["artifact_path"]])
+        if info.get("params"):  # it says params beside the rows
+            found = found["inputs"]
         if feed.kind == "frame":
             rows = [dict(zip(found["columns"], row, strict=True)) for row in found["data"][:ROWS]]
             return {field.name: [row[field.name] for row in rows] for field in fields} if rows else {}

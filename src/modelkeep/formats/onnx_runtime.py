@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -14,13 +15,20 @@ from modelkeep.formats.signature import Signature
 _ERRORS_ONLY = 3
 
 
-def options(threads: int) -> Any:
-    """How sessions run here: quiet, and never spinning while they wait."""
+def options(threads: int, *, mapped: bool = False) -> Any:
+    """How sessions run here: quiet, and never spinning while they wait.
+
+    Args:
+        mapped: Whether weights are in a file of their own. Then they are used as they lie there, not in copies
+            laid out anew, which would be every process's own.
+    """
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads
     made.inter_op_num_threads = 1
     made.log_severity_level = _ERRORS_ONLY
     made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if mapped:
+        made.add_session_config_entry("session.disable_prepacking", "1")
     return made
 
 
@@ -28,11 +36,12 @@ class OnnxModel:
     """A whole pipeline as one graph. Safe to call from several threads: a session's ``run`` is.
 
     Args:
-        data: The ONNX file.
+        graph: The ONNX file, whose weights beside it are mapped into memory and shared; or its bytes.
         numbers: Columns of its input ``numbers``, in order.
         strings: Columns of its input ``strings``, in order.
         signature: Of the package.
         threads: Of one prediction; one leaves the other cores to other requests.
+        weights: Where the weights are apart: their file's name, with its bytes when the graph is bytes too.
 
     Raises:
         Damaged: ONNX Runtime cannot load it.
@@ -40,16 +49,21 @@ class OnnxModel:
 
     def __init__(
         self,
-        data: bytes,
+        graph: Path | bytes,
         numbers: Sequence[str],
         strings: Sequence[str],
         signature: Signature,
         *,
         threads: int = 1,
+        weights: tuple[str, bytes] | None = None,
     ) -> None:
+        made = options(threads, mapped=weights is not None)
+        if weights is not None and isinstance(graph, bytes):
+            name, data = weights
+            made.add_external_initializers_from_files_in_memory([name], [data], [len(data)])
         try:
             self._session = onnxruntime.InferenceSession(
-                data, options(threads), providers=["CPUExecutionProvider"]
+                graph if isinstance(graph, bytes) else str(graph), made, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no base class
             raise Damaged(f"ONNX Runtime cannot load the graph: {error}") from error

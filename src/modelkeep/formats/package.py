@@ -14,9 +14,21 @@ from modelkeep.formats import environment, mlflow_files, plots, skops_io
 from modelkeep.formats import manifest as manifests
 from modelkeep.formats.agreement import compare
 from modelkeep.formats.frames import columns_of
-from modelkeep.formats.manifest import FORMAT, MANIFEST, ONNX, SIGNATURE, SKOPS, Manifest, RuntimeName, entry
+from modelkeep.formats.manifest import (
+    FORMAT,
+    MANIFEST,
+    ONNX,
+    SAMPLE,
+    SIGNATURE,
+    SKOPS,
+    WEIGHTS,
+    Manifest,
+    RuntimeName,
+    entry,
+)
 from modelkeep.formats.onnx.export import export
 from modelkeep.formats.onnx.graph import Exported, Unconvertible
+from modelkeep.formats.onnx.weights import apart
 from modelkeep.formats.runtimes import signature as read_signature
 from modelkeep.formats.signature import Signature, outputs_of
 
@@ -45,6 +57,7 @@ def build(
     signature: Signature,
     sample: pa.Table,
     *,
+    rows: Mapping[str, Sequence[Any]] | None = None,
     trust: Sequence[str] = (),
     extra: Mapping[str, bytes] | None = None,
 ) -> Package:
@@ -54,6 +67,7 @@ def build(
         pipeline: Fitted scikit-learn Pipeline of a DataFrame with the signature's inputs.
         signature: From ``signature.infer``; its outputs are set by what the pipeline gives.
         sample: Rows on which ONNX and the original must agree; at most 2,000 are used.
+        rows: What a server warms up with, from ``samples.of``; without, it makes some up.
         trust: Names of the user's types and functions that may run on loading.
         extra: More files to keep in the package.
 
@@ -79,8 +93,11 @@ def build(
         ENVIRONMENT: environment.lock().encode(),
         **mlflow_files.files(signature, runtime=runtime, requirements=requirements, skops_types=types),
     }
+    if rows:
+        files[SAMPLE] = msgspec.json.encode(rows, order="sorted")
     if exported:
-        files[ONNX] = exported.data
+        files[ONNX], weights = apart(exported.data, WEIGHTS)
+        files |= {WEIGHTS: weights} if weights else {}
     manifest = Manifest(
         format=FORMAT,
         runtime=runtime,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelkeep.core.errors import Damaged, MissingExtra, ModelkeepError
-from modelkeep.formats import trusting
+from modelkeep.core.errors import Damaged, Invalid, MissingExtra, ModelkeepError
+from modelkeep.formats import params, trusting
 from modelkeep.formats.batch import Layout
 from modelkeep.formats.feed import Feed, Feeder, failed, named
 from modelkeep.formats.manifest import Manifest
@@ -14,8 +14,12 @@ from modelkeep.formats.signature import Signature
 
 try:
     from mlflow import pyfunc
+    from mlflow.exceptions import MlflowException
 except ImportError:
     raise MissingExtra("mlflow", "mlflow") from None
+
+
+_REFUSED = "Invalid parameters found"
 
 
 class PyfuncModel:
@@ -55,13 +59,17 @@ class PyfuncModel:
         self._feeder = Feeder(manifest.feed or Feed(), self.layout.number_at, self.layout.string_at)
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Arrays by input name to arrays by output name.
+        """Arrays by input name to arrays by output name. MLflow adds the defaults to the params of a batch.
 
         Raises:
+            Invalid: MLflow refuses the batch's params.
             UserCodeFailed: The model raised.
         """
         batch = self.layout.pack(columns)
         try:
-            return named(self._model.predict(self._feeder.given(batch)), batch.rows)
+            given = self._feeder.given(batch)
+            return named(self._model.predict(given, params=params.unpacked(batch.params)), batch.rows)
         except Exception as error:  # it raises what the model's code raises
+            if batch.params and isinstance(error, MlflowException) and error.message.startswith(_REFUSED):
+                raise Invalid(error.message[:500], path="params") from error
             raise failed("the model", error) from error

@@ -42,6 +42,9 @@ def load(files: Mapping[str, bytes], *, trusted: Sequence[str] = (), threads: in
 IN_PROCESS = frozenset({"onnx", "graph"})
 """Runtimes that run no code of anybody's and free what they take; all others belong in a process of their own."""
 
+_LARGE = 16 << 20
+"""Bytes of a file beside a graph from which on it is worth sharing, as weights."""
+
 _NEEDS = {
     "sklearn": (
         *("modelkeep.formats.sklearn_runtime", "modelkeep.formats.skops_io"),
@@ -78,8 +81,18 @@ def _signature(files: Mapping[str, bytes], manifest: Manifest) -> Signature:
 def _load_onnx(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
     from modelkeep.formats.onnx_runtime import OnnxModel
 
-    data = manifests.take(files, manifest, manifests.ONNX)
-    return OnnxModel(data, manifest.numbers, manifest.strings, _signature(files, manifest), threads=threads)
+    graph: Path | bytes
+    weights: tuple[str, bytes] | None = None
+    if manifests.WEIGHTS not in manifest.files:
+        graph = manifests.take(files, manifest, manifests.ONNX)
+    elif isinstance(files, Folder):
+        graph = manifests.located(files, manifest, manifests.ONNX)
+        weights = manifests.located(files, manifest, manifests.WEIGHTS).name, b""
+    else:
+        graph = manifests.take(files, manifest, manifests.ONNX)
+        weights = manifests.WEIGHTS, manifests.take(files, manifest, manifests.WEIGHTS)
+    said = _signature(files, manifest)
+    return OnnxModel(graph, manifest.numbers, manifest.strings, said, threads=threads, weights=weights)
 
 
 def _load_sklearn(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
@@ -101,15 +114,17 @@ def _load_graph(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequenc
     from modelkeep.formats.graph_runtime import GraphModel
 
     graph: Path | bytes
+    mapped = False
     if isinstance(files, Folder):  # with its external weights beside it, all verified
         beside = manifest.model.rpartition("/")[0]
-        for name in manifest.files:
+        for name, listed in manifest.files.items():
             if name.rpartition("/")[0] == beside:
                 manifests.located(files, manifest, name)
+                mapped = mapped or (name != manifest.model and listed.size >= _LARGE)
         graph = files.path / manifest.model
     else:
         graph = manifests.take(files, manifest, manifest.model)
-    return GraphModel(graph, _signature(files, manifest), _feed(manifest), threads=threads)
+    return GraphModel(graph, _signature(files, manifest), _feed(manifest), threads=threads, mapped=mapped)
 
 
 def _load_torch(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:

@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
-from modelkeep.core.errors import Damaged
+from modelkeep.core.errors import Damaged, Invalid
 from modelkeep.formats import manifest as manifests
-from modelkeep.formats.batch import Batch
+from modelkeep.formats.batch import Batch, Layout
 from modelkeep.formats.signature import Signature
 from modelkeep.formats.validate import Checker
 
 ROWS = 16
 """Most rows that are recorded."""
+
+LONGEST = 1 << 16
+"""Characters of text from which on a row is too long to be recorded."""
+
+
+def of(columns: Mapping[str, Any], signature: Signature, mask: Collection[str] = ()) -> dict[str, list[Any]]:
+    """Rows to record: those given, save very long ones and those that the signature refuses.
+
+    Args:
+        columns: Up to 16 rows, arrays by input as ``formats.batch`` describes them.
+        mask: Inputs of which nothing may be kept: their values are made up.
+
+    Returns:
+        Lists of JSON types by input, equally long; empty when there are no rows to record.
+    """
+    batch, checker, invented = Layout(signature).pack(columns), Checker(signature), example(signature)
+    cells = {name: [invented[name]] * batch.rows if name in mask else _plain(batch, name) for name in batch}
+    kept = []
+    for row in range(batch.rows):
+        one = {name: [values[row]] for name, values in cells.items()}
+        if sum(len(value) for (value,) in one.values() if isinstance(value, str)) > LONGEST:
+            continue
+        try:
+            checker.check(one, 1)
+        except Invalid:  # such as infinity, with which one may train
+            continue
+        kept.append(row)
+    return {name: [values[row] for row in kept] for name, values in cells.items()} if kept else {}
+
+
+def _plain(batch: Batch, name: str) -> list[Any]:
+    """One column as JSON types, None for missing."""
+    if batch.layout.fields[name].type == "timestamp":
+        return [
+            None if math.isnan(micros) else int(micros) for micros in batch.numbers[batch.layout.number_at[name]]
+        ]
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in batch[name].tolist()]
 
 
 def recorded(files: Mapping[str, bytes]) -> dict[str, list[Any]]:

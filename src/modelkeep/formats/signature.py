@@ -15,6 +15,7 @@ from modelkeep.core.errors import Invalid
 Type = Literal["int64", "float64", "bool", "string", "timestamp"]
 Task = Literal["classification", "regression", "anomaly"]
 Label = bool | int | float | str
+ParamType = Literal["boolean", "integer", "long", "float", "double", "string", "datetime", "object"]
 
 
 class Field(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -24,10 +25,10 @@ class Field(Struct, frozen=True, kw_only=True, omit_defaults=True):
         name: Its name.
         type: ``timestamp`` is microseconds since 1970 UTC.
         required: Whether every row must have it. Columns with missing values in training need not be given.
-        min: Smallest value in training; for a timestamp, microseconds.
-        max: Largest value in training.
+        min: Smallest value in training, or allowed when ``strict``; for a timestamp, microseconds.
+        max: Largest such value.
         categories: Distinct values in training, sorted, when few.
-        strict: Whether a value outside the categories is refused.
+        strict: Whether a value outside the categories, or outside ``min`` and ``max``, is refused.
         shape: Of one row's value; empty for a scalar.
     """
 
@@ -46,6 +47,22 @@ class Field(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return math.prod(self.shape)
 
 
+class Param(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something a call may say beside its rows, as MLflow's ``ParamSchema`` has it.
+
+    Attributes:
+        name: Its name.
+        type: In MLflow's words.
+        default: What the model is told by a call that does not say it; a JSON value.
+        many: Whether it is a list of such values.
+    """
+
+    name: str
+    type: ParamType
+    default: Any = None
+    many: bool = False
+
+
 class Signature(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a model takes and gives.
 
@@ -54,12 +71,14 @@ class Signature(Struct, frozen=True, kw_only=True, omit_defaults=True):
         outputs: ``label`` and ``probability``; or ``prediction``; or ``label`` and ``score``.
         task: ``classification``, ``regression`` or ``anomaly``.
         classes: Sorted labels, in the order of the columns of ``probability``; empty unless classification.
+        params: What a call may say beside its rows.
     """
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     task: Task
     classes: tuple[Label, ...] = ()
+    params: tuple[Param, ...] = ()
 
     def to_builtins(self) -> dict[str, Any]:
         """JSON types."""

@@ -36,12 +36,17 @@ class Checker:
     """Turns what a request gave into a batch, or says everything that is wrong with it. Made once per model.
 
     JSON lists and NumPy arrays are both taken. Missing optional inputs are filled as in training. A value outside
-    the range seen in training is no error: it is drift, and judged as such. ``true`` counts as 1 where a number is
-    wanted, 0 and 1 as truth values. A tensor's rows are lists of its values, flat or nested, or one array.
+    the range seen in training is drift, and judged as such; it is an error only where the field is ``strict``.
+    ``true`` counts as 1 where a number is wanted, 0 and 1 as truth values. A tensor's rows are lists of its
+    values, flat or nested, or one array.
 
     Args:
         signature: What must hold.
         unknown: What to do with inputs the signature does not name.
+
+    Attributes:
+        bounds: The lowest and the highest numbers allowed, each (``layout.number_rows``,), infinite where there
+            is no bound; None when no field is strict about its range.
     """
 
     def __init__(self, signature: Signature, *, unknown: Literal["refuse", "ignore"] = "refuse") -> None:
@@ -62,6 +67,8 @@ class Checker:
             name: frozenset(fields[name].categories or ()) for name in self.layout.strings if fields[name].strict
         }
         self._optional = {name for name, field in fields.items() if not field.required}
+        self.bounds = _bounds([fields[name] for name in self.layout.numbers])
+        self._ranged = np.array([place for place, name in enumerate(self._plain) if fields[name].strict], np.intp)
 
     def check(self, columns: Given, rows: int) -> Batch:
         """Check and convert.
@@ -97,7 +104,7 @@ class Checker:
         if lacking:
             given = {**columns, **{name: [None] * rows for name in lacking}}
             for name in [name for name in fields if name in lacking - self._optional]:
-                problems.append(Problem(f"inputs.{name}", f"is missing, expected {_EXPECTED[fields[name].type]}"))
+                problems.append(Problem(f"inputs.{name}", f"is missing, expected {_wanted(fields[name])}"))
         for name in fields:
             if len(given[name]) != rows:
                 problems.append(Problem(f"inputs.{name}", f"has {len(given[name])} values, expected {rows}"))
@@ -118,6 +125,10 @@ class Checker:
         if len(self._truth):
             part = plain[self._truth]
             self._fault(self._truth, (part != 0) & (part != 1) & np.isfinite(part), given, problems)
+        if self.bounds is not None and len(self._ranged):
+            part = plain[self._ranged]
+            low, high = (end[self._plain_at[self._ranged], np.newaxis] for end in self.bounds)
+            self._fault(self._ranged, (part < low) | (part > high), given, problems)
         if not self._times and not self._tensors:
             return plain
         block[self._plain_at] = plain
@@ -170,18 +181,56 @@ class Checker:
         return block, whole
 
 
-def _unexpected(name: str, row: int, found: Any, field: Field) -> Problem:
+def _bounds(fields: Sequence[Field]) -> tuple[Array, Array] | None:
+    """The ends of what numbers may be; see ``Checker.bounds``."""
+    ends = [_ends(field) for field in fields]
+    if all(math.isinf(end) for pair in ends for end in pair):
+        return None
+    low, high = np.repeat(ends, [field.size for field in fields], axis=0).T
+    return low, high
+
+
+def _ends(field: Field) -> tuple[float, float]:
+    low = field.min if field.strict and field.min is not None else -math.inf
+    high = field.max if field.strict and field.max is not None else math.inf
+    return (_beyond(low, -math.inf), _beyond(high, math.inf)) if field.type == "float64" else (low, high)
+
+
+def _beyond(end: float, toward: float) -> float:
+    """A step of single precision further: a number may have been through it, on its way here or into training."""
+    with np.errstate(over="ignore"):
+        found = float(np.nextafter(np.float32(end), np.float32(toward)))
+    return found if math.isfinite(found) else end
+
+
+def _wanted(field: Field) -> str:
+    """What is expected, with the range of a strict number or time."""
     expected = _EXPECTED[field.type]
+    low, high = (None if end is None or not field.strict else _end(end, field) for end in (field.min, field.max))
+    if low is None:
+        return expected if high is None else f"{expected} of at most {high}"
+    return f"{expected} of at least {low}" if high is None else f"{expected} from {low} to {high}"
+
+
+def _end(value: float, field: Field) -> str:
+    if field.type == "timestamp":
+        return str(np.datetime64(int(value), "us"))
+    return f"{value:.15g}" if field.type == "float64" or not value.is_integer() else str(int(value))
+
+
+def _unexpected(name: str, row: int, found: Any, field: Field) -> Problem:
+    expected = _wanted(field)
     if _missing(found):
         return Problem(f"inputs.{name}[{row}]", f"is missing, expected {expected}")
-    return Problem(f"inputs.{name}[{row}]", f"found {_shown(found)}, expected {expected}")
+    return Problem(f"inputs.{name}[{row}]", f"found {shown(found)}, expected {expected}")
 
 
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as an error shows it: never long, whatever was sent."""
     if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print really long ones
         return f"an integer of {value.bit_length()} bits"
     text = repr(value.item() if isinstance(value, np.generic) else value)
@@ -264,7 +313,7 @@ def _rows_of(name: str, values: Any, field: Field) -> list[list[Any]]:
 def _in_tensor(name: str, row: int, at: int, value: Any, field: Field) -> Problem:
     place = list(map(int, np.unravel_index(at, field.shape)))
     expected = _EXPECTED[field.type]
-    return Problem(f"inputs.{name}[{row}]", f"found {_shown(value)} at {place}, expected {expected}")
+    return Problem(f"inputs.{name}[{row}]", f"found {shown(value)} at {place}, expected {expected}")
 
 
 def _times(name: str, values: Any, field: Field, problems: list[Problem]) -> Array:
@@ -273,7 +322,8 @@ def _times(name: str, values: Any, field: Field, problems: list[Problem]) -> Arr
         made = as_number(values)
     else:
         made = np.array([_micros(value) for value in values], np.float64)
-    wrong = np.isinf(made)
+    low, high = _ends(field)
+    wrong = np.isinf(made) | (made < low) | (made > high)
     if field.required:
         wrong |= np.isnan(made)
     for row in np.flatnonzero(wrong)[:MOST_PROBLEMS]:
@@ -321,10 +371,10 @@ def _texts(name: str, values: Any, field: Field, problems: list[Problem]) -> lis
 
 def _unseen(name: str, values: list[Any], known: frozenset[str], problems: list[Problem]) -> None:
     reported = {problem.path for problem in problems}
-    shown = ", ".join(sorted(known)[:10]) + (", ..." if len(known) > 10 else "")
+    some = ", ".join(sorted(known)[:10]) + (", ..." if len(known) > 10 else "")
     for row, value in enumerate(values):
         path = f"inputs.{name}[{row}]"
         if value is not None and value not in known and path not in reported:
-            problems.append(Problem(path, f"{_shown(value)} was never seen in training, expected one of {shown}"))
+            problems.append(Problem(path, f"{shown(value)} was never seen in training, expected one of {some}"))
             if len(problems) >= MOST_PROBLEMS:
                 return

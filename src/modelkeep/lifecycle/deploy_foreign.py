@@ -23,6 +23,7 @@ from modelkeep.lifecycle import rollout
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import artifacts, catalog, endpoints, events, models
 from modelkeep.registry.models import Version
+from modelkeep.spec.names import unknown
 from modelkeep.store.blobs import put_tree, read_tree
 
 
@@ -79,7 +80,7 @@ def deploy(
         known = _trusted(conn, model, endpoint)
         listing = _listing(keep, conn, version)
     trusted = tuple(dict.fromkeys((*known, *trust)))
-    found, package = _packaged(keep, version, listing, trusted)
+    found, package = _packaged(keep, version, listing, trusted, settings or {})
     plan = _Plan(
         package=package,
         found=found,
@@ -128,6 +129,7 @@ def deploy_function(
         fields = infer_fields(sample, sample.column_names)
         content = adopt.content_of(folder)
         found = adopt.adopt_function(folder, file.name, fields, rows, trusted=[content])
+        _masked(Folder(folder), settings or {})
         package = put_tree(keep.blobs, {path: folder / path for path in Folder(folder)})
     now = keep.clock.now()
 
@@ -148,7 +150,11 @@ def deploy_function(
 
 
 def _packaged(
-    keep: Keep, version: Version, listing: Mapping[str, str], trusted: Sequence[str]
+    keep: Keep,
+    version: Version,
+    listing: Mapping[str, str],
+    trusted: Sequence[str],
+    settings: Mapping[str, Any],
 ) -> tuple[adopt.Adopted, str]:
     """The version as a package that can be loaded, and the package's digest."""
     with TemporaryDirectory(prefix="modelkeep-") as name:
@@ -159,10 +165,19 @@ def _packaged(
             with keep.blobs.open(digest) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
         found = adopt.adopt(folder, trusted=trusted)
+        _masked(Folder(folder), settings)
         if version.package:
             runtimes.load(Folder(folder), trusted=trusted)  # refused here rather than by serving
             return found, version.package
         return found, put_tree(keep.blobs, {path: folder / path for path in Folder(folder)})
+
+
+def _masked(files: Folder, settings: Mapping[str, Any]) -> None:
+    """Raise ``Invalid`` when what is to be masked is no input: a slip there would let out what was to stay in."""
+    names = [field.name for field in runtimes.signature(files).inputs]
+    for name in settings.get("mask", ()):
+        if name not in names:
+            raise Invalid(unknown(name, names, "an input of the model"), path="monitor.log.mask")
 
 
 class _Plan(Struct, frozen=True, kw_only=True):

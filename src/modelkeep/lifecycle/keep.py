@@ -29,19 +29,41 @@ class Engines:
         self._opens = opens
         self._lock = threading.Lock()
         self._opened: dict[tuple[str, Path | None, Resources], Engine] = {}
+        self._asked: set[tuple[str, Path | None, Resources]] = set()
 
-    def get(self, address: str, code: Path | None = None, resources: Resources | None = None) -> Engine:
-        """The engine at an address, the same one every time."""
+    def get(
+        self,
+        address: str,
+        code: Path | None = None,
+        resources: Resources | None = None,
+        *,
+        blobs: BlobStore | None = None,
+    ) -> Engine:
+        """The engine at an address, the same one every time.
+
+        Args:
+            blobs: Those that its workers are to see, which is asked once.
+
+        Raises:
+            Refused: They do not.
+        """
         key = (address, code, resources or Resources())
         with self._lock:
             if key not in self._opened:
                 self._opened[key] = Here() if self._opens is None else self._opens(*key)
-            return self._opened[key]
+            engine = self._opened[key]
+            if blobs is not None and key not in self._asked and engine.address != "local":
+                from modelkeep.data import sharing  # brings Arrow
+
+                sharing.blobs_seen(engine, blobs)
+                self._asked.add(key)
+            return engine
 
     def close(self) -> None:
         """Close all of them."""
         with self._lock:
             opened, self._opened = list(self._opened.values()), {}
+            self._asked.clear()
         for engine in opened:
             engine.close()
 
@@ -72,10 +94,10 @@ class Keep:
         Raises:
             MissingExtra: Its library is not installed.
             Unavailable: It does not answer.
-            Refused: Its workers have other versions, or lack the declaration's resources.
+            Refused: Its workers have other versions, lack the declaration's resources, or do not see the blobs.
         """
         code = self.base if any(stages.user_code(declaration)) else None
-        return self.engines.get(declaration.engine, code, declaration.resources)
+        return self.engines.get(declaration.engine, code, declaration.resources, blobs=self.blobs)
 
     def close(self) -> None:
         """Let go of the engines and the database."""

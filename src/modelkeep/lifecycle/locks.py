@@ -12,11 +12,12 @@ from modelkeep.core.errors import Conflict, Unavailable
 
 
 @contextlib.contextmanager
-def held(home: Path, name: str, *, doing: str) -> Iterator[None]:
+def held(home: Path, name: str, *, doing: str, hint: str = "wait for it to finish, or stop it") -> Iterator[None]:
     """Hold the lock ``name`` of this home.
 
     Args:
         doing: What the holder does, for the error others get.
+        hint: What they can do.
 
     Raises:
         Conflict: Another process holds it.
@@ -34,7 +35,7 @@ def held(home: Path, name: str, *, doing: str) -> Iterator[None]:
         except OSError:
             handle.seek(0)
             holder = handle.read().strip() or "another process"
-            raise Conflict(f"{holder} is already {doing}", hint="wait for it to finish, or stop it") from None
+            raise Conflict(f"{holder} is already {doing}", hint=hint) from None
         handle.truncate(0)
         handle.write(f"process {os.getpid()}")
         handle.flush()

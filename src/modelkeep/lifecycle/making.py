@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from modelkeep.core import memory
 from modelkeep.core.errors import ModelkeepError, Refused
-from modelkeep.data import pieces
+from modelkeep.data import pieces, sharing
 from modelkeep.data import prepare as data_of
 from modelkeep.data.prepare import prepare, prepare_parts
 from modelkeep.data.snapshots import Snapshot, Snapshots
@@ -244,6 +244,7 @@ class Making:
             rows = (done.train.num_rows, done.test.num_rows, done.quarantine.num_rows)
             return self._prepared(done, kept, aside, rows)
         engine = keep.engine(self.declaration)
+        sharing.pinned_seen(engine, snapshot.parts)
         stream = Lazy.of(pieces.cut(keep.blobs, snapshot, each, engine.slots()), engine)
         made = prepare_parts(
             self.declaration, stream, snapshot.rows, keeper, checks, progress, base=keep.base, now=now

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
+from modelkeep.core.errors import Invalid
 from modelkeep.core.ports import BlobStore
 from modelkeep.data import columns
-from modelkeep.formats import package, runtimes
-from modelkeep.formats.inference import infer
+from modelkeep.formats import frames, package, runtimes, samples
+from modelkeep.formats.inference import bounded, infer
 from modelkeep.formats.package import Package
-from modelkeep.formats.signature import Signature
+from modelkeep.formats.signature import Field, Signature
 from modelkeep.lifecycle.judging import Judged, columns_of
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.lifecycle.making import Making
@@ -70,6 +72,7 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
     """Build the package.
 
     Raises:
+        Invalid: ``deploy.in_range`` names an input that is neither a number nor a time.
         Refused: The model holds code that is not trusted.
     """
     trained, prepared = making.trained, making.prepared
@@ -83,11 +86,13 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
     )
     if making.sampled:
         said = msgspec.structs.replace(said, inputs=making.whole_fields([f.name for f in said.inputs if f.strict]))
+    said = msgspec.structs.replace(said, inputs=bounded(said.inputs, _ranges(declaration, said.inputs)))
     watched = [name for name in prepared.inputs if name not in declaration.monitor.drift.exclude]
     built = package.build(
         making.pipeline,
         said,
         making.test_table.slice(0, SAMPLE),
+        rows=samples.of(frames.columns_of(_few(table), said), said, declaration.monitor.log.mask),
         trust=declaration.trust,
         extra={
             reference.FILE: reference.build(
@@ -111,6 +116,11 @@ def pack(keep: Keep, declaration: Declaration, making: Making, judged: Judged) -
     return Packaged(built=built, signature=runtimes.signature(built.files), facts=facts, environment=lock)
 
 
+def _few(table: pa.Table) -> pa.Table:
+    """Some rows, evenly chosen: the same of equal tables."""
+    return table.take(np.unique(np.linspace(0, max(table.num_rows - 1, 0), samples.ROWS).astype(np.int64)))
+
+
 def _strict(declaration: Declaration, inputs: pa.Table) -> list[str]:
     """Inputs whose unseen categories are refused."""
     known = columns.kinds(inputs)
@@ -120,6 +130,30 @@ def _strict(declaration: Declaration, inputs: pa.Table) -> list[str]:
         if isinstance(step, Encode) and step.unseen == "error"
         for name in columns.resolve(step.columns, known, f"features[{index}].encode.columns")
     ]
+
+
+_KINDS: dict[str, columns.Kind] = {
+    "int64": "numeric",
+    "float64": "numeric",
+    "bool": "boolean",
+    "string": "categorical",
+    "timestamp": "time",
+}
+
+
+def _ranges(declaration: Declaration, fields: Sequence[Field]) -> dict[str, tuple[float | None, float | None]]:
+    """Inputs that refuse what is out of range, with the ends that the declaration states."""
+    known = {field.name: _KINDS[field.type] for field in fields}
+    checks = declaration.data.checks.columns
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for name in columns.resolve(declaration.deploy.in_range, known, "deploy.in_range"):
+        if known[name] not in ("numeric", "time"):
+            hint = "for categories, say encode: {unseen: error} under features"
+            raise Invalid(f"{name!r} is {known[name]}; it has no range", path="deploy.in_range", hint=hint)
+        stated = checks.get(name)
+        numeric = stated is not None and not stated.off and known[name] == "numeric"
+        found[name] = (stated.min, stated.max) if stated is not None and numeric else (None, None)
+    return found
 
 
 def latencies(packaged: Packaged, making: Making) -> dict[str, float]:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from modelkeep.core import digests
 from modelkeep.core.errors import Invalid, ModelkeepError, Refused, UserCodeFailed
+from modelkeep.data import columns
 from modelkeep.lifecycle import code
 from modelkeep.lifecycle import made as made_of
 from modelkeep.lifecycle.judging import Judged, gate, judge
@@ -38,6 +39,8 @@ def prove(making: Making, champion: Version | None, actor: str, *, withdraw: boo
         Invalid, Refused, UserCodeFailed: The data or the model cannot be used; every problem is named.
     """
     _prepared(making, withdraw=withdraw)
+    inputs: dict[str, columns.Kind] = dict.fromkeys(making.prepared.inputs, "other")
+    columns.resolve(making.declaration.deploy.in_range, inputs, "deploy.in_range")  # told before training
     keep, trained = making.keep, making.trained
     try:
         return _proved(making, champion, actor)

@@ -9,7 +9,8 @@ So whoever scores again into the same place goes on where a killed run stopped, 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,10 +21,11 @@ from msgspec import Struct
 from modelkeep.core.digests import of_value
 from modelkeep.core.errors import Invalid
 from modelkeep.core.ports import Engine, Progress
+from modelkeep.data import sharing
 from modelkeep.data.files import WILD
 from modelkeep.data.places import Place, partitions, place
 from modelkeep.data.writers import WRITERS
-from modelkeep.lifecycle.scoring_part import Done, Job, record_of, score_part
+from modelkeep.lifecycle.scoring_part import Done, Job, Task, record_of, score_part
 
 SUMMARY = "_modelkeep.json"
 _WRITTEN_AS = {".pq": ".parquet", ".tsv": ".csv", ".json": ".jsonl", ".ipc": ".arrow"}
@@ -115,25 +117,53 @@ class Scoring:
         Raises:
             Invalid: A part cannot be read, or holds rows that the signature refuses.
             Unavailable: A place does not answer; another try goes on from here.
+            Refused: The input or output is a folder of this machine that a worker of the engine does not see.
         """
         job = msgspec.structs.replace(self.job, threads=threads)
         done = self._finished()
         reused = len(done)
-        todo = [(name, self._outputs[name], self._key(name)) for name in self._marks if name not in done]
-        if todo:
-            job.out.remove(SUMMARY)
+        todo = self._todo(done, engine)
         rows = sum(one.rows for one in done.values())
         progress.step("score", reused, self.parts, f"{rows:,} rows")
-        work: Callable[[tuple[str, str, str]], Done] = partial(score_part, job, engine.put(dict(files)))
-        for one in engine.map(work, todo):
-            done[one.name] = one
-            rows += one.rows
-            progress.step("score", len(done), self.parts, f"{rows:,} rows")
+        with self._seen(todo, engine) as mark:
+            if todo:
+                job.out.remove(SUMMARY)
+            job = msgspec.structs.replace(job, mark=mark)
+            work: Callable[[Task], Done] = partial(score_part, job, engine.put(dict(files)))
+            for one in engine.map(work, todo):
+                done[one.name] = one
+                rows += one.rows
+                progress.step("score", len(done), self.parts, f"{rows:,} rows")
         skipped = sum(one.skipped for one in done.values())
         scored = Scored(job.version, job.package, self.parts, reused, rows, skipped)
         with tempfile.TemporaryDirectory() as scratch:
             job.out.write(SUMMARY, msgspec.json.format(msgspec.json.encode(scored)), Path(scratch))
         return scored
+
+    def _todo(self, done: Mapping[str, Done], engine: Engine) -> list[Task]:
+        source = self.job.source
+        told = source.local and sharing.elsewhere(engine)
+        return [
+            Task(
+                name,
+                self._outputs[name],
+                self._key(name),
+                sharing.Known.of("--in", source.path(name)) if told else None,
+            )
+            for name in self._marks
+            if name not in done
+        ]
+
+    @contextmanager
+    def _seen(self, todo: list[Task], engine: Engine) -> Iterator[sharing.Known | None]:
+        """Ask the workers whether they see what is read and where is written, before they work."""
+        if todo and todo[0].known is not None:
+            sharing.ask(engine, todo[0].known)
+        if not todo or not self.job.out.local:
+            yield None
+            return
+        with sharing.marked(engine, "--out", Path(self.job.out.root)) as mark:
+            yield mark
 
     def _finished(self) -> dict[str, Done]:
         """The parts whose records say that nothing they depend on has changed."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from modelkeep.core.ports import Model
 from modelkeep.core.scratch import temporary
 from modelkeep.data import readers
 from modelkeep.data.places import Place
+from modelkeep.data.sharing import Known
 from modelkeep.data.types import canonical
 from modelkeep.data.writers import write_tables
 from modelkeep.formats import runtimes
@@ -50,6 +51,7 @@ class Job(Struct, frozen=True):
         source, out: Where parts are read and written.
         suffix: Format of the output; empty for each part's own.
         on_error: What to do with rows that the signature refuses.
+        mark: A file in ``out``, when that is a folder of the machine that asks and workers may be on others.
     """
 
     version: str
@@ -60,6 +62,22 @@ class Job(Struct, frozen=True):
     out: Place
     suffix: str = ""
     on_error: Literal["fail", "skip"] = "fail"
+    mark: Known | None = None
+
+
+class Task(NamedTuple):
+    """A part to be scored.
+
+    Attributes:
+        out: Name of the output.
+        key: Digest of everything the output depends on.
+        known: The part's file, when it is one of the machine that asks and workers may be on others.
+    """
+
+    name: str
+    out: str
+    key: str
+    known: Known | None = None
 
 
 class Done(Struct, frozen=True):
@@ -78,18 +96,21 @@ class Done(Struct, frozen=True):
     skipped: int
 
 
-def score_part(job: Job, files: Callable[[], Mapping[str, bytes]], part: tuple[str, str, str]) -> Done:
+def score_part(job: Job, files: Callable[[], Mapping[str, bytes]], task: Task) -> Done:
     """Score one part. Its output appears whole or not at all; after it, the record that it is finished.
 
     Args:
         files: Gives the package's files.
-        part: Name, name of the output, key.
 
     Raises:
+        Refused: This machine does not see what the one that asks sees at its paths.
         Invalid: The part cannot be read or holds rows that the signature refuses, with its name.
         Unavailable: It cannot be fetched or written.
     """
-    name, out, key = part
+    name, out, key, known = task
+    for one in (job.mark, known):
+        if one is not None:
+            one.must_be_seen()
     with temporary("score") as scratch:
         path = job.source.fetch(name, scratch)
         rejects = scratch / "aside"
@@ -190,7 +211,7 @@ class _Part:
                         yield canonical(pa.Table.from_batches([batch]), file.fault)
             except pa.ArrowException as error:
                 raise file.fault(f"cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-        elif file.path is not None and file.path.stat().st_size:  # an engine's empty part has not even a header
+        elif file.path.stat().st_size:  # an engine's empty part has not even a header
             yield from readers.pieces(file, self._texts())
 
     def _texts(self) -> set[str]:

@@ -33,7 +33,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
     "evaluate": ("gates",),
     "gate": ("gates",),
-    "package": ("trust", "description", "monitor.window"),
+    "package": ("trust", "description", "monitor.window", "monitor.log.mask", "deploy.in_range"),
     "register": (),
     "rollout": ("deploy", "monitor"),
 }
@@ -64,8 +64,17 @@ def keys(declaration: Declaration, snapshot: str, base: Path) -> Keys:
     prepare = _key("prepare", snapshot, data, said.get("features"), code)
     train = _key("train", prepare, said.get("train"))
     evaluate = _key("evaluate", train, said.get("gates"))
-    window = declaration.monitor.window
-    made = _key("version", evaluate, declaration.model, declaration.description, window, declaration.trust)
+    mask, in_range = declaration.monitor.log.mask, declaration.deploy.in_range
+    later = [mask, in_range] if mask or in_range else []  # where neither is set, versions of earlier releases stay
+    made = _key(
+        "version",
+        evaluate,
+        declaration.model,
+        declaration.description,
+        declaration.monitor.window,
+        declaration.trust,
+        *later,
+    )
     return Keys(snapshot=snapshot, prepare=prepare, train=train, evaluate=evaluate, version=made)
 
 

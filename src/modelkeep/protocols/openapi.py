@@ -21,8 +21,10 @@ class Described(Struct, frozen=True):
         summary: One line.
         query: Struct of the query parameters.
         body: Type of the JSON body.
-        also: Media types other than JSON taken as they are.
-        gives: Type of the answer.
+        also: Media types other than JSON taken as they are; without ``body`` these alone.
+        gives: Type of the answer; None when ``sends`` is no JSON.
+        sends: Media type of the answer.
+        headers: Names of header lines that may be sent with it.
     """
 
     method: str
@@ -32,6 +34,11 @@ class Described(Struct, frozen=True):
     body: Any = None
     also: tuple[str, ...] = ()
     gives: Any = dict[str, Any]
+    sends: str = "application/json"
+    headers: tuple[str, ...] = ()
+
+
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
 def document(operations: Iterable[Described]) -> dict[str, Any]:
@@ -47,11 +54,14 @@ def document(operations: Iterable[Described]) -> dict[str, Any]:
         parameters = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in within
         ]
-        if op.body is not None:
-            content = {"application/json": {"schema": next(found)}}
-            content |= {media: {"schema": {"type": "string", "format": "binary"}} for media in op.also}
+        content = {} if op.body is None else {"application/json": {"schema": next(found)}}
+        content |= dict.fromkeys(op.also, _BYTES)
+        if content:
             said["requestBody"] = {"required": True, "content": content}
-        good = {"description": "done", "content": {"application/json": {"schema": next(found)}}}
+        good = {
+            "description": "done",
+            "content": {op.sends: _BYTES if op.gives is None else {"schema": next(found)}},
+        }
         said["responses"] = {"200": good, "4XX": {"description": "an error with the field's path"}}
         if op.query is not None:
             properties = components[next(found)["$ref"].rpartition("/")[2]]["properties"]
@@ -60,6 +70,7 @@ def document(operations: Iterable[Described]) -> dict[str, Any]:
                 for name, schema in properties.items()
                 if name not in within
             ]
+        parameters += [{"name": name, "in": "header", "schema": {"type": "string"}} for name in op.headers]
         if parameters:
             said["parameters"] = parameters
         paths.setdefault(re.sub(r"{(\w+):\w+}", r"{\1}", op.path), {})[op.method.lower()] = said

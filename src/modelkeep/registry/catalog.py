@@ -98,6 +98,7 @@ class Origin(Struct, frozen=True):
     Attributes:
         source: The URI its files are at, as the client gave it or as it was resolved.
         model_id: The logged model it was registered from; empty when none was.
+        files_of: Id of the run or logged model that has its files; empty when neither has.
     """
 
     source: str
@@ -105,6 +106,7 @@ class Origin(Struct, frozen=True):
     run_link: str = ""
     model_id: str = ""
     description: str = ""
+    files_of: str = ""
 
 
 class NewVersion(Struct, frozen=True):
@@ -119,7 +121,7 @@ class NewVersion(Struct, frozen=True):
 _HIGHEST = "SELECT coalesce(max(v.version), 0) FROM versions v WHERE v.model = models.id"
 _NEW = (
     *("model", "version", "run_id", "source", "run_link", "description", "model_id"),
-    *("created_ms", "updated_ms"),
+    *("files_of", "created_ms", "updated_ms"),
 )
 
 
@@ -207,6 +209,12 @@ def numbers(conn: Connection, names: Iterable[str]) -> dict[str, int]:
     return dict(select_in(conn, "name, id", models, "name", set(names)))
 
 
+def has_package(conn: Connection, run_id: str, package: str) -> bool:
+    """Whether a version that a run made has this package."""
+    query = "SELECT 1 FROM versions WHERE run_id = ? AND package = ? AND package <> ''"
+    return bool(fetch_rows(conn, query, (run_id, package)))
+
+
 def create_versions(conn: Connection, wanted: Sequence[NewVersion]) -> list[Any]:
     """Add the next versions of models, in order: a few statements, however many."""
     touched = {new.model: (new.now_ms, new.model) for new in wanted}
@@ -218,7 +226,7 @@ def create_versions(conn: Connection, wanted: Sequence[NewVersion]) -> list[Any]
         highest[new.model] = number = highest[new.model] + 1
         numbered.append((new.model, number))
         said = new.origin
-        texts = (said.run_id, said.source, said.run_link, said.description, said.model_id)
+        texts = (said.run_id, said.source, said.run_link, said.description, said.model_id, said.files_of)
         rows.append((new.model, number, *texts, new.now_ms, new.now_ms))
         tags += [(new.model, number, key, value) for key, value in new.tags.items()]
     insert_rows(conn, versions, _NEW, rows)

@@ -35,11 +35,11 @@ class Condemned:
         self.before_ms = before_ms
 
     def runs(self) -> Select[Any]:
-        """Row numbers of runs. One that a registered version came from stays."""
+        """Row numbers of runs. One that a registered version came from, or that has its files, stays."""
         return select(runs.c.id).where(self._run())
 
     def logged_models(self) -> Select[Any]:
-        """Row numbers of logged models. One that a version was registered from stays."""
+        """Row numbers of logged models. One that a version was registered from, or that has its files, stays."""
         return select(logged_models.c.id).where(self._logged())
 
     def experiments(self) -> Select[Any]:
@@ -81,6 +81,7 @@ class Condemned:
             runs.c.lifecycle_stage == "deleted",
             func.coalesce(runs.c.deleted_ms, runs.c.end_ms, runs.c.start_ms) < self.before_ms,
             ~exists(of_version.correlate(runs)),
+            ~_has_files_of_version(runs.c.run_id),
             ~holds.held_run(),
         )
 
@@ -93,6 +94,7 @@ class Condemned:
             or_(logged_models.c.lifecycle_stage == "deleted", exists(of_experiment.correlate(logged_models))),
             logged_models.c.updated_ms < self.before_ms,
             ~exists(of_version.correlate(logged_models)),
+            ~_has_files_of_version(logged_models.c.model_id),
             ~holds.held_logged(),
         )
 
@@ -120,3 +122,8 @@ class Condemned:
             )
         examples: Sequence[Any] = conn.execute(select(name).where(wanted).order_by(name).limit(20)).scalars().all()
         return Tally(int(count), size, [str(each) for each in examples])
+
+
+def _has_files_of_version(name: Any) -> ColumnElement[bool]:
+    """Whether a run or logged model of this id has the files of a version."""
+    return exists(select(versions.c.version).where(versions.c.files_of == name).correlate(name.table))

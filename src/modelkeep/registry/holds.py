@@ -98,7 +98,10 @@ def held_run() -> Any:
     """The condition that a row of ``runs`` must stay."""
     of_version = (
         _versions()
-        .where(or_(versions.c.run_id == runs.c.run_id, _made_by_run()), or_(_on("version", _name()), _on_model()))
+        .where(
+            or_(versions.c.run_id == runs.c.run_id, versions.c.files_of == runs.c.run_id, _made_by_run()),
+            or_(_on("version", _name()), _on_model()),
+        )
         .correlate(runs)
     )
     return or_(_on("run", runs.c.run_id), _on("experiment", _text(runs.c.experiment)), exists(of_version))
@@ -106,9 +109,7 @@ def held_run() -> Any:
 
 def held_logged() -> Any:
     """The condition that a row of ``logged_models`` must stay."""
-    of_version = _versions().where(
-        versions.c.model_id == logged_models.c.model_id, or_(_on("version", _name()), _on_model())
-    )
+    of_version = _versions().where(_of_logged(), or_(_on("version", _name()), _on_model()))
     of_run = select(runs.c.id).where(runs.c.run_id == logged_models.c.source_run_id, _on("run", runs.c.run_id))
     return or_(
         _on("experiment", _text(logged_models.c.experiment)),
@@ -149,10 +150,13 @@ def _versions() -> Any:
 
 
 def _made_by_run() -> Any:
-    made = select(logged_models.c.id).where(
-        logged_models.c.model_id == versions.c.model_id, logged_models.c.source_run_id == runs.c.run_id
-    )
+    made = select(logged_models.c.id).where(_of_logged(), logged_models.c.source_run_id == runs.c.run_id)
     return exists(made.correlate(versions, runs))
+
+
+def _of_logged() -> Any:
+    """Whether a version was registered from a logged model, or has its files."""
+    return or_(versions.c.model_id == logged_models.c.model_id, versions.c.files_of == logged_models.c.model_id)
 
 
 def _on_model() -> Any:

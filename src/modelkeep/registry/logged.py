@@ -23,6 +23,7 @@ from modelkeep.store.logged_tables import (
 
 _REPLACE = "ON CONFLICT (model, key) DO UPDATE SET value = excluded.value"
 _HISTORY = "mlflow.log-model.history"
+_TOLD = ("run_id", "utc_time_created", "artifact_path", "model_uuid")
 
 
 class Metric(Struct, frozen=True):
@@ -158,12 +159,26 @@ def log_metric(
 
 
 def append_history(conn: Connection, run_id: str, described: Mapping[str, Any]) -> None:
-    """Add a model's description to its run's tag, as older clients do. Raises ``NotFound``, ``Conflict``."""
+    """Add a model to its run's tag, for older clients: where it is and its flavors, without their settings.
+
+    Raises:
+        NotFound: There is no such run.
+        Conflict: The run was deleted.
+        Invalid: The flavors are no objects by name.
+    """
+    flavors = described["flavors"]
+    if not isinstance(flavors, dict):
+        raise Invalid("model_json: flavors: expected an object", path="model_json")
+    told = {key: described[key] for key in _TOLD if key in described}
+    told["flavors"] = {
+        name: {key: value for key, value in said.items() if key != "config"} if isinstance(said, dict) else said
+        for name, said in flavors.items()
+    }
     row = runs.find(conn, run_id)
     kept = select(tables.tags.c.value).where(tables.tags.c.run == row.id, tables.tags.c.key == _HISTORY)
     found = conn.execute(kept).scalar()
     listed = decode(found) if found else []
-    runs.log(conn, run_id, tags={_HISTORY: encode([*listed, described])})
+    runs.log(conn, run_id, tags={_HISTORY: encode([*listed, told])})
 
 
 class Contents:

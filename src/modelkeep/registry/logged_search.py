@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from modelkeep.core.errors import Invalid
 from modelkeep.registry import queries
-from modelkeep.registry.filters import Clause, Language, Order
+from modelkeep.registry.filters import NULLS, TEXT_OPERATORS, Clause, Language, Order
 from modelkeep.registry.queries import Attribute, Part, Search, Term, Values
 
 _NAMES = {
@@ -42,6 +42,7 @@ _SEARCH = Search(
             "creation_timestamp": "creation_timestamp_ms",
             "last_updated_timestamp": "last_updated_timestamp_ms",
         },
+        operators={"param": TEXT_OPERATORS | NULLS, "tag": TEXT_OPERATORS | NULLS},
     ),
     base="logged_models r",
     columns="r.*",
@@ -72,7 +73,8 @@ def find(
     """A page of rows of ``logged_models``, newest first unless ordered, and the next token.
 
     Args:
-        of: Names and digests (empty: any) of the datasets metrics in the filter must be of.
+        of: Names and digests (empty: any) of the datasets metrics in the filter must be of. If it names no metric,
+            models must have some metric on one of them.
 
     Raises:
         Invalid: The filter, the order or the token makes no sense.
@@ -86,6 +88,8 @@ def find(
     marks = ", ".join("?" * len(within))
     wanted = [Part(f"r.experiment IN ({marks})", tuple(within)), Part("r.lifecycle_stage = 'active'")]
     wanted += [_condition(clause, of, postgres) for clause in clauses]
+    if of and all(clause.entity != "metric" for clause in clauses):
+        wanted.append(_measured(Part("v.model = r.id"), of))
     last = queries.read_token(token, query, len(terms))
     if last is not None:
         wanted.append(queries.after(terms, last))
@@ -100,15 +104,18 @@ def _condition(clause: Clause, of: Sequence[tuple[str, str]], postgres: bool) ->
     if clause.entity != "metric":
         return queries.condition(_SEARCH, clause, postgres)
     told = queries.compare("v.value", clause, postgres)
-    sql = (
-        f"SELECT 1 FROM logged_model_metrics v WHERE v.model = r.id AND v.key = ? AND v.is_nan = 0 AND {told.sql}"
-    )
-    values = (clause.key, *told.values)
+    sql = f"v.model = r.id AND v.key = ? AND v.is_nan = 0 AND {told.sql}"
+    return _measured(Part(sql, (clause.key, *told.values)), of)
+
+
+def _measured(point: Part, of: Sequence[tuple[str, str]]) -> Part:
+    """The condition that there is such a point ``v`` of a metric, on one of these datasets if there are any."""
+    sql, values = point.sql, point.values
     if of:
         options = [_dataset("v", name, digest) for name, digest in of]
         sql += f" AND ({' OR '.join(option.sql for option in options)})"
         values += tuple(value for option in options for value in option.values)
-    return Part(f"EXISTS ({sql})", values)
+    return Part(f"EXISTS (SELECT 1 FROM logged_model_metrics v WHERE {sql})", values)
 
 
 def _dataset(table: str, name: str, digest: str) -> Part:

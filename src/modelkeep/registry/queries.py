@@ -51,7 +51,7 @@ class Values(Struct, frozen=True):
         table: Its name.
         owner: Its column with the number of the row it belongs to.
         column: Its column with the value.
-        match: SQL of the row's number.
+        match: SQL of the row's number, and of what else must be equal; the table is called ``v`` in it.
     """
 
     table: str
@@ -106,6 +106,8 @@ def condition(search: Search, clause: Clause, postgres: bool) -> Part:
     if clause.op == "IS NOT NULL":
         return Part(f"EXISTS (SELECT 1 FROM {table.table} v WHERE {mine})", (clause.key,))
     told = compare(f"v.{table.column}", clause, postgres)
+    if clause.entity == "metric" and clause.op == "!=":  # NULL is NaN, which is not equal to any number
+        told = Part(f"(v.{table.column} IS NULL OR {told.sql})", told.values)
     return Part(f"EXISTS (SELECT 1 FROM {table.table} v WHERE {mine} AND {told.sql})", (clause.key, *told.values))
 
 
@@ -153,12 +155,8 @@ def ordering(search: Search, orders: Sequence[Order]) -> tuple[list[Term], list[
         elif order.entity in search.values:
             name = f"o{len(joins)}"
             table = search.values[order.entity]
-            joins.append(
-                Part(
-                    f"LEFT JOIN {table.table} {name} ON {name}.{table.owner} = {table.match} AND {name}.key = ?",
-                    (order.key,),
-                )
-            )
+            mine = f"v.{table.owner} = {table.match} AND v.key = ?".replace("v.", f"{name}.")
+            joins.append(Part(f"LEFT JOIN {table.table} {name} ON {mine}", (order.key,)))
             terms += by_value(order, name, table)
         else:
             raise Invalid(f"Invalid order_by: {order.entity} values have no order")

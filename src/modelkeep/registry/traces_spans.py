@@ -239,6 +239,11 @@ def total(nodes: Sequence[tuple[str, str | None, str | None]]) -> dict[str, floa
     return sums
 
 
+def ids(conn: Connection, numbers: Iterable[int]) -> list[tuple[int, str]]:
+    """The row number of the trace and the id of each span."""
+    return [(number, span) for number, span in select_in(conn, "trace, span_id", trace_spans, "trace", numbers)]
+
+
 def contents(conn: Connection, numbers: Iterable[int]) -> dict[int, list[str]]:
     """Spans in protobuf's JSON by their trace's row number: roots first, then by their start."""
     found: dict[int, list[str]] = {}

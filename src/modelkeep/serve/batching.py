@@ -13,20 +13,21 @@ import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from modelkeep.core.clock import Clock
-from modelkeep.core.errors import Invalid, ModelkeepError, Overloaded, Problem, TooLate, Unavailable
-from modelkeep.formats.batch import Batch as Blocks
+from modelkeep.core.errors import ModelkeepError, Overloaded, TooLate
 from modelkeep.serve.cache import Cache
+from modelkeep.serve.calls import Batch, Call, CallWithParams
 from modelkeep.serve.capture import Channel
-from modelkeep.serve.columns import Array, Loaded, Rows, by_row
+from modelkeep.serve.columns import Loaded
 from modelkeep.serve.cost import Cost
 from modelkeep.serve.limits import Limits, redacted
 from modelkeep.serve.metrics import Counters, Stages
-from modelkeep.serve.queueing import NORMAL, Queue
+from modelkeep.serve.queueing import Queue
+from modelkeep.serve.rerun import settled, sifted
 from modelkeep.serve.shadow import Shadow
 from modelkeep.serve.turns import Turns
 
@@ -34,73 +35,6 @@ log = logging.getLogger(__name__)
 
 SLOW = 0.005
 USUAL = Limits()
-
-
-class Door(Protocol):
-    """How a protocol answers a call. Must not raise for a client that is gone."""
-
-    def answer(self, call: Call, batch: Batch) -> None:
-        """Write the call's rows of ``batch``, which are ``call.start`` to ``call.start + call.rows.count``."""
-        ...
-
-    def refuse(self, call: Call, error: ModelkeepError) -> None:
-        """Write the error."""
-        ...
-
-
-class Call:
-    """One request on its way through a lane.
-
-    Args:
-        deadline: ``time.perf_counter`` after which the answer is of no use; None for never.
-        priority: 1 is the most urgent, larger numbers less so; 0 stands for ``NORMAL``, as in Triton's protocol.
-    """
-
-    __slots__ = ("began", "deadline", "door", "expected", "id", "key", "priority", "rows", "sink", "start")
-
-    def __init__(
-        self,
-        rows: Rows,
-        id: str,
-        door: Door,
-        sink: Any,
-        key: str | None = None,
-        deadline: float | None = None,
-        priority: int = 0,
-    ) -> None:
-        self.rows = rows
-        self.id = id
-        self.key = key
-        self.door = door
-        self.sink = sink
-        self.deadline = deadline
-        self.priority = priority or NORMAL
-        self.began = perf_counter()
-        self.expected = 0.0
-        self.start = 0
-
-
-class Batch:
-    """Rows answered together.
-
-    Attributes:
-        lane: Who answered.
-        inputs: What was given, checked.
-        outputs: Arrays by output name, first axis rows.
-        rendered: Room for doors to keep what they make once per batch.
-        times: ``perf_counter`` when stacking began, when the model began and when it had ended.
-    """
-
-    __slots__ = ("inputs", "lane", "outputs", "rendered", "times")
-
-    def __init__(
-        self, lane: Lane, inputs: Blocks, outputs: dict[str, Array], times: tuple[float, float, float]
-    ) -> None:
-        self.times = times
-        self.lane = lane
-        self.inputs = inputs
-        self.outputs = outputs
-        self.rendered: dict[str, Any] = {}
 
 
 class Lane:
@@ -134,6 +68,7 @@ class Lane:
     ) -> None:
         self.loaded = loaded
         self.inputs = loaded.inputs
+        self._predict = loaded.once
         self.channel = channel
         self.counters = counters
         self.limits = limits
@@ -151,6 +86,8 @@ class Lane:
         self._running = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._away: set[Call] = set()  # in threads
+        self._over: ModelkeepError | None = None
 
     @property
     def full(self) -> Overloaded | None:
@@ -217,11 +154,16 @@ class Lane:
         if call.deadline is not None and (self._running or self._timer is not None):
             self._loop.call_later(call.deadline - call.began, self._give_up)
 
-    def _schedule(self) -> None:
+    def submit_with_params(self, call: CallWithParams) -> None:
+        """Queue a call with params: the model is given it alone, or with calls of equal params. As ``submit``."""
+        self._queue.varied = True
+        self.submit(call)
+
+    def _schedule(self, *, wait: bool = True) -> None:
         if self._scheduled or self._running >= self.limits.concurrency or not self._queue.calls:
             return
         self._scheduled = True
-        if self.limits.wait and self._queue.rows < self.limits.max_rows:
+        if wait and self.limits.wait and self._queue.rows < self.limits.max_rows:
             self._timer = self._loop.call_later(self.limits.wait, self._flush)
         else:
             self._loop.call_soon(self._flush)
@@ -238,30 +180,76 @@ class Lane:
             return
         queue.in_loop = self.cost.estimate(rows) < SLOW and not self.loaded.waits
         if queue.in_loop:
-            self._land(calls, self._work(calls))
+            done = self._work(calls)
+            if isinstance(done, Batch):
+                self._answer(calls, done)
+            else:
+                self._failed(calls, done)
         else:
             queue.free_at = now + (0.0 if self.cost.fixed == math.inf else self.cost.estimate(rows))
             self._in_thread(calls)
-        self._schedule()
+        self._schedule(wait=not queue.varied)  # who was left for his params has waited
 
-    def _in_thread(self, calls: list[Call]) -> None:
+    def _failed(self, calls: list[Call], error: ModelkeepError) -> None:
+        """A batch on the loop failed: refuse those that failed a check, run the others again."""
+        guilty, calls, done = sifted(calls, error, self._work)
+        for part, found in guilty:
+            self._land(part, found)
+        if isinstance(done, Batch) or len(calls) == 1:
+            self._land(calls, done)
+        elif calls:  # to find out who is guilty may take longer than the loop can wait
+            self._in_thread(calls, done)
+
+    def end(self, why: ModelkeepError) -> None:
+        """Refuse all that waits or is under way, and what still comes unless it can be answered at once."""
+        self._over = why
+        refused = [*self._away]
+        while self._queue.calls:  # those of other params are taken apart
+            refused += self._queue.take(self._queue.rows)[0]
+        self._away.clear()
+        for call in refused:
+            self._refuse(call, why)
+
+    def _in_thread(self, calls: list[Call], done: ModelkeepError | None = None) -> None:
+        """Run a batch, or what is to run again of one that failed, in one thread."""
+        if self._over is not None:
+            self._land(calls, self._over)
+            return
+        self._away.update(calls)
         self._running += 1
         if not self.loaded.here:
             self._queue.patient = True
             for call in calls:
                 call.expected = math.inf
-        future = self._executor.submit(self._work, calls)
-        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._landed, calls, done.result()))
+        self._executor.submit(self._through, calls, done)
 
-    def _landed(self, calls: list[Call], done: Batch | ModelkeepError) -> None:
+    def _through(self, calls: list[Call], failed: ModelkeepError | None) -> None:
+        """In a thread: the loop hears of each call as soon as it can be answered, and at last that all is done."""
+        tell = self._loop.call_soon_threadsafe
+        done = failed or self._work(calls)
+        if isinstance(done, Batch):
+            tell(self._landed, calls, done)
+            return
+        for part, found in settled(calls, done, self._work, repeatable=self.loaded.repeatable):
+            tell(self._back, part, found)
+        tell(self._landed, [], None)
+
+    def _landed(self, calls: list[Call], done: Batch | None) -> None:
         self._running -= 1
         self._queue.free_at = 0.0
         self._queue.patient = False
         if self._queue.calls and not (self._queue.in_loop or self._scheduled or self.limits.wait):
             self._flush()  # the next batch runs while this one is answered
         else:
-            self._schedule()
-        self._land(calls, done)
+            self._schedule(wait=not self._queue.varied)
+        if done is not None:
+            self._back(calls, done)
+
+    def _back(self, calls: list[Call], done: Batch | ModelkeepError) -> None:
+        """What became of calls in a thread; those that were refused meanwhile have been told already."""
+        if self._over is None:
+            self._away.difference_update(calls)
+            self._land(calls, done)
 
     def _give_up(self, now: float | None = None) -> None:
         for call in self._queue.give_up(perf_counter() if now is None else now):
@@ -273,13 +261,14 @@ class Lane:
         here = self.loaded.here
         try:
             inputs = self.inputs.stack([call.rows for call in calls])
+            inputs.params = calls[0].params
             began = perf_counter()
             computed = inputs.rows
             if self._cache is None:
-                outputs = dict(self.loaded.model.predict(inputs))
+                outputs = dict(self._predict(inputs))
             else:
                 counts = [call.rows.count for call in calls]
-                outputs, hits, computed = self._cache.predict(inputs, counts, self.loaded.model.predict)
+                outputs, hits, computed = self._cache.predict(inputs, counts, self._predict)
                 self.counters.hits += hits
             ended = perf_counter()
             if computed and here:  # loading is no part of what a batch costs
@@ -292,39 +281,12 @@ class Lane:
         return Batch(self, inputs, outputs, (stacking, began, ended))
 
     def _land(self, calls: list[Call], done: Batch | ModelkeepError) -> None:
-        """Answer the calls; when the batch failed, refuse only the guilty and run the others again."""
+        """Answer the calls, or refuse them all."""
         if isinstance(done, Batch):
             self._answer(calls, done)
             return
-        if len(calls) == 1:
-            self._refuse(calls[0], done)
-            return
-        faults = by_row(done.problems) if isinstance(done, Invalid) else {}
-        innocent = [] if faults else calls
-        start = 0
-        for call in calls if faults else ():
-            end = start + call.rows.count
-            mine = [(row - start, p) for row, found in faults.items() if start <= row < end for p in found]
-            if mine:
-                self._refuse(call, Invalid([Problem(f"inputs.{p.path}[{row}]", p.message) for row, p in mine]))
-            else:
-                innocent.append(call)
-            start = end
-        if isinstance(done, Unavailable):  # it is not about any of them
-            for call in calls:
-                self._refuse(call, done)
-        elif faults and innocent:
-            self._again(innocent)
-        else:
-            for call in innocent:
-                self._again([call])
-
-    def _again(self, calls: list[Call]) -> None:
-        """Run calls whose batch failed because of others."""
-        if self.loaded.waits:
-            self._in_thread(calls)
-        else:
-            self._land(calls, self._work(calls))
+        for call in calls:
+            self._refuse(call, done)
 
     def _refuse(self, call: Call, error: ModelkeepError) -> None:
         if isinstance(error, Overloaded):

@@ -1,7 +1,8 @@
 """Answers kept for rows that come again.
 
-The key is BLAKE3 of a request's rows as they go into the model, so it does not matter by which door, in which
-format or in which order of fields they came. A cache belongs to one version in one role: a swap begins with none.
+The key is BLAKE3 of a request's rows as they go into the model, and of its params, so it does not matter by which
+door, in which format or in which order of fields they came. A cache belongs to one version in one role: a swap
+begins with none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -95,15 +97,16 @@ class Cache:
 
 
 def _keys(inputs: Blocks, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """A digest of each request's rows; equal exactly when the rows are, bit by bit."""
+    """A digest of each request's rows and params; equal exactly when both are, bit by bit."""
+    hashed = partial(blake3, key=blake3(inputs.params).digest()) if inputs.params else blake3
     numbers = inputs.numbers.T
     width = numbers.shape[1] * numbers.itemsize
     block = memoryview(numbers.tobytes())
     if not len(inputs.strings):
-        return [blake3(block[start * width : end * width]).digest() for start, end in spans]
+        return [hashed(block[start * width : end * width]).digest() for start, end in spans]
     texts = inputs.strings.T.tolist()
     return [
-        blake3(block[start * width : end * width]).update(_encode(texts[start:end])).digest()
+        hashed(block[start * width : end * width]).update(_encode(texts[start:end])).digest()
         for start, end in spans
     ]
 

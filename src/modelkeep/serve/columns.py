@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, Literal, Protocol
@@ -87,6 +87,7 @@ class Inputs:
             "ignore": Checker(signature, unknown="ignore"),
         }
         self._checker = self._checkers["refuse"]
+        self._bounds = self._checker.bounds
         self.plain = set(self.types) <= {"float64", "int64"}
         whole = [span for span, kind in zip(self._spans, self.types, strict=True) if kind == "int64"]
         self._whole = [place for span in whole for place in range(span.start, span.stop)]
@@ -114,7 +115,7 @@ class Inputs:
                 rows.cells = None
 
     def _numbers(self, parts: Sequence[Rows]) -> Blocks | None:
-        """Rows of finite numbers in one step; None when anything is odd."""
+        """Rows of finite numbers within their bounds in one step; None when anything is odd."""
         lists = [part.cells for part in parts]
         if all(lists):
             block = self._parsed(lists)  # type: ignore[arg-type]
@@ -135,6 +136,12 @@ class Inputs:
         if self._whole and block.dtype.kind == "f":
             part = numbers[self._whole]
             if (part != np.floor(part)).any():
+                return None
+        if self._bounds is not None:
+            low, high = self._bounds
+            if (np.minimum.reduce(numbers, axis=1) < low).any() or (
+                np.maximum.reduce(numbers, axis=1) > high
+            ).any():
                 return None
         return Blocks(self._checker.layout, numbers, _no_strings(numbers.shape[1]), whole=True)
 
@@ -178,13 +185,17 @@ class Inputs:
     def again(self, blocks: Blocks) -> Blocks:
         """A batch of another version as this version takes it. Raises ``Invalid`` when its signature refuses."""
         mine = self._checker.layout
-        if (
-            mine.number_at == blocks.layout.number_at
-            and mine.string_at == blocks.layout.string_at
-            and ((mine.number_rows, mine.string_rows) == (blocks.layout.number_rows, blocks.layout.string_rows))
+        theirs = blocks.layout
+        if (mine.number_at, mine.number_rows, mine.string_at, mine.string_rows) == (
+            theirs.number_at,
+            theirs.number_rows,
+            theirs.string_at,
+            theirs.string_rows,
         ):
-            return Blocks(mine, blocks.numbers, blocks.strings, whole=blocks.whole)
-        return self._checkers["ignore"].check(dict(blocks), blocks.rows)
+            return Blocks(mine, blocks.numbers, blocks.strings, whole=blocks.whole, params=blocks.params)
+        made = self._checkers["ignore"].check(dict(blocks), blocks.rows)
+        made.params = blocks.params
+        return made
 
     def named(self, given: Mapping[str, Sequence[Any]], *, ignore_unknown: bool = False) -> Rows:
         """A request given as lists by name: known names, none missing, equal lengths, a tensor's rows nested.
@@ -261,6 +272,17 @@ class Loaded:
         return bool(getattr(self.model, "waits", False))
 
     @property
+    def repeatable(self) -> bool:
+        """Whether the same rows may be predicted more than once."""
+        return bool(getattr(self.model, "repeatable", True))
+
+    @property
+    def once(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        """Predicts, and repeats nothing by itself; raises ``Lost`` where the process is gone."""
+        found: Callable[[Mapping[str, Any]], Mapping[str, Any]] = getattr(self.model, "once", self.model.predict)
+        return found
+
+    @property
     def here(self) -> bool:
         """Whether the model is loaded now."""
         return bool(getattr(self.model, "here", True))
@@ -270,10 +292,20 @@ class Loaded:
         """How often the model was loaded."""
         return int(getattr(self.model, "loads", 1))
 
-    def bring(self) -> None:
-        """Load the model now, unless it is there. Blocks. Raises what loading raises."""
+    @property
+    def watch(self) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+        """Predicts for a shadow: in the place of nobody who answers (``residency.NoRoom``)."""
+        found: Callable[[Mapping[str, Any]], Mapping[str, Any]] = getattr(self.model, "watch", self.model.predict)
+        return found
+
+    def bring(self, *, shadow: bool = False) -> None:
+        """Load the model now, unless it is there. Blocks. Raises what loading raises.
+
+        Args:
+            shadow: Whether for a shadow only: then in the place of nobody who answers (``residency.NoRoom``).
+        """
         if not self.here:
-            self.model.bring()  # type: ignore[attr-defined]
+            self.model.bring(shadow=shadow)  # type: ignore[attr-defined]
 
     @property
     def signature(self) -> Signature:

@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from modelkeep.core.clock import Clock
 from modelkeep.core.errors import ModelkeepError, NotFound, Unavailable
+from modelkeep.registry import unloading
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve import ids
 from modelkeep.serve.addressable import offered
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded
 from modelkeep.serve.endpoint import Endpoint, Way, channels, same
@@ -81,6 +84,9 @@ class DataPlane:
     Attributes:
         allowed: Told the endpoint that somebody asks for, and raises when they may not; None allows all.
         turns: Of the loop.
+        unloaded: Endpoints that are to be out of memory for a while.
+        unload: Has an endpoint unloaded, or with False loaded again, in every process, in somebody's name. May
+            raise ``Unavailable``.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, spool: Spool | None = None) -> None:
@@ -92,11 +98,14 @@ class DataPlane:
         self.swapped: list[Callable[[], None]] = []
         self.elsewhere: Callable[[], list[Totals]] = list
         self.allowed: Callable[[str], None] | None = None
+        self.unloaded: frozenset[str] = frozenset()
+        self.unload: Callable[[str, bool, str], None] | None = None
         self._names: dict[str, Endpoint] = {}
         self._loop = loop
         self._clock = clock
         self._spool = spool
         self._counters: dict[tuple[Any, ...], Counters] = {}
+        self._lanes: WeakSet[Lane] = WeakSet()  # also those that a swap left to end
         self._slow = ThreadPoolExecutor(SLOW_BATCHES, thread_name_prefix="slow-model")
         self._shadowing = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
@@ -113,6 +122,11 @@ class DataPlane:
         if found is None:
             if self.generation < 0:
                 raise Unavailable("no model is loaded yet", hint="try again in a moment")
+            if name in self.unloaded:
+                raise NotFound(
+                    f"{name!r} was unloaded",
+                    hint="POST /v2/repository/models/NAME/load brings it back",
+                )
             known = ", ".join(sorted(self.endpoints)) or "none"
             raise NotFound(f"there is no endpoint or model {name[:60]!r} here; there are: {known}")
         if self.allowed is not None:
@@ -228,7 +242,10 @@ class DataPlane:
         """
         made: dict[str, Endpoint] = {}
         faults: dict[str, str] = {}
+        away = [one for one in wanted if unloading.is_unloaded(one)]
         for one in wanted:
+            if one in away:
+                continue
             before = self.endpoints.get(one.endpoint)
             try:
                 made[one.endpoint] = Endpoint(one, self._ways(one, before, packages, faults))
@@ -238,9 +255,10 @@ class DataPlane:
                 if before is not None:
                     made[one.endpoint] = before
         if loaded is not None:
-            loaded([endpoint.wanted for endpoint in made.values()])
+            loaded([*(endpoint.wanted for endpoint in made.values()), *away])
         done: Future[None] = Future()
-        self._loop.call_soon_threadsafe(self._swap, made, faults, generation, done)
+        unloaded = frozenset(one.endpoint for one in away)
+        self._loop.call_soon_threadsafe(self._swap, made, unloaded, faults, generation, done)
         done.result()
         packages.keep({route.package for e in made.values() for route in (*e.wanted.routes, *offered(e.wanted))})
 
@@ -255,7 +273,12 @@ class DataPlane:
                 ways.append(replace(old, weight=route.weight))
                 continue
             try:
-                ways.append(self._way(wanted, route, packages.load(route.package, trusted=trusted, terms=terms)))
+                if route.mode == "shadow":
+                    loaded = packages.on_request(route.package, trusted=trusted, terms=terms)
+                    loaded.bring(shadow=True)
+                else:
+                    loaded = packages.load(route.package, trusted=trusted, terms=terms)
+                ways.append(self._way(wanted, route, loaded))
             except ModelkeepError as error:
                 if route.mode != "shadow":
                     raise
@@ -293,6 +316,7 @@ class DataPlane:
             limits=bounds,
             turns=self.turns,
         )
+        self._lanes.add(lane)
         shadow = None
         if route.mode == "shadow":
             shadow = Shadow(
@@ -306,7 +330,12 @@ class DataPlane:
         return Way(route.version, route.mode, route.weight, lane, shadow)
 
     def _swap(
-        self, made: dict[str, Endpoint], faults: dict[str, str], generation: int, done: Future[None]
+        self,
+        made: dict[str, Endpoint],
+        unloaded: frozenset[str],
+        faults: dict[str, str],
+        generation: int,
+        done: Future[None],
     ) -> None:
         """On the loop: between two requests everything changes at once."""
         old, new = channels(self.endpoints.values()), channels(made.values())
@@ -325,6 +354,7 @@ class DataPlane:
             names.setdefault(endpoint.wanted.model, endpoint)
         names.update(made)
         self.endpoints, self._names, self.faults, self.generation = made, names, faults, generation
+        self.unloaded = unloaded
         for listener in self.swapped:
             listener()
         if self._spool:
@@ -335,6 +365,12 @@ class DataPlane:
                 if key not in new:
                     self._spool.retire(channel)
         done.set_result(None)
+
+    def end(self) -> None:
+        """Refuse whatever is not answered yet: the process is to end. Call on the loop."""
+        why = Unavailable("the serving process is ending and did not come to it", hint="try again")
+        for lane in tuple(self._lanes):
+            lane.end(why)
 
     def close(self) -> None:
         """Wait for batches in threads; the loop must go on running until this returns."""

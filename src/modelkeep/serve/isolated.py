@@ -2,8 +2,9 @@
 
 Each version has its own process (``serve.isolated_fork``), started again when it dies, with growing pauses when it
 dies before it has answered anything. A batch that was in a process when it died is given once to the next one, if
-predicting may be repeated. One thread, the keeper, watches all processes of this one: it hears of deaths at once,
-starts successors, and ends processes that hold more memory than they may.
+predicting may be repeated; lanes do that themselves, request by request (``serve.rerun``). One thread, the keeper,
+watches all processes of this one: it hears of deaths at once, starts successors, and ends processes that hold more
+memory than they may.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelkeep.core.errors import ModelkeepError, Unavailable
+from modelkeep.core.errors import Lost, ModelkeepError, Unavailable
 from modelkeep.formats.batch import Batch, Layout
 from modelkeep.formats.signature import Signature
 from modelkeep.serve import isolated_wire as wire
@@ -115,24 +116,37 @@ class IsolatedModel:
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """Arrays by input name (fastest as a ``Batch``) to arrays by output name.
 
+        A batch whose process died is given to another one, once, if predicting may be repeated.
+
         Raises:
             Unavailable: Its process is being started again and is not there in time.
-            ModelkeepError: The model failed; or its process died of this batch, twice where repeating is safe.
+            Lost: Its process died of this batch, twice where repeating is safe; or took too long for it.
+            ModelkeepError: The model failed.
         """
         batch = self.layout.pack(columns)
-        tried = 0
+        try:
+            return self.once(batch)
+        except Lost as lost:
+            if lost.late or not self.repeatable:
+                raise
+        try:
+            return self.once(batch)
+        except Lost as lost:
+            raise lost.twice() from None
+
+    def once(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As ``predict``, but no process gets the batch once another one had it."""
+        batch = self.layout.pack(columns)
         until = time.monotonic() + PATIENCE
         while True:
             process = self.pool.take(until - time.monotonic())
             try:
                 return self._ask(process, batch)
-            except _Lost as lost:
-                tried += lost.begun
-                if tried > (1 if self.repeatable else 0):
+            except _Gone as gone:
+                if gone.begun:
                     process.over.wait(0.5)  # until the keeper has heard why
-                    raise ModelkeepError(
-                        f"the process of {self.pool.order.label} ended while it predicted: {process.why()}"
-                        + ("; it was tried twice" if tried > 1 else ""),
+                    raise Lost(
+                        f"the process of {self.pool.order.label} ended while it predicted: {process.why()}",
                         hint="see its log; if it ran out of memory, raise deploy.memory",
                     ) from None
 
@@ -148,12 +162,12 @@ class IsolatedModel:
             said = wire.told(wire.receive(process.sock))
         except TimeoutError:
             self.pool.end(process, f"it took longer than {self.limit:g} s")
-            raise ModelkeepError(
-                f"{self.pool.order.label} took longer than {self.limit:g} s for {batch.rows} rows"
+            raise Lost(
+                f"{self.pool.order.label} took longer than {self.limit:g} s for {batch.rows} rows", late=True
             ) from None
         except (OSError, EOFError):
             self.pool.lost(process)
-            raise _Lost(begun) from None
+            raise _Gone(begun) from None
         except ModelkeepError:
             self.pool.give(process)
             raise
@@ -176,7 +190,7 @@ class IsolatedModel:
         self._close()
 
 
-class _Lost(Exception):
+class _Gone(Exception):
     """The process is gone; ``begun`` says whether it had the batch."""
 
     def __init__(self, begun: bool) -> None:

@@ -118,6 +118,8 @@ class Owner(Protocol):
 
     def over(self) -> list[tuple[Process, int]]: ...
 
+    def close(self) -> None: ...
+
 
 class Forker:
     """The program that forks processes of one kind, and its deputy, which takes over when it dies.
@@ -239,6 +241,7 @@ class Keeper:
         for process in list(self._processes.values()):
             process.kill()
             self._drop(process)
+            process.pool.close()  # who waits for another process of it need not
         for forker in self._forkers.values():
             forker.close()
         self._bell.close()

@@ -51,12 +51,13 @@ class Note(Struct, array_like=True, frozen=True):
 
 
 class Ask(Struct, array_like=True, frozen=True):
-    """A batch: ``numbers`` first, row by row when ``tall``, then ``texts`` bytes of strings."""
+    """A batch: ``numbers`` first, row by row when ``tall``, then ``texts`` bytes of strings; and its params."""
 
     rows: int
     tall: bool
     whole: bool
     texts: int
+    params: bytes
 
 
 class Column(Struct, array_like=True, frozen=True):
@@ -190,7 +191,7 @@ def put_batch(arena: Arena, batch: Batch) -> Ask:
         np.frombuffer(view, np.float64, numbers.size).reshape(numbers.shape)[...] = numbers
     if texts:
         view[size : size + len(texts)] = texts
-    return Ask(batch.rows, tall, batch.whole, len(texts))
+    return Ask(batch.rows, tall, batch.whole, len(texts), batch.params)
 
 
 def take_batch(arena: Arena, layout: Layout, data: bytes) -> Batch:
@@ -204,7 +205,7 @@ def take_batch(arena: Arena, layout: Layout, data: bytes) -> Batch:
     strings = np.empty((layout.string_rows, ask.rows), dtype=object)
     if ask.texts:
         strings.ravel()[:] = _texts.decode(view[size : size + ask.texts])
-    return Batch(layout, numbers.T if ask.tall else numbers, strings, whole=ask.whole)
+    return Batch(layout, numbers.T if ask.tall else numbers, strings, whole=ask.whole, params=ask.params)
 
 
 # answers

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+DRAIN = 10
+"""Seconds that a process has, once told to end, for what is under way."""
+CLOSING = 4
+"""Seconds after that in which it is gone, whatever its threads are at."""
 GRPC = -1
 """The number of the socket for gRPC."""
 

@@ -130,7 +130,14 @@ class LocalPackages:
             return model
 
         least = about.files[about.model or manifest.ONNX].size if here else 0
-        model = Resident(self.residency, load, digest[:12], apart=not here, least=least)
+        model = Resident(
+            self.residency,
+            load,
+            digest[:12],
+            apart=not here,
+            least=least,
+            repeatable=here or terms.repeatable,  # a graph has no side effects
+        )
         return Loaded(model, Inputs(signature), about.runtime, None if here else model)
 
     def _fetched(self, digest: str) -> None:

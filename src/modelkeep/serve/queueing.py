@@ -33,6 +33,7 @@ class Waits(Protocol):
     began: float
     deadline: float | None
     expected: float
+    params: bytes
     priority: int
     rows: Rows
 
@@ -59,6 +60,7 @@ class Queue(Generic[C]):
         usual: Rows of a call, on average.
         bias: How much longer calls take than was expected when they came: whatever else this machine does.
         most: Rows of a batch that takes a quarter of the budget.
+        varied: Whether any call that waits may have params: then a batch is of calls with equal ones.
         patient: Whether calls wait for the model to be loaded: then they are let in however long that takes.
     """
 
@@ -82,6 +84,7 @@ class Queue(Generic[C]):
         "rows",
         "turns",
         "usual",
+        "varied",
     )
 
     def __init__(self, endpoint: str, limits: Limits, cost: Cost, turns: Turns | None = None) -> None:
@@ -99,6 +102,7 @@ class Queue(Generic[C]):
         self.bias = 1.0
         self.most = limits.max_rows
         self.patient = False
+        self.varied = False
         self._refused = -math.inf
         self._calm = _CALM * limits.budget
         self._sure = 0
@@ -258,7 +262,9 @@ class Queue(Generic[C]):
         if self._mixed:
             self.calls.sort(key=_urgency)
         calls, rows = self.calls, self.rows
-        if rows > most:
+        if self.varied and calls:
+            calls, rows = self._alike(most)
+        elif rows > most:
             rows = place = 0
             for place, call in enumerate(calls):
                 count = call.rows.count
@@ -273,11 +279,28 @@ class Queue(Generic[C]):
             self.calls = []
             self.rows = 0
         if not self.calls:
-            self._mixed = self._dated = False
+            self._mixed = self._dated = self.varied = False
         if calls:
             self.usual += 0.1 * (rows / len(calls) - self.usual)
         self._reckon()
         return calls, rows
+
+    def _alike(self, most: int) -> tuple[list[C], int]:
+        """As ``take``, of the calls whose params are those of the first; the others stay, in their order."""
+        params, rows, full = self.calls[0].params, 0, False
+        taken: list[C] = []
+        left: list[C] = []
+        for call in self.calls:
+            alike = call.params == params and not full
+            full = full or (alike and bool(taken) and rows + call.rows.count > most)
+            if alike and not full:
+                taken.append(call)
+                rows += call.rows.count
+            else:
+                left.append(call)
+        self.calls = left
+        self.rows -= rows
+        return taken, rows
 
     def spent(self, seconds: float, calls: int) -> None:
         """The loop has written so many answers in so long; decoding their requests took it about as long."""

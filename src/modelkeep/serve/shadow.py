@@ -16,6 +16,7 @@ from modelkeep.formats.batch import Batch as Blocks
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded
 from modelkeep.serve.metrics import Counters, Stages
+from modelkeep.serve.residency import NoRoom
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ class Shadow:
     """A version that sees what a lane answered and answers nothing.
 
     Runs in its own thread after the answers are written; holds a bounded number of batches and drops the rest, so
-    it can never slow or fail the version that answers.
+    it can never slow or fail the version that answers. Where models share memory, it is loaded only while there is
+    room beside those that answer, and drops what comes meanwhile.
 
     Args:
         share: Of the batches it sees, in [0, 1].
@@ -76,7 +78,11 @@ class Shadow:
         try:
             mine = self.loaded.inputs.again(inputs)
             ready = perf_counter()
-            outputs = dict(self.loaded.model.predict(mine))
+            outputs = dict(self.loaded.watch(mine))
+        except NoRoom as error:
+            log.debug("shadow version %s is not loaded: %s", self.channel.version, error)
+            self.channel.dropped += inputs.rows
+            return
         except Exception as error:
             log.debug("shadow version %s failed: %s", self.channel.version, error)
             self.channel.errors += len(ids)

@@ -127,11 +127,13 @@ class Spool:
             "end": records[-1].time if records else now,
         }
         try:
-            tables = []
+            tables: list[pa.Table] = []
+            kinds: dict[str, pa.DataType] = {}
             for piece in _pieces(records):
-                tables.append(table(channel, piece))
+                tables.append(table(channel, piece, kinds))
                 self._stop.wait(BREATH)  # the requests' turn at the interpreter
-            whole = pa.concat_tables(tables) if tables else table(channel, [])
+            # params may change which outputs there are: a piece without one has nulls there
+            whole = pa.concat_tables(tables, promote_options="default") if tables else table(channel, [], kinds)
             self._save(whole.replace_schema_metadata({"modelkeep": json.dumps(about)}))
         except (OSError, pa.ArrowException, ValueError, TypeError) as error:
             channel.lost += rows
@@ -168,8 +170,8 @@ def _pieces(records: list[Record]) -> Iterator[list[Record]]:
         yield records[start:]
 
 
-def table(channel: Channel, records: list[Record]) -> pa.Table:
-    """The captured rows of one channel, in order."""
+def table(channel: Channel, records: list[Record], kinds: dict[str, pa.DataType]) -> pa.Table:
+    """The captured rows of one channel, in order; ``kinds`` are the types of its outputs, as far as known."""
     counts = np.concatenate(
         [np.asarray(record.counts, dtype=np.int64) for record in records] or [_empty(np.int64)]
     )
@@ -194,8 +196,8 @@ def table(channel: Channel, records: list[Record]) -> pa.Table:
         texts = np.concatenate([record.strings[place] for record in records] or [_empty(object)])
         inputs[field.name] = pa.array(texts, type=pa.string())
     columns |= {f"in.{name}": inputs[name] for name in channel.order}
-    for name in records[0].outputs if records else ():
-        columns[f"out.{name}"] = _output(np.concatenate([record.outputs[name] for record in records]))
+    for name in dict.fromkeys(name for record in records for name in record.outputs):
+        columns[f"out.{name}"] = _outputs(records, name, kinds)
     return pa.table(columns)
 
 
@@ -230,6 +232,23 @@ def _numbers(row: Array, kind: str) -> pa.Array:
     if kind == "timestamp":
         return found.cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     return found.cast(_ARROW[kind])
+
+
+def _outputs(records: list[Record], name: str, kinds: dict[str, pa.DataType]) -> pa.Array:
+    """One output of all rows. Params may change what a model gives: what is not of the first type seen is null."""
+    parts = [record.outputs.get(name) for record in records]
+    there = [part for part in parts if part is not None]
+    if len(there) == len(parts) and len({(part.dtype.kind, part.shape[1:]) for part in there}) == 1:
+        made = [_output(np.concatenate(there))]
+    else:
+        made = [
+            pa.nulls(record.rows) if part is None else _output(part)
+            for part, record in zip(parts, records, strict=True)
+        ]
+    kind = kinds.get(name) or next((one.type for one in made if not pa.types.is_null(one.type)), pa.null())
+    if not pa.types.is_null(kind):
+        kinds[name] = kind
+    return pa.concat_arrays([one if one.type == kind else pa.nulls(len(one), kind) for one in made])
 
 
 def _output(column: Array) -> pa.Array:

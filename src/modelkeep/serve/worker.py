@@ -15,8 +15,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,11 +29,12 @@ from sqlalchemy import make_url
 
 from modelkeep.core.clock import Clock
 from modelkeep.core.errors import Unavailable
-from modelkeep.registry import endpoints
+from modelkeep.registry import endpoints, unloading
 from modelkeep.registry.endpoints import Wanted
 from modelkeep.serve import addressable, state
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import HotRoutes, protocol
+from modelkeep.serve.orders import CLOSING, DRAIN
 from modelkeep.serve.packages import LocalPackages
 from modelkeep.serve.spool import EVERY, Spool
 from modelkeep.serve.supervised import Supervised
@@ -43,7 +46,8 @@ log = logging.getLogger(__name__)
 
 POLL = 0.15
 RETRY = 1.0
-DRAIN = 10
+ANSWER = 1
+"""Seconds beyond the drain in which what is refused then is told so."""
 BACKLOG = 2048
 SWITCH = 0.001
 """Seconds that a thread which is at work may keep the event loop waiting for the interpreter."""
@@ -126,10 +130,10 @@ class Follower:
         """Begin to follow."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End; a load under way is finished first."""
+    def stop(self, limit: float) -> None:
+        """End; a load under way has ``limit`` seconds."""
         self._stop.set()
-        self._thread.join(timeout=DRAIN)
+        self._thread.join(limit)
 
     def _run(self) -> None:
         known = state.load(self._kept)
@@ -192,6 +196,9 @@ def run_worker(
     models_memory: int = 0,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain for at most ``drain`` seconds. Blocks.
+
+    What is not answered by then is told that the process ends. At the latest ``CLOSING`` seconds after that the
+    process is gone, with exit code 0, also when a model never returns.
 
     Args:
         home: Holds ``packages/``, ``capture/`` and ``serve/``; the address is written to
@@ -288,13 +295,14 @@ async def _serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=drain,
+        timeout_graceful_shutdown=drain + ANSWER,
         backlog=BACKLOG,
         **made.tls,
     )
-    server = _Server(config, made, drain, Supervised(leash, plane, made.start) if leash else None)
+    server = _Server(config, plane, made, drain, Supervised(leash, plane, made.start) if leash else None)
     tally = Tally(home / "serve" / "counts", plane.counted)
     plane.elsewhere = tally.elsewhere
+    plane.unload = partial(_unload, database_url, clock)
     tally.start()
     spool.start()
     follower.start()
@@ -303,21 +311,43 @@ async def _serve(
         with _announced(address, home / "serve" / f"address-{os.getpid()}.json"):
             await server.serve(sockets=[listener] if listener else [])
     finally:
-        await asyncio.to_thread(follower.stop)
-        await asyncio.to_thread(plane.close)
+        await asyncio.to_thread(follower.stop, server.left)
+        with contextlib.suppress(TimeoutError):  # whom these batches were for has been told
+            await asyncio.wait_for(asyncio.to_thread(plane.close), server.left)
         await asyncio.to_thread(packages.close)
         await asyncio.to_thread(spool.close)
         await asyncio.to_thread(tally.stop)
 
 
+def _unload(database_url: str, clock: Clock, endpoint: str, away: bool, actor: str) -> None:
+    """Have an endpoint unloaded, or loaded again, by all that follow the registry. Raises ``Unavailable``."""
+    change = unloading.unload if away else unloading.load
+    with contextlib.closing(open_existing(database_url)) as database:
+        database.write(lambda conn: change(conn, endpoint, now=clock.now(), actor=actor))
+
+
 class _Server(uvicorn.Server):
     """uvicorn raises the signal that ended it once more; this one returns, so that captured rows are written."""
 
-    def __init__(self, config: uvicorn.Config, doors: Doors, drain: int, supervised: Supervised | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        plane: DataPlane,
+        doors: Doors,
+        drain: int,
+        supervised: Supervised | None,
+    ) -> None:
         super().__init__(config)
+        self._plane = plane
         self._doors = doors
         self._drain = drain
         self._supervised = supervised
+        self._until = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds that what was begun may still take."""
+        return max(self._until - time.monotonic(), 0.1)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept, or let a supervisor say on what."""
@@ -329,7 +359,11 @@ class _Server(uvicorn.Server):
         """Drain all doors at the same time."""
         if self._supervised is not None:
             self._supervised.end()
-        await asyncio.gather(super().shutdown(sockets=sockets), self._doors.stop(self._drain))
+        self._until = time.monotonic() + self._drain + ANSWER
+        _leave_within(self._drain + CLOSING)
+        refusing = asyncio.get_running_loop().call_later(self._drain, self._plane.end)
+        await asyncio.gather(super().shutdown(sockets=sockets), self._doors.stop(self._drain + ANSWER))
+        refusing.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -338,6 +372,13 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
+
+
+def _leave_within(seconds: float) -> None:
+    """End this process by then: a thread that predicts cannot be ended, and Python would wait for it."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 @contextlib.contextmanager

@@ -204,11 +204,26 @@ def _deploy(declaration: Declaration, report: Report) -> None:
         report.add("deploy.batch.budget", f"{batch.budget!r}: nothing is answered within no time")
     elif wait is not None and budget is not None and wait >= budget:
         report.add("deploy.batch.wait", f"{batch.wait!r} uses up the budget of {batch.budget!r}; expected less")
+    _in_range(declaration, report)
     report.between("deploy.concurrency", deploy.concurrency, 1, 64)
     report.between("deploy.cache.rows", deploy.cache.rows, 0, 100_000_000)
     report.between("deploy.cache.bytes", deploy.cache.bytes, 0, 1 << 40)
     if deploy.memory < 1 << 26:
         report.add("deploy.memory", f"{deploy.memory} bytes hold no process; expected at least {1 << 26}")
+
+
+def _in_range(declaration: Declaration, report: Report) -> None:
+    names = declaration.deploy.in_range
+    if isinstance(names, str):
+        if names != "numeric":
+            said = f"{names!r} is no group of numbers; expected numeric, or for one input [{names}]"
+            report.add("deploy.in_range", said)
+        return
+    report.unique("deploy.in_range", names)
+    for index, name in enumerate(names):
+        if name == declaration.data.target or name in declaration.data.exclude:
+            what = "the target" if name == declaration.data.target else "excluded by data.exclude"
+            report.add(child("deploy.in_range", index), f"{name!r} is {what}; it is no input")
 
 
 def _replicas(replicas: Replicas, report: Report) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from modelkeep.spec.steps import CleanStep, FeatureStep
+from modelkeep.spec.steps import CleanStep, Columns, FeatureStep
 
 Names = tuple[str, ...]
 
@@ -236,6 +236,9 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         abort: Conditions that end a rollout, such as ``error_rate > 1%``.
         replicas: Bounds on serving processes.
         unknown_fields: What to do with inputs the signature does not name.
+        in_range: Inputs whose values outside of the range of training are refused: ``numeric``, or names of
+            numbers and times. ``min`` and ``max`` under ``data.checks.columns`` widen it. A change makes a new
+            version, without training.
         errors: What errors show of what was sent and of the model: everything, or only the paths of the fields.
         batch: How requests are answered together.
         concurrency: How many batches of a version that takes long are predicted at the same time, in one process.
@@ -243,7 +246,7 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         memory: Bytes that the process of a version may hold, when it runs in one of its own.
         versions: Which can be asked for by number or alias: those that traffic is routed to, or all of the model,
             each loaded when it is first asked.
-        repeatable: Whether a prediction may be made again when the process that made it died; if not, it fails.
+        repeatable: Whether a request may be predicted again when its process died or its batch failed.
     """
 
     endpoint: str = ""
@@ -251,6 +254,7 @@ class Deploy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     abort: Names = ()
     replicas: Replicas = Replicas()
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
+    in_range: Columns = ()
     errors: Literal["full", "redacted"] = "full"
     batch: MicroBatch = MicroBatch()
     concurrency: int = 1

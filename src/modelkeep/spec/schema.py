@@ -59,6 +59,7 @@ _HINTS: dict[tuple[type[Struct], str], dict[str, Any]] = {
     (d.Replicas, "quiet"): _DURATION,
     (d.MicroBatch, "wait"): _DURATION,
     (d.MicroBatch, "budget"): _DURATION,
+    (d.Deploy, "in_range"): {"anyOf": [{"enum": ["numeric"]}, {"type": "array", "items": {"type": "string"}}]},
     (d.Split, "test"): {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
     (d.Log, "sample"): {"type": "number", "minimum": 0, "maximum": 1},
     (d.Checks, "max_age"): {"anyOf": [_DURATION, {"type": "null"}]},

@@ -192,14 +192,22 @@ def _brier(view: View, weights: Floats) -> Floats:
 
 def _calibration_error(view: View, weights: Floats) -> Floats:
     """Expected calibration error over equal-width bins: sum of |stated - observed| by the bins' shares."""
+    return np.asarray(np.abs(calibration_gaps(view, weights)).sum(axis=1) / weights.sum(axis=1))
+
+
+def calibration_gaps(view: View, weights: Floats) -> Floats:
+    """Sum of stated - observed in each bin of the stated probability, (R, bins), which adds up over parts.
+
+    Args:
+        weights: (R, n).
+    """
     if view.binary:
         stated, right = view.probability[:, -1], view.truth == len(view.classes) - 1
     else:
         stated, right = view.probability.max(axis=1), view.truth == view.probability.argmax(axis=1)
     bins = np.clip((stated * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
     gap = stated - right
-    sums = np.stack([np.bincount(bins, row * gap, CALIBRATION_BINS) for row in weights])
-    return np.asarray(np.abs(sums).sum(axis=1) / weights.sum(axis=1))
+    return np.stack([np.bincount(bins, row * gap, CALIBRATION_BINS) for row in weights])
 
 
 def _top_k(view: View, weights: Floats, *, k: int) -> Floats:

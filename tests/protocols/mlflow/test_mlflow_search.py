@@ -44,7 +44,10 @@ FILTERS = (
     ("", "543210"),
     ("metrics.auc > 0.5", "541"),
     ("metric.auc >= .5 and metrics.auc < 1e3", "510"),
-    ("metrics.auc != 0.5", "541"),
+    ("metrics.auc != 0.5", "5421"),  # NaN is no number
+    ("metrics.auc != 0.5 AND params.depth = '2'", "2"),
+    ("metrics.auc != 0.5 AND metrics.auc > 0", "541"),
+    ("metrics.auc = 0", ""),
     ('metrics.`val/loss 2` <= 2 AND metrics."val/loss 2" > 0', "21"),
     ("metrics.val/loss > -1", ""),
     ("params.depth = '3'", "3"),
@@ -241,7 +244,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Any:
     known = []
     db.write(lambda conn: experiments.ensure_default(conn, 1))
     for at in range(40):
-        metrics = {key: chance.choice([-1.5, 0.5, 1, 2, -3]) for key in ("a", "b b") if chance.random() < 0.7}
+        metrics = {
+            key: chance.choice([-1.5, 0.5, 1, 2, -3, math.nan]) for key in ("a", "b b") if chance.random() < 0.7
+        }
         params = {key: chance.choice(["", "x", "Xy", "ya", "%"]) for key in ("a", "c/d") if chance.random() < 0.7}
 
         def add(conn: Any, at: int = at, metrics: Any = metrics, params: Any = params) -> str:

@@ -148,8 +148,7 @@ def test_a_batch_is_all_or_nothing_and_may_be_repeated(client: Any) -> None:
             "at most 100 params",
         ),
         ("runs/log-batch", {"tags": [{"key": f"p{at}", "value": ""} for at in range(101)]}, "at most 100 tags"),
-        ("runs/log-parameter", {"key": "p", "value": "v" * 6001}, "6000"),
-        ("runs/set-tag", {"key": "p", "value": "v" * 8001}, "8000"),
+        ("runs/log-batch", {"params": [{"key": "p", "value": "1"}] * 2}, r"submitted: ['p']. Please ensure"),
         ("runs/set-tag", {"key": "p" * 251, "value": "v"}, "250"),
         ("runs/log-metric", {"key": "../m", "value": 1, "timestamp": 1}, "Invalid value"),
         ("runs/log-metric", {"key": "m#", "value": 1, "timestamp": 1}, "Names may only contain"),
@@ -169,6 +168,29 @@ def test_what_does_not_fit_is_refused(light: str, path: str, body: dict[str, Any
         assert answer.json()["error_code"] == "INVALID_PARAMETER_VALUE"
         assert words in answer.json()["message"]
         assert http.get("runs/get", params={"run_id": run}).json()["run"]["data"]["metrics"] == []
+
+
+def test_long_values_are_cut(client: Any) -> None:
+    run = client.create_run("0", tags={"begun": "t" * 9000}).info.run_id
+    client.log_param(run, "a", "ü" * 6001)
+    client.log_param(run, "a", "ü" * 6002)  # the same when it is cut
+    client.set_tag(run, "b", "v" * 8001)
+    client.log_batch(run, [], [Param("c", "v" * 6001)], [RunTag("d", "v" * 8001)])
+    found = client.get_run(run).data
+    assert found.params == {"a": "ü" * 6000, "c": "v" * 6000}
+    assert [len(found.tags[key]) for key in ("begun", "b", "d")] == [9000, 8000, 8000]
+
+
+def test_long_values_are_refused_when_the_environment_says_so(light: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "False")
+    with httpx.Client(base_url=f"{light}/api/2.0/mlflow") as http:
+        run = http.post("runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
+        for path, longest in (("runs/log-parameter", 6000), ("runs/set-tag", 8000)):
+            body = {"run_id": run, "key": "k", "value": "v" * longest}
+            assert http.post(path, json=body).status_code == 200
+            answer = http.post(path, json={**body, "value": "v" * (longest + 1)})
+            assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+            assert str(longest) in answer.json()["message"]
 
 
 def test_requests_may_be_written_as_protobuf_writes_them(light: str) -> None:

@@ -15,17 +15,21 @@ from linear_kit import objective, rows, span, value
 from scipy import sparse
 
 from modelkeep.core.errors import Unavailable
+from modelkeep.core.ports import Silent
 from modelkeep.engines.local import LocalEngine
 from modelkeep.train.linear import wire
 from modelkeep.train.linear.blocks import Block, FilePart, Split
+from modelkeep.train.linear.checkpoint import Checkpoint
 from modelkeep.train.linear.estimator import OutOfCoreClassifier
 from modelkeep.train.linear.losses import Objective
 from modelkeep.train.linear.parameter_server import ParameterServer
+from modelkeep.train.linear.passes import Pass
 from modelkeep.train.linear.settings import settle
 from modelkeep.train.linear.table import Steps, Table
 from modelkeep.train.linear.threads import Threads
 from modelkeep.train.linear.whole import Wholes
 from modelkeep.train.linear.wire import Frame
+from small import until
 
 
 @pytest.fixture(params=[0, 1], ids=["synchronous", "stale"])
@@ -44,15 +48,15 @@ def server(request) -> Iterator[ParameterServer]:
             yield made
 
 
-def joined(server: ParameterServer) -> socket.socket:
+def joined(server: ParameterServer, part: int = 0, turn: int = 0) -> socket.socket:
     made = wire.connect(server._addresses[0], server._token)
-    wire.send(made, Frame(wire.JOIN))
+    wire.send(made, Frame(wire.JOIN, keys=np.array([turn, part], np.uint32)))
     wire.receive(made)
     return made
 
 
-def push(worker: socket.socket, gradient: float) -> None:
-    wire.send(worker, Frame(wire.PUSH, number=1.0, keys=np.array([2], np.uint32), values=np.array([gradient])))
+def push(worker: socket.socket, gradient: float, batch: int = 0) -> None:
+    wire.send(worker, Frame(wire.PUSH, batch, 1.0, np.array([2], np.uint32), np.array([gradient])))
     wire.receive(worker)
 
 
@@ -83,14 +87,15 @@ def test_nonsense_ends_one_connection_and_not_the_shard(server):
             wire.send(worker, nonsense)
             wire.receive(worker)
     with joined(server) as worker:
-        assert pull(worker) == 0.0
+        push(worker, -1.0)
+        assert pull(worker) == 1.0
 
 
 def test_a_worker_waits_for_the_slowest_and_not_for_the_dead(server):
-    fast, slow = joined(server), joined(server)
+    fast, slow = joined(server, 0), joined(server, 1)
     ahead = server._settings.staleness
-    for _ in range(1 + ahead):
-        push(fast, -1.0)
+    for batch in range(1 + ahead):
+        push(fast, -1.0, batch)
     wire.send(fast, Frame(wire.PULL, keys=np.array([2], np.uint32)))
     fast.settimeout(0.2)
     with pytest.raises(TimeoutError):
@@ -104,12 +109,48 @@ def test_a_worker_waits_for_the_slowest_and_not_for_the_dead(server):
 
 
 def test_pushes_of_one_clock_make_one_step_together(server):
-    one, two = joined(server), joined(server)
+    one, two = joined(server, 0), joined(server, 1)
     push(one, -1.0)
     push(two, -3.0)
     assert pull(one) == pull(two) == (2.0 if server._settings.staleness == 0 else 4.0)
     one.close()
     two.close()
+
+
+def test_a_batch_counts_once_in_a_pass_whichever_attempt_brings_it(server):
+    lost = joined(server, 7)
+    push(lost, -1.0, 0)
+    push(lost, -1.0, 1)
+    lost.close()
+    with joined(server, 7) as again, joined(server, 7) as another:
+        for batch in (0, 1):
+            push(again, -1.0, batch)
+        assert pull(again) == 2.0
+        push(again, -3.0, 2)
+        push(another, -1.0, 0)
+        assert pull(again) == pull(another) == 5.0
+        with joined(server, 7, turn=1) as later:
+            push(later, -1.0, 0)
+            push(again, -9.0, 3)
+            assert pull(later) == pull(again) == 6.0, "of an earlier pass nothing counts any more"
+
+
+def test_of_two_attempts_the_furthest_is_waited_for_and_neither_after_the_end(server):
+    other, stuck, copy = joined(server, 0), joined(server, 1), joined(server, 1)
+    for worker in (other, stuck, copy):
+        worker.settimeout(60)
+    for batch in range(3):
+        push(other, -1.0, batch)
+        push(copy, -1.0, batch)
+        assert pull(other) == (1.0 if server._settings.staleness == 0 else 2.0) * (batch + 1)
+    wire.send(copy, Frame(wire.LEAVE))
+    wire.receive(copy)
+    for batch in range(3, 6):
+        push(other, -1.0, batch)
+        push(stuck, -9.0, batch)
+        assert pull(other) == pull(stuck) == (1.0 + batch if server._settings.staleness == 0 else 4.0 + batch)
+    for worker in (other, stuck, copy):
+        worker.close()
 
 
 def test_a_shard_that_died_is_told_as_such(server):
@@ -133,6 +174,43 @@ class Deadly:
                 Path(self.died).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             yield x[40:], y[40:]
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A part whose first reader waits in the middle of it until there is a second."""
+
+    part: FilePart
+    marks: str
+
+    def __call__(self) -> Iterator[Block]:
+        first, second = Path(self.marks, "first"), Path(self.marks, "second")
+        (second if first.exists() else first).touch()
+        for x, y in self.part():
+            yield x[:40], y[:40]
+            until(second.exists, limit=120)
+            yield x[40:], y[40:]
+
+
+@pytest.mark.parametrize("what", ["killed", "slow"])
+def test_rows_count_once_though_a_part_is_begun_twice(tmp_path, what):
+    """Every batch is a step where workers need not wait for each other, so steps are counted."""
+    x, y = rows(2)
+    halves = [
+        FilePart.keep(str(tmp_path / str(at)), x[at : at + 120], y[at : at + 120] * 2.0 - 1.0) for at in (0, 120)
+    ]
+    second = Deadly(halves[1], str(tmp_path / "second")) if what == "killed" else Slow(halves[1], str(tmp_path))
+    params = {"shards": 2, "staleness": 1000, "batch_size": 10}
+    settings = settle(OutOfCoreClassifier(method="parameter_server", **params).get_params(), classes=2)
+    steps, done = Steps("adagrad", 0.1, 10), Pass({})
+    with LocalEngine(2) as engine:
+        wholes = Wholes([halves[0], second], engine, Split())
+        with ParameterServer(settings, Objective("logistic", 0, 0), steps, wholes) as server:
+            server.begin(Table.fresh(x.shape[1], 1))
+            server.run(done, Silent(), Checkpoint(None, {}), lambda at: None)
+            assert (tmp_path / "second").exists(), "it was begun twice"
+            assert server.table().clock[1] == len(y) / 10
+    assert (done.parts, done.rows) == (2, len(y))
 
 
 def test_processes_share_files_and_a_killed_one_is_made_up_for(tmp_path):

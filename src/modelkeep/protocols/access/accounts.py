@@ -67,7 +67,7 @@ class Followed:
         self._open = open_database
         self._copy = copy
         self._db: Database | None = None
-        self._known = _load(copy) or Accounts(UNKNOWN)
+        self._known = kept(copy) or Accounts(UNKNOWN)
         self._look_once()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="modelkeep-accounts", daemon=True)
@@ -103,7 +103,8 @@ class Followed:
         _save(self._copy, found)
 
 
-def _load(path: Path) -> Accounts | None:
+def kept(path: Path) -> Accounts | None:
+    """The copy that ``Followed`` keeps; None when there is none that can be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Accounts)
     except FileNotFoundError:

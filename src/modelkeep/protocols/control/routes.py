@@ -74,7 +74,7 @@ class Chain(Struct, frozen=True):
 def routes(
     keep: Keep,
     loop_status: Callable[[], dict[str, Any]],
-    serving: str = "",
+    serving: Callable[[], str] = str,
     beside: Iterable[Described] = (),
 ) -> list[Route]:
     """The routes of the control server's own API.
@@ -82,7 +82,7 @@ def routes(
     Args:
         keep: The home they speak for.
         loop_status: What the loop says of itself.
-        serving: Address of the serving process; empty without one.
+        serving: Says where serving processes answer; empty without any.
         beside: What else the control server offers, for the OpenAPI document.
     """
     operations = [*_looking(keep, loop_status, serving), *_acting(keep)]
@@ -104,7 +104,7 @@ def routes(
 class _Looking:
     """What is asked of the registry. Each method is one read."""
 
-    def __init__(self, keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str) -> None:
+    def __init__(self, keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: Callable[[], str]) -> None:
         self.keep = keep
         self.loop_status = loop_status
         self.serving = serving
@@ -119,7 +119,7 @@ class _Looking:
             "captured_rows": taken,
             "jobs": len(busy),
             "loop": self.loop_status(),
-            "serving": self.serving,
+            "serving": self.serving(),
         }
 
     def all_models(self, _: Call) -> dict[str, list[Version]]:
@@ -170,7 +170,7 @@ class _Looking:
             return {name: snapshots.named(conn, name) for name in snapshots.names(conn)}
 
 
-def _looking(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: str) -> list[Operation]:
+def _looking(keep: Keep, loop_status: Callable[[], dict[str, Any]], serving: Callable[[], str]) -> list[Operation]:
     look = _Looking(keep, loop_status, serving)
     return [
         Operation("GET", f"{BASE}/status", "What the control server knows of itself", look.status),

@@ -5,6 +5,7 @@ Source: mlflow.org/docs, "REST API", request limits; the messages are those peop
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from typing import Any
@@ -20,6 +21,9 @@ MAX_TAG = 8000
 MAX_REGISTRY_TAG = 100_000
 MAX_EXPERIMENT_NAME = 500
 MAX_EXPERIMENT_TAG = 20_000
+
+TRUNCATE = "MLFLOW_TRUNCATE_LONG_VALUES"
+"""What says in the environment whether long values of params and of runs' tags are cut, or refused."""
 
 LOCAL = ("file", "sqlite")
 """Schemes of what is on some machine's own disk."""
@@ -76,6 +80,17 @@ def length(path: str, value: str, limit: int) -> None:
     """At most so many characters. Raises ``Invalid``."""
     if len(value) > limit:
         raise Invalid(f"'{path}' exceeds the maximum length of {limit} characters")
+
+
+def cut(path: str, value: str, limit: int) -> str:
+    """The first characters of a text that is too long, as MLflow keeps it.
+
+    Raises:
+        Invalid: ``MLFLOW_TRUNCATE_LONG_VALUES`` is ``false`` or ``0``.
+    """
+    if os.environ.get(TRUNCATE, "").lower() in ("false", "0"):
+        length(path, value, limit)
+    return value[:limit]
 
 
 def whole(path: str, value: int) -> None:

@@ -29,8 +29,21 @@ class History(Struct, frozen=True):
     max_results: int | None = None
 
 
+MOST_POINTS = 25_000
+"""Of a history of many runs."""
+
+
 class Bulk(Struct, frozen=True):
-    """getMetricHistoryBulk and getMetricHistoryBulkInterval."""
+    """getMetricHistoryBulk."""
+
+    metric_key: str
+    run_ids: list[str] = []
+    run_id: list[str] = []
+    max_results: int = MOST_POINTS
+
+
+class Sampled(Struct, frozen=True):
+    """getMetricHistoryBulkInterval."""
 
     metric_key: str
     run_ids: list[str] = []
@@ -75,16 +88,16 @@ def _read_point(token: str) -> list[Any]:
 
 
 def _bulk(asked: Bulk, _: int) -> Work:
-    ids = asked.run_ids or asked.run_id
+    ids = sorted(set(asked.run_ids or asked.run_id))
     checks.count("run_ids", len(ids), 100)
     checks.page(asked.max_results, 100_000)
-    most = min(asked.max_results, 25_000)
+    most = min(asked.max_results, MOST_POINTS)
     return lambda conn: {
         "metrics": _of_runs(asked.metric_key, tracking.histories(conn, ids, asked.metric_key, most))
     }
 
 
-def _interval(asked: Bulk, _: int) -> Work:
+def _interval(asked: Sampled, _: int) -> Work:
     ids = asked.run_ids or asked.run_id
     checks.count("run_ids", len(ids), 100)
     checks.page(asked.max_results, 2500)
@@ -106,5 +119,5 @@ def _of_runs(key: str, points: Iterable[tracking.HistoryPoint]) -> list[dict[str
 OPERATIONS = [
     Operation("GET", "metrics/get-history", History, _history),
     Operation("GET", "metrics/get-history-bulk", Bulk, _bulk),
-    Operation("GET", "metrics/get-history-bulk-interval", Bulk, _interval),
+    Operation("GET", "metrics/get-history-bulk-interval", Sampled, _interval),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import Invalid, ModelkeepError
+from modelkeep.core.errors import Invalid, ModelkeepError, NotFound
 from modelkeep.protocols.mlflow import checks, shapes
 from modelkeep.protocols.mlflow.announcements import PROMPT
 from modelkeep.protocols.mlflow.experiments import Pair, Text
@@ -24,6 +25,8 @@ _OF_PROMPTS = "dummy-source"
 """What clients say is the source of a prompt, which has no files; the only such text that is accepted."""
 _CLIENT = "mlflow client"
 """Who does what nobody is known to have asked for."""
+_PACKAGES = ["mlflow-artifacts:", "", "packages"]
+_PROXY = "/api/2.0/mlflow-artifacts/artifacts/"
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]+:")  # one letter is a drive
 
 
@@ -130,43 +133,91 @@ def files_uri(row: Any) -> str:
 
 def _source(conn: Connection, asked: CreateVersion) -> Origin:
     """Where the version's files are, checked: a place this server keeps, or a URI only clients open."""
-    source, run_id, model_id = asked.source, asked.run_id, asked.model_id
+    source, run_id, model_id, files_of = asked.source, asked.run_id, asked.model_id, ""
     if source == _OF_PROMPTS and any(tag.key == PROMPT and tag.value.lower() == "true" for tag in asked.tags):
         return Origin(source, run_id, asked.run_link, model_id, asked.description)
     if _CLIMBS.search(source) or not source.strip():
         raise checks.invalid("source", source, "expected a plain URI without '..', escapes, queries or fragments")
     checks.length("source", source, 2048)
     if source.startswith("models:/"):
-        source, run_id, model_id = _of_models(conn, source.removeprefix("models:/"), run_id, model_id)
+        source, run_id, model_id, files_of = _of_models(conn, asked)
     elif source.startswith("runs:/"):
-        named, _, path = source.removeprefix("runs:/").partition("/")
-        source = f"{shapes.artifact_uri(runs.find(conn, named))}/{path}"
-    elif not _SCHEME.match(source) or source.partition(":")[0].lower() in checks.LOCAL:
-        _inside_run(conn, source, run_id)
+        files_of, _, path = source.removeprefix("runs:/").partition("/")
+        if model_id or files_of != run_id:
+            raise _elsewhere(source, "model_id" if model_id else "run_id")
+        source = f"{shapes.artifact_uri(runs.find(conn, files_of))}/{path}"
+    elif _kept(source):
+        files_of = _owner(conn, asked)
     if model_id and not run_id:
         run_id = logged.find(conn, model_id).source_run_id
-    return Origin(source, run_id, asked.run_link, model_id, asked.description)
+    return Origin(source, run_id, asked.run_link, model_id, asked.description, files_of)
 
 
-def _of_models(conn: Connection, named: str, run_id: str, model_id: str) -> tuple[str, str, str]:
-    name, _, ref = named.strip("/").partition("/")
+def _of_models(conn: Connection, asked: CreateVersion) -> tuple[str, str, str, str]:
+    """Place, run, logged model and owner of the files of a logged model, or of another version."""
+    name, _, ref = asked.source.removeprefix("models:/").strip("/").partition("/")
     if not ref and "@" not in name:
+        if asked.model_id != name:
+            raise _elsewhere(asked.source, "model_id")
         found = logged.find(conn, name)
-        return found.artifact_uri, run_id or found.source_run_id, model_id or name
+        return found.artifact_uri, asked.run_id or found.source_run_id, name, name
     if "@" in name:
         name, _, ref = name.partition("@")
     version = catalog.find_version(conn, name, models.version(conn, name, ref).version)
-    return files_uri(version), run_id or version.run_id, model_id or version.model_id
-
-
-def _inside_run(conn: Connection, source: str, run_id: str) -> None:
-    kept = shapes.artifact_uri(runs.find(conn, run_id)) if run_id else ""
-    if not kept or not (source == kept or source.startswith(f"{kept}/")):
+    if asked.run_id not in ("", version.run_id) or asked.model_id not in ("", version.model_id):
         raise Invalid(
-            f"Invalid model version source: '{source}'. To use a local path as a model version source, the run_id"
-            " request parameter has to be specified and the local path has to be contained within the artifact"
-            " directory of the run specified by the run_id."
+            f"Invalid model version source: '{asked.source}'. The run_id and model_id request parameters must"
+            " match the referenced model version."
         )
+    return files_uri(version), version.run_id, version.model_id, version.files_of
+
+
+def _parts(uri: str) -> list[str]:
+    """Scheme (empty for a plain path), authority and the parts of the path."""
+    found = _SCHEME.match(uri)
+    scheme = found[0] if found else ""
+    rest, authority = uri[len(scheme) :], ""
+    if scheme and rest.startswith("//"):
+        authority, _, rest = rest[2:].partition("/")
+    return [scheme.lower(), authority.lower(), *(part for part in rest.split("/") if part)]
+
+
+def _kept(source: str) -> bool:
+    """Whether it is a place on this server: in its blob store, by any name for it, or on its own disk."""
+    scheme, _, *path = _parts(source)
+    proxied = scheme in ("http:", "https:") and _PROXY in f"/{'/'.join(path)}/"
+    return proxied or scheme in ("", "mlflow-artifacts:", *(f"{local}:" for local in checks.LOCAL))
+
+
+def _owner(conn: Connection, asked: CreateVersion) -> str:
+    """The run or logged model that the client says has the source. Raises ``Invalid`` if it has not."""
+    source, run_id, model_id = _parts(asked.source), asked.run_id, asked.model_id
+    root = ""
+    with contextlib.suppress(NotFound):
+        if model_id:
+            root = logged.find(conn, model_id).artifact_uri
+        elif run_id:
+            root = shapes.artifact_uri(runs.find(conn, run_id))
+    within = _parts(root)
+    if root and source[: len(within)] == within:
+        return model_id or run_id
+    named = "model_id" if model_id else "run_id"
+    if source[0] in ("http:", "https:", "mlflow-artifacts:"):
+        if source[:3] == _PACKAGES and run_id and catalog.has_package(conn, run_id, "".join(source[3:4])):
+            return ""
+        raise _elsewhere(asked.source, named)
+    raise Invalid(
+        f"Invalid model version source: '{asked.source}'. To use a local path as a model version source, the"
+        f" {named} request parameter has to be specified and the local path has to be contained within the"
+        f" artifact directory of the {named.removesuffix('_id')} specified by the {named}."
+    )
+
+
+def _elsewhere(source: str, named: str) -> Invalid:
+    return Invalid(
+        f"Invalid model version source: '{source}'. The {named} request parameter must identify the resource that"
+        " contains the source."
+    )
 
 
 def tags_of(given: Iterable[Pair]) -> dict[str, str]:

@@ -151,7 +151,9 @@ def id_of(asked: Any) -> str:
 
 def _create(asked: Create, now: int) -> Work:
     experiment = checks.experiment_id(asked.experiment_id)
-    tags = _tags(asked.tags)
+    for at, pair in enumerate(asked.tags):  # no more is asked of the tags a run begins with
+        checks.length(f"tags[{at}].key", pair.key, checks.MAX_KEY)
+    tags = {pair.key: pair.value for pair in asked.tags}
     tagged = tags.pop(RUN_NAME, "")
     if asked.run_name and tagged and tagged != asked.run_name:
         raise Invalid(
@@ -218,19 +220,27 @@ def _points(metrics: Sequence[Metric], path: str = "metrics[{}].") -> list[Point
 def _params(given: Iterable[Pair]) -> dict[str, str]:
     found: dict[str, str] = {}
     for at, pair in enumerate(given):
-        checks.key(pair.key, f"params[{at}].key")
-        checks.length(f"params[{at}].value", pair.value, checks.MAX_PARAM)
-        if found.setdefault(pair.key, pair.value) != pair.value:
-            raise Invalid(f"Duplicate parameter keys have been submitted: {pair.key!r}. Give each key once.")
+        key, value = pair.key, pair.value
+        checks.key(key, f"params[{at}].key")
+        if len(value) > checks.MAX_PARAM:
+            value = checks.cut(f"params[{at}].value", value, checks.MAX_PARAM)
+        if key in found:
+            raise Invalid(
+                f"Duplicate parameter keys have been submitted: {[key]}. Please ensure the request contains only"
+                " one param value per param key."
+            )
+        found[key] = value
     return found
 
 
 def _tags(given: Iterable[Pair]) -> dict[str, str]:
     found = {}
     for at, pair in enumerate(given):
-        checks.key(pair.key, f"tags[{at}].key")
-        checks.length(f"tags[{at}].value", pair.value, checks.MAX_TAG)
-        found[pair.key] = pair.value
+        key, value = pair.key, pair.value
+        checks.key(key, f"tags[{at}].key")
+        if len(value) > checks.MAX_TAG:
+            value = checks.cut(f"tags[{at}].value", value, checks.MAX_TAG)
+        found[key] = value
     return found
 
 

@@ -23,12 +23,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from modelkeep.core.errors import Invalid, ModelkeepError, Problem
+from modelkeep.formats.params import packed
 from modelkeep.protocols import errors
 from modelkeep.protocols.mlflow import nested
 from modelkeep.protocols.respond import Later
-from modelkeep.serve.batching import Batch, Call
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call, CallWithParams
 from modelkeep.serve.columns import Array, Inputs, Rows, shorten
-from modelkeep.serve.dataplane import DataPlane, Endpoint
+from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.hot import TIMEOUT
 from modelkeep.serve.http import Handler, Head, Sink, deadline
 
@@ -228,6 +230,7 @@ class _Probabilities(_Labels):
 
 
 _METHODS: Final = {"predict": _Labels(), "predict_proba": _Probabilities()}
+_PLAINLY: Final = (_METHODS["predict"], b"")
 
 
 def _texts(column: Array) -> list[bytes]:
@@ -271,13 +274,16 @@ class Scoring:
             until = deadline(timeout)
             endpoint.admit()
             request = from_csv(body) if is_csv else decode(body)
-            door = _door(endpoint, request.params)
             id = request.client_request_id or self._plane.new_id()
             lane = endpoint.lane(key or id)
+            door, params = _asked(lane, request.params) if request.params else _PLAINLY
             if is_csv:
                 _typed(lane.inputs, request)
             found = rows(lane.inputs, request, ignore_unknown=lane.ignore_unknown)
-            lane.submit(Call(found, id, door, sink, key, until))
+            if params:
+                lane.submit_with_params(CallWithParams(params, found, id, door, sink, key, until))
+            else:
+                lane.submit(Call(found, id, door, sink, key, until))
         except ModelkeepError as error:
             errors.refuse(sink, error if name is None else self._plane.shown(name, error))
 
@@ -334,17 +340,29 @@ class Scoring:
         return PlainTextResponse(VERSION)
 
 
-def _door(endpoint: Endpoint, params: dict[str, Any] | None) -> _Labels:
-    """How the answer looks. Raises ``Invalid`` for parameters this door does not know."""
-    if not params:
-        return _METHODS["predict"]
-    method = params.get("predict_method", "predict")
-    problems = [Problem(f"params.{name}", "is no parameter") for name in params if name != "predict_method"]
-    outputs = [field.name for field in endpoint.lead.loaded.signature.outputs]
-    if not isinstance(method, str) or method not in _METHODS:
-        problems.append(Problem("params.predict_method", f"{shorten(method)} is not one of {', '.join(_METHODS)}"))
-    elif method == "predict_proba" and "probability" not in outputs:
-        problems.append(Problem("params.predict_method", "this model gives no probabilities"))
+def _asked(lane: Lane, given: dict[str, Any]) -> tuple[_Labels, bytes]:
+    """How the answer to a call with params looks, and what the model is told.
+
+    ``predict_method`` is for the model where its signature names it, and else says which output is the answer.
+
+    Raises:
+        Invalid: A param that neither the signature nor this door knows, or one of another type.
+    """
+    signature = lane.loaded.signature
+    method: Any = "predict"
+    problems: list[Problem] = []
+    if "predict_method" in given and all(spec.name != "predict_method" for spec in signature.params):
+        given = dict(given)
+        method = given.pop("predict_method")
+        if not isinstance(method, str) or method not in _METHODS:
+            problem = f"{shorten(method)} is not one of {', '.join(_METHODS)}"
+            problems.append(Problem("params.predict_method", problem))
+        elif method == "predict_proba" and all(field.name != "probability" for field in signature.outputs):
+            problems.append(Problem("params.predict_method", "this model gives no probabilities"))
+    try:
+        params = packed(signature.params, given, ignore_unknown=lane.ignore_unknown)
+    except Invalid as error:
+        problems += error.problems
     if problems:
         raise Invalid(problems[:20])
-    return _METHODS[method]
+    return _METHODS[method], params

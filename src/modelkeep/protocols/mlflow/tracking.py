@@ -37,6 +37,7 @@ from modelkeep.protocols.mlflow import (
     wire,
 )
 from modelkeep.protocols.mlflow.artifacts import Artifacts
+from modelkeep.protocols.mlflow.described import DESCRIBED
 from modelkeep.protocols.mlflow.hot import Answers, refusal
 from modelkeep.protocols.mlflow.multipart import Multipart
 from modelkeep.protocols.mlflow.presigned import PRESIGNED, SIGNED, Presigned
@@ -127,8 +128,8 @@ class Door:
         return [*mounts, *(Route(path, self) for path in alone)]
 
     def described(self) -> list[Described]:
-        """The operations as the OpenAPI document has them; each is under ``/ajax-api`` and ``/api/3.0`` too."""
-        return [
+        """Everything as the OpenAPI document has it; each is under ``/ajax-api`` and ``/api/3.0`` too."""
+        operations = [
             Described(
                 one.method,
                 f"{_ROOTS[0]}/mlflow/{one.path}",
@@ -138,6 +139,7 @@ class Door:
             )
             for one in OPERATIONS
         ]
+        return [*operations, *DESCRIBED]
 
     def find(self, head: Head) -> Handler | None:
         """The handler of an operation; None for artifacts and for what there is not."""

@@ -6,9 +6,11 @@ extension_statistics, extension_model_repository)
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
-from modelkeep.core.errors import NotFound, Refused, Unavailable
+from modelkeep.core.errors import NotFound, Unavailable
+from modelkeep.protocols.access.asgi import asking
 from modelkeep.protocols.oip.codec import DATATYPE_OF
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.endpoint import Endpoint
@@ -23,6 +25,8 @@ EXTENSIONS: Final = (
     "statistics",
 )
 """Of the protocol's extensions those that are here, by their names in the server's metadata."""
+PATIENCE: Final = 60.0
+"""Seconds that whoever has a model loaded or unloaded waits for it."""
 
 
 def config(endpoint: Endpoint, version: str = "") -> dict[str, Any]:
@@ -123,9 +127,10 @@ def index(plane: DataPlane, *, ready: bool = False) -> list[dict[str, str]]:
     if ready:
         found = [one for one in found if one["state"] == "READY"]
     else:
+        absent = dict.fromkeys(plane.unloaded, "unloaded") | plane.faults
         found += [
             {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
-            for name, reason in plane.faults.items()
+            for name, reason in absent.items()
             if name not in plane.endpoints
         ]
     return found
@@ -134,10 +139,14 @@ def index(plane: DataPlane, *, ready: bool = False) -> list[dict[str, str]]:
 def load(plane: DataPlane, name: str) -> None:
     """See that the versions a model's routes lead to are in memory. Blocks while one of them is loaded.
 
+    One that was unloaded comes back, in every serving process.
+
     Raises:
         NotFound: No deployment wants it.
         Unavailable: It could not be loaded, and why.
     """
+    if name in plane.unloaded:
+        _move(plane, name, away=False)
     if name in plane.faults:
         raise Unavailable(f"{name[:60]!r} cannot be loaded: {plane.faults[name]}", hint="it is tried every second")
     try:
@@ -151,14 +160,26 @@ def load(plane: DataPlane, name: str) -> None:
 
 
 def unload(plane: DataPlane, name: str) -> None:
-    """Refuse: what is served is declared, and every serving process serves it.
+    """Take an endpoint out of the memory of every serving process until it is loaded. Blocks until it is here.
+
+    Its deployment stands: ``load`` brings it back, and so does applying its declaration.
 
     Raises:
         NotFound: There is no such endpoint.
-        Refused: There is.
+        Unavailable: The database is away.
     """
-    endpoint = plane.endpoint(name)
-    raise Refused(
-        f"{endpoint.name!r} is deployed, so it is served until its deployment ends",
-        hint="take it out of the declarations, or roll back to another version",
-    )
+    _move(plane, name if name in plane.unloaded else plane.endpoint(name).name, away=True)
+
+
+def _move(plane: DataPlane, name: str, *, away: bool) -> None:
+    if plane.allowed is not None:
+        plane.allowed(name)
+    if plane.unload is None:
+        raise Unavailable(f"{name!r}: nothing is known here of where deployments are kept")
+    who = asking()
+    plane.unload(name, away, "modelkeep" if who is None else who.name)
+    until = time.monotonic() + PATIENCE
+    while (name in plane.unloaded) != away and (away or name not in plane.faults):
+        if time.monotonic() > until:
+            raise Unavailable(f"{name!r} is told, but takes longer than {PATIENCE:g} seconds here")
+        time.sleep(0.02)

@@ -15,7 +15,8 @@ import numpy as np
 from modelkeep.core.errors import Invalid, Problem
 from modelkeep.protocols.oip import tensors
 from modelkeep.protocols.oip.codec import DATATYPE_OF, Requested
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.columns import Array, shorten
 from modelkeep.serve.http import JSON
 

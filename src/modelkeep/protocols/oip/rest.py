@@ -23,7 +23,8 @@ from modelkeep.protocols import errors
 from modelkeep.protocols.bodies import unpacked
 from modelkeep.protocols.oip import about, answers, binary, codec
 from modelkeep.protocols.respond import Later, json_response
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.columns import shorten
 from modelkeep.serve.dataplane import DataPlane, Endpoint
 from modelkeep.serve.hot import TIMEOUT
@@ -257,7 +258,7 @@ class OpenInference:
         return json_response({})
 
     async def _unload(self, request: Request) -> Response:
-        about.unload(self._plane, request.path_params["name"])
+        await asyncio.to_thread(about.unload, self._plane, request.path_params["name"])
         return json_response({})
 
 

@@ -13,7 +13,8 @@ from modelkeep.protocols.grpc import encode
 from modelkeep.protocols.oip import answers, tensors
 from modelkeep.protocols.oip.answers import Wish
 from modelkeep.protocols.oip.codec import DATATYPE_OF
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 
 _MOST: Final = 256
 

@@ -5,8 +5,10 @@ https://github.com/triton-inference-server/common/blob/main/protobuf/grpc_servic
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 from google.protobuf.json_format import ParseDict
@@ -18,7 +20,7 @@ from modelkeep.protocols.grpc.status import Code, RpcError
 from modelkeep.protocols.oip import about, rest
 from modelkeep.protocols.oip.answers import wishes
 from modelkeep.protocols.oip_grpc import answers, requests
-from modelkeep.serve.batching import Batch, Call
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.dataplane import DataPlane
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -93,10 +95,10 @@ class InferenceService:
             "ModelConfig": self._config,
             "ModelStatistics": lambda asked: about.statistics(self._plane, asked.name, asked.version),
             "RepositoryIndex": lambda asked: {"models": about.index(self._plane, ready=asked.ready)},
-            "RepositoryModelLoad": self._load,
-            "RepositoryModelUnload": self._unload,
         }
         found = {name: _simple(name, function) for name, function in simple.items()}
+        for name, work in (("RepositoryModelLoad", about.load), ("RepositoryModelUnload", about.unload)):
+            found[name] = _slow(name, partial(work, self._plane))
         found |= {name: _unsupported(why) for name, why in _UNSUPPORTED.items()}
         found["ModelInfer"] = Method(self._infer)
         found["ModelStreamInfer"] = Method(self._stream, _ended)
@@ -160,14 +162,6 @@ class InferenceService:
     def _config(self, asked: Any) -> dict[str, Any]:
         return {"config": about.config(self._plane.endpoint(asked.name), asked.version)}
 
-    def _load(self, asked: Any) -> dict[str, Any]:
-        about.load(self._plane, asked.model_name)
-        return {}
-
-    def _unload(self, asked: Any) -> dict[str, Any]:
-        about.unload(self._plane, asked.model_name)
-        return {}
-
 
 class _Turn:
     """One request of a stream, whose answer waits for those before it."""
@@ -207,6 +201,29 @@ def _simple(name: str, function: Callable[[Any], dict[str, Any]]) -> Method:
     def call(exchange: Exchange, data: bytes) -> None:
         found = ParseDict(function(messages.decode(asked, data)), answered(), ignore_unknown_fields=True)
         exchange.answer(found.SerializeToString())
+
+    return Method(call)
+
+
+def _slow(name: str, work: Callable[[str], None]) -> Method:
+    """A method about one model that may take long, in a thread; its answer is empty."""
+    asked = messages.message(f"inference.{name}Request")
+    empty = messages.message(f"inference.{name}Response")().SerializeToString()
+
+    def call(exchange: Exchange, data: bytes) -> None:
+        model = messages.decode(asked, data).model_name
+
+        def done(working: asyncio.Future[None]) -> None:
+            try:
+                working.result()
+            except Exception as error:
+                exchange.fault(error)
+            else:
+                exchange.answer(empty)
+
+        # a task has the context of whoever asks, and hands it to the thread
+        task = asyncio.get_running_loop().create_task(asyncio.to_thread(work, model))
+        task.add_done_callback(done)
 
     return Method(call)
 

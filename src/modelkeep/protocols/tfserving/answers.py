@@ -14,7 +14,8 @@ from modelkeep.formats.signature import Type
 from modelkeep.protocols.grpc import encode
 from modelkeep.protocols.tfserving.codec import class_labels
 from modelkeep.protocols.tfserving.signatures import DEFAULT
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.columns import Array
 
 _DOUBLE, _STRING, _INT64, _BOOL = 2, 7, 9, 10

@@ -16,7 +16,8 @@ from modelkeep.core.errors import Invalid
 from modelkeep.protocols.mlflow import scoring
 from modelkeep.protocols.oip.answers import rendered
 from modelkeep.protocols.oip.codec import parsed
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.columns import Rows
 
 

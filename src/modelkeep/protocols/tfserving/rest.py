@@ -26,7 +26,7 @@ from modelkeep.protocols.bodies import unpacked
 from modelkeep.protocols.mlflow.scoring import id_line
 from modelkeep.protocols.respond import Later, json_response
 from modelkeep.protocols.tfserving import codec, signatures
-from modelkeep.serve.batching import Batch, Call
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import Handler, Head, Sink, deadline
 

@@ -18,7 +18,8 @@ from modelkeep.protocols.grpc.hpack import literal
 from modelkeep.protocols.grpc.status import Code, RpcError
 from modelkeep.protocols.tfserving import answers, requests, signatures
 from modelkeep.protocols.tfserving.requests import Spec
-from modelkeep.serve.batching import Batch, Call, Lane
+from modelkeep.serve.batching import Lane
+from modelkeep.serve.calls import Batch, Call
 from modelkeep.serve.columns import Rows
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.endpoint import Endpoint

@@ -3,8 +3,8 @@
 For weights too many to send whole: a worker takes a batch of rows, pulls the weights of the features in it, works
 the gradient out and pushes it back; see ``shard`` for what the shards do with it and how far workers may drift
 apart, and ``wire`` for how they talk. A worker that dies is forgotten by the shards and its part begun again by
-the engine; what it had pushed stays, so some rows may count twice in that pass. A shard that dies ends the fit; it
-goes on from the checkpoint.
+the engine, and a slow one's part may be begun twice; what was pushed stays, and of what is pushed again nothing
+counts. A shard that dies ends the fit; it goes on from the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -42,8 +43,7 @@ class ParameterServer:
 
     def __init__(self, settings: Settings, objective: Objective, steps: Steps, wholes: Wholes) -> None:
         self._settings, self._objective, self._steps, self._wholes = settings, objective, steps, wholes
-        # Workers of another machine must reach the shards; an engine that has such says under which address.
-        self._host = str(getattr(wholes.engine, "host", "127.0.0.1"))
+        self._host = wholes.engine.host
         self._token = secrets.token_bytes(32)
         self._shards: list[subprocess.Popen[bytes]] = []
         self._addresses: list[tuple[str, int]] = []
@@ -63,7 +63,7 @@ class ParameterServer:
             assert shard.stdout is not None
             line = shard.stdout.readline()
             if not line.strip().isdigit():
-                raise Unavailable("a shard of the parameter server did not start")
+                raise Unavailable(f"a shard of the parameter server did not start to listen at {self._host}")
             self._addresses.append((self._host, int(line)))
 
     def _start(self, table: Table, begin: int, end: int) -> subprocess.Popen[bytes]:
@@ -103,6 +103,7 @@ class ParameterServer:
             self._steps.batch,
             self._wholes.split,
             settings.shuffle,
+            at.number,
         )
         seeds = [[settings.seed, at.number, place] for place in range(len(parts))]
         given = [(parts[number], seed) for number, seed in zip(order, seeds, strict=True)]
@@ -150,7 +151,11 @@ class ParameterServer:
 
 @dataclass(frozen=True)
 class Worker:
-    """Learns one part against the shards; may be begun again elsewhere."""
+    """Learns one part against the shards; may be begun again elsewhere.
+
+    Attributes:
+        turn: The pass.
+    """
 
     addresses: tuple[tuple[str, int], ...]
     edges: tuple[int, ...]
@@ -159,26 +164,27 @@ class Worker:
     batch: int
     split: Split
     shuffle: bool
+    turn: int
 
     def __call__(self, given: tuple[Part, list[int]]) -> tuple[int, float]:
         """Work on one part. Returns rows and the sum of their losses before they were learnt from."""
         part, seed = given
         rng = np.random.default_rng(seed) if self.shuffle else None
         rows, total = 0, 0.0
-        shards = Shards(self)
         try:
-            for x, y in ahead(self._batches(part, rng)):
-                total += self._step(shards, x, y)
-                rows += len(y)
-                if not np.isfinite(total):
-                    raise Invalid(
-                        "the loss became infinite", path="train.params.learning_rate", hint="scale the features"
-                    )
-            shards.leave()
+            with closing(Shards(self, part=seed[-1])) as shards:
+                for number, (x, y) in enumerate(ahead(self._batches(part, rng))):
+                    total += self._step(shards, number, x, y)
+                    rows += len(y)
+                    if not np.isfinite(total):
+                        raise Invalid(
+                            "the loss became infinite",
+                            path="train.params.learning_rate",
+                            hint="scale the features",
+                        )
+                shards.leave()
         except OSError as error:
             raise Unavailable(f"the parameter server is gone: {error}") from error
-        finally:
-            shards.close()
         return rows, total
 
     def _batches(self, part: Part, rng: np.random.Generator | None) -> Iterator[Block]:
@@ -189,7 +195,7 @@ class Worker:
             for at in range(0, len(y), self.batch):
                 yield x[at : at + self.batch], y[at : at + self.batch]
 
-    def _step(self, shards: Shards, x: Any, y: Array) -> float:
+    def _step(self, shards: Shards, number: int, x: Any, y: Array) -> float:
         last = self.edges[-1] - 1
         if isinstance(x, np.ndarray):
             keys, small = np.arange(last, dtype=np.uint32), x
@@ -203,18 +209,18 @@ class Worker:
         gradient = np.empty_like(weights)
         gradient[:-1] = small.T @ by_margin
         gradient[-1] = by_margin.sum(axis=0) if self.objective.intercept else 0.0
-        shards.push(asked, gradient, len(y))
+        shards.push(number, asked, gradient, len(y))
         return loss
 
 
 class Shards:
     """A worker's connections to all shards; each has its own keys, and its own clock of this worker."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, part: int) -> None:
         self._edges = np.asarray(worker.edges)
         self._sockets = [wire.connect(address, worker.token) for address in worker.addresses]
         for shard in self._sockets:
-            self._ask(shard, Frame(wire.JOIN))
+            self._ask(shard, Frame(wire.JOIN, keys=np.array([worker.turn, part], np.uint32)))
 
     def pull(self, keys: wire.Keys, outputs: int) -> Array:
         """Weights of sorted keys, (keys, outputs)."""
@@ -225,13 +231,13 @@ class Shards:
         found = [wire.receive(shard).values for shard in self._sockets]
         return np.concatenate(found).astype(np.float64).reshape(len(keys), outputs)
 
-    def push(self, keys: wire.Keys, gradient: Array, rows: int) -> None:
-        """Sums of gradients of sorted keys, over so many rows."""
+    def push(self, batch: int, keys: wire.Keys, gradient: Array, rows: int) -> None:
+        """Sums of gradients of sorted keys, over so many rows; ``batch`` is the place of these in the part."""
         spans = np.searchsorted(keys, self._edges)
         for number, shard in enumerate(self._sockets):
             span = slice(spans[number], spans[number + 1])
             mine = keys[span] - np.uint32(self._edges[number])
-            wire.send(shard, Frame(wire.PUSH, number=float(rows), keys=mine, values=gradient[span].ravel()))
+            wire.send(shard, Frame(wire.PUSH, batch, float(rows), mine, gradient[span].ravel()))
         for shard in self._sockets:
             wire.receive(shard)
 

@@ -9,6 +9,10 @@ is the number of its pushes; it may pull at clock ``c`` once every living worker
 staleness``. With staleness 0 the pushes of a clock are added up and make one step together, once all living
 workers have pushed; otherwise each push is a step of its own, at once. A worker whose connection ends no longer
 counts, so its death holds nobody up.
+
+A part may be begun again, for its worker died or was slow, and gives the same batches each time. So every push
+says which batch of its part it is, and a batch counts once in a pass, whichever attempt brings it first. Of
+several attempts at a part only the one that is furthest is waited for, and none once one of them has finished.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +47,11 @@ class Shard:
         steps: How far a push goes.
         staleness: See above.
         bias: The row of the intercept, which has no penalty; -1 when it is in another shard.
+        turn: The pass under way.
+        clocks: Of the workers that count.
+        parts: What these are at.
+        pushed: Batches that each part has brought in this pass.
+        finished: Parts of which this pass has all.
     """
 
     table: Table
@@ -49,22 +59,38 @@ class Shard:
     steps: Steps
     staleness: int
     bias: int
+    turn: int = -1
     clocks: dict[int, int] = field(default_factory=dict)
+    parts: dict[int, int] = field(default_factory=dict)
+    pushed: dict[int, int] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
     gathered: list[tuple[Keys, Array, float]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
     joined: int = 0
 
-    def join(self) -> tuple[int, int]:
-        """A worker comes in at the slowest one's clock. Returns its number and its clock."""
+    def join(self, turn: int, part: int) -> int:
+        """A worker begins a part in a pass, at the slowest one's clock. Returns its number."""
         with self.changed:
             self.joined += 1
-            self.clocks[self.joined] = min(self.clocks.values(), default=0)
-            return self.joined, self.clocks[self.joined]
+            if turn > self.turn:  # who is still here from earlier passes, brings nothing any more
+                self.turn = turn
+                for of_the_pass in (self.clocks, self.parts, self.pushed, self.finished):
+                    of_the_pass.clear()
+            if turn == self.turn and part not in self.finished:
+                self.clocks[self.joined] = min(self._furthest(), default=0)
+                self.parts[self.joined] = part
+            return self.joined
 
-    def leave(self, worker: int) -> None:
-        """It is done, or dead."""
+    def leave(self, worker: int, *, finished: bool = False) -> None:
+        """It has finished its part, or is dead."""
         with self.changed:
-            self.clocks.pop(worker, None)
+            gone = [worker]
+            if finished and worker in self.parts:
+                self.finished.add(self.parts[worker])
+                gone = [other for other, part in self.parts.items() if part == self.parts[worker]]
+            for one in gone:
+                self.clocks.pop(one, None)
+                self.parts.pop(one, None)
             self._advance()
 
     def pull(self, worker: int, keys: Keys) -> Array:
@@ -73,37 +99,54 @@ class Shard:
         Raises:
             TimeoutError: The slowest worker does not move.
         """
+
+        def may() -> bool:
+            clock = self.clocks.get(worker)
+            return clock is None or min(self._furthest()) >= clock - self.staleness
+
         with self.changed:
-            clock = self.clocks[worker]
-            may = self.changed.wait_for(
-                lambda: min(self.clocks.values()) >= clock - self.staleness, timeout=wire.PATIENCE
-            )
-            if not may:
+            if not self.changed.wait_for(may, timeout=wire.PATIENCE):
                 raise TimeoutError("a worker does not move")
             self._catch_up(keys)
             return self.table.weights[keys]
 
-    def push(self, worker: int, keys: Keys, gradients: Array, rows: float) -> None:
-        """Sums of gradients over ``rows`` rows, (keys, outputs); keys differ from each other."""
+    def push(self, worker: int, batch: int, keys: Keys, gradients: Array, rows: float) -> None:
+        """Sums of gradients over the ``rows`` rows of a batch, (keys, outputs); keys differ from each other."""
         with self.changed:
+            if worker not in self.clocks:
+                return  # another attempt has finished the part
             self.clocks[worker] += 1
+            part = self.parts[worker]
+            if batch < self.pushed.get(part, 0):  # another attempt has brought it
+                keys, gradients, rows = keys[:0], gradients[:0], 0.0
+            else:
+                self.pushed[part] = batch + 1
             if self.staleness:
-                self._step(keys, gradients / max(rows, 1.0))
+                if rows:
+                    self._step(keys, gradients / rows)
                 self.changed.notify_all()
                 return
             self.gathered.append((keys, gradients, rows))
             self._advance()
 
+    def _furthest(self) -> Collection[int]:
+        """For each part that is worked on, the clock of the attempt that is furthest."""
+        furthest: dict[int, int] = {}
+        for worker, part in self.parts.items():
+            furthest[part] = max(self.clocks[worker], furthest.get(part, 0))
+        return furthest.values()
+
     def _advance(self) -> None:
         """With staleness 0, make the step of a clock that everybody has pushed for."""
-        if self.gathered and len(self.gathered) >= len(self.clocks):
+        if self.gathered and len(set(self._furthest())) <= 1:
             keys = np.concatenate([keys for keys, _, _ in self.gathered])
             rows = sum(rows for _, _, rows in self.gathered)
             unique, places = np.unique(keys, return_inverse=True)
             total = np.zeros((len(unique), self.objective.outputs))
             np.add.at(total, places, np.concatenate([gradients for _, gradients, _ in self.gathered]))
             self.gathered.clear()
-            self._step(unique, total / max(rows, 1.0))
+            if rows:
+                self._step(unique, total / rows)
         self.changed.notify_all()
 
     def _catch_up(self, keys: Keys) -> None:
@@ -142,10 +185,11 @@ def serve(shard: Shard, caller: socket.socket, token: bytes) -> None:
             while True:
                 frame = wire.receive(caller)
                 if frame.op == wire.JOIN:
-                    worker, clock = shard.join()
-                    wire.send(caller, Frame(wire.DONE, clock))
+                    turn, part = frame.keys.tolist()
+                    worker = shard.join(turn, part)
+                    wire.send(caller, Frame(wire.DONE))
                 elif frame.op == wire.LEAVE:
-                    shard.leave(worker)
+                    shard.leave(worker, finished=True)
                     wire.send(caller, Frame(wire.DONE))
                 else:
                     _answer(shard, worker, frame, caller)
@@ -160,7 +204,8 @@ def _answer(shard: Shard, worker: int, frame: Frame, caller: socket.socket) -> N
     if frame.op == wire.PULL:
         wire.send(caller, Frame(wire.DONE, values=shard.pull(worker, frame.keys).ravel()))
     elif frame.op == wire.PUSH:
-        shard.push(worker, frame.keys, frame.values.reshape(-1, outputs).astype(np.float64), frame.number)
+        gradients = frame.values.reshape(len(frame.keys), outputs).astype(np.float64)
+        shard.push(worker, frame.clock, frame.keys, gradients, frame.number)
         wire.send(caller, Frame(wire.DONE))
     elif frame.op == wire.READ:
         cells = shard.read()
@@ -178,13 +223,14 @@ def main() -> None:
     objective, steps = Objective(**setting["objective"]), Steps(**setting["steps"])
     table = Table.unpacked(cells, np.array(setting["clock"]), adaptive=steps.adaptive)
     shard = Shard(table, objective, steps, setting["staleness"], setting["bias"])
-    listener = socket.create_server((setting["host"], 0), backlog=256)
+    family = socket.AF_INET6 if ":" in setting["host"] else socket.AF_INET
+    listener = socket.create_server((setting["host"], 0), family=family, backlog=256)
     token = bytes.fromhex(setting["token"])
     threading.Thread(target=_end_with_owner, daemon=True).start()
     print(listener.getsockname()[1], flush=True)  # noqa: T201 - how the owner learns it
     while True:
         caller, _ = listener.accept()
-        caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire.set_up(caller)
         threading.Thread(target=serve, args=(shard, caller, token), daemon=True).start()
 
 

@@ -26,6 +26,7 @@ class Threads:
     """Works on parts in threads. Use as a context manager, or ``close`` it."""
 
     address = "local"
+    host = "127.0.0.1"
 
     def __init__(self, workers: int) -> None:
         self._workers = workers

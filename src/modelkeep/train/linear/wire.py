@@ -1,8 +1,9 @@
 """The parameter server's protocol: frames over TCP between workers and the shards that keep the weights.
 
 A frame is a head of 25 bytes, little-endian (operation u8, keys u32, clock i64, number f64, values u32), then the
-keys (u32, the shard's own row numbers) and the values (f32). Weights travel as float32: their rounding, 6e-8 of a
-weight, is far below a stochastic step.
+keys (u32, the shard's own row numbers) and the values (f32). To join, the keys are the pass and the part; in a
+push, the clock is the batch's place in its part and the number that of its rows. Weights travel as float32: their
+rounding, 6e-8 of a weight, is far below a stochastic step.
 
 A connection begins with the shard's nonce of 32 random bytes; the caller answers with HMAC-SHA256(token, nonce)
 (RFC 2104), where the token is made anew for each fit and given to its workers only. Nothing is read from a caller
@@ -31,6 +32,8 @@ LARGEST = 1 << 30
 """Most keys or values of one frame."""
 PATIENCE = 120.0
 """Seconds to wait for an answer: the slowest worker's time for one batch is far below."""
+NOTICE = 30
+"""Seconds after which a machine that has gone without a word is noticed."""
 
 Keys = npt.NDArray[np.uint32]
 Values = npt.NDArray[np.float32]
@@ -90,11 +93,26 @@ def connect(address: tuple[str, int], token: bytes) -> socket.socket:
     """
     try:
         made = socket.create_connection(address, timeout=PATIENCE)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        set_up(made)
         prove(made, token)
     except OSError as error:
-        raise Unavailable(f"the parameter server at {address[0]}:{address[1]} is away: {error}") from error
+        raise Unavailable(
+            f"the parameter server at {address[0]}:{address[1]} is away: {error}",
+            hint="it listens on the machine that runs the fit; let workers connect there, on any port",
+        ) from error
     return made
+
+
+def set_up(made: socket.socket) -> None:
+    """Small frames go at once, and silence is looked into."""
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        *(("TCP_KEEPIDLE", NOTICE // 3), ("TCP_KEEPINTVL", NOTICE // 6), ("TCP_KEEPCNT", 4)),
+        ("TCP_USER_TIMEOUT", NOTICE * 1000),
+    ):
+        if (option := getattr(socket, name, None)) is not None:  # not every system has all of them
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _answer(token: bytes, nonce: bytes) -> bytes:

@@ -201,11 +201,11 @@ def models(
     insert_rows(conn, logged_model_artifacts, ("model", "path", "digest", "size"), attached, conflict)
 
 
-def registered(conn: Connection, given: Model, name: str, sources: Mapping[int, tuple[str, str]]) -> None:
+def registered(conn: Connection, given: Model, name: str, sources: Mapping[int, tuple[str, str, str]]) -> None:
     """Write a registered model with its versions, tags and aliases under ``name``.
 
     Args:
-        sources: Source and logged model of each version, by number, as they are here.
+        sources: Of each version, by number: its source here, its logged model, and who has its files.
     """
     about = (name, given.description, given.created_ms, given.updated_ms)
     columns: tuple[str, ...] = ("name", "description", "created_ms", "updated_ms")
@@ -215,15 +215,18 @@ def registered(conn: Connection, given: Model, name: str, sources: Mapping[int, 
         (
             *(number, each.version, each.run_id, sources[each.version][0], each.run_link, each.description),
             *(each.user_id, each.stage, each.status, each.status_message, each.created_ms, each.updated_ms),
-            sources[each.version][1],
+            *sources[each.version][1:],
         )
         for each in given.versions
     ]
     columns = (
         *("model", "version", "run_id", "source", "run_link", "description", "user_id", "stage", "status"),
-        *("status_message", "created_ms", "updated_ms", "model_id"),
+        *("status_message", "created_ms", "updated_ms", "model_id", "files_of"),
     )
-    changing = ("description", "stage", "status", "status_message", "updated_ms", "source", "model_id")
+    changing = (
+        *("description", "stage", "status", "status_message", "updated_ms"),
+        *("source", "model_id", "files_of"),
+    )
     insert_rows(conn, tables.versions, columns, rows, _replace("model, version", *changing))
     tags = [(number, *pair) for pair in given.tags.items()]
     insert_rows(conn, tables.model_tags, ("model", "key", "value"), tags, _replace("model, key", "value"))

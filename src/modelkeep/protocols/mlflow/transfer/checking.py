@@ -1,9 +1,13 @@
-"""Whether what was copied is the same here as there: records, whole histories, and every byte of the files."""
+"""Whether what was copied is the same here as there: records, whole histories, and every byte of the files.
+
+All experiments are compared, and all registered models with their versions, tags and aliases; of runs, logged
+models and traces, which may be many, those that were chosen while they passed by.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import msgspec
@@ -14,12 +18,16 @@ from sqlalchemy import select
 from modelkeep.core.errors import Damaged, ModelkeepError
 from modelkeep.core.ports import Progress
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow.transfer import departing, evaluated, hooked
-from modelkeep.protocols.mlflow.transfer.records import LoggedModel, Owned, Point, Run, Source, id_of
+from modelkeep.protocols.mlflow.transfer import comparing, departing, evaluated, hooked
+from modelkeep.protocols.mlflow.transfer.comparing import Copied
+from modelkeep.protocols.mlflow.transfer.records import LoggedModel, Owned, Point, Run, Source, Trace, id_of, some
 from modelkeep.store import tables
 from modelkeep.store.logged_tables import logged_model_artifacts, logged_models
 
 SAMPLE = 200
+PAGE = 500
+"""Runs read at once."""
+
 _BLOCK = 1 << 20
 
 
@@ -30,7 +38,12 @@ class Checked(Struct):
         faults: What differs, one line each; empty when all is as it was there.
     """
 
+    experiments: int = 0
+    models: int = 0
+    versions: int = 0
     runs: int = 0
+    logged_models: int = 0
+    traces: int = 0
     records: int = 0
     webhooks: int = 0
     points: int = 0
@@ -44,12 +57,12 @@ class Sample:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._held: list[tuple[int, str, Owned]] = []
+        self._held: list[tuple[int, str, Owned | Trace]] = []
 
-    def see(self, given: Sequence[Owned]) -> None:
+    def see(self, given: Iterable[Owned | Trace]) -> None:
         """Consider some more."""
         for each in given:
-            name = id_of(each)
+            name = each.trace_id if isinstance(each, Trace) else id_of(each)
             rank = -int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
             if len(self._held) < self._most:
                 heapq.heappush(self._held, (rank, name, each))
@@ -64,27 +77,37 @@ class Sample:
         """The logged models chosen."""
         return [each for _, _, each in self._held if isinstance(each, LoggedModel)]
 
+    def traces(self) -> list[Trace]:
+        """The traces chosen."""
+        return [each for _, _, each in self._held if isinstance(each, Trace)]
 
-def check(keep: Keep, source: Source, sample: Sample, *, files: bool, progress: Progress) -> Checked:
-    """Read the chosen records once more from both sides and compare.
+
+def check(
+    keep: Keep, source: Source, sample: Sample, copied: Copied, *, files: bool, progress: Progress
+) -> Checked:
+    """Compare what is here with what was copied, histories and files of the chosen runs with the source once more.
 
     Args:
         files: Compare the bytes of their files too.
     """
     found = Checked(faults=[])
+    _records(keep, sample, copied, found)
     chosen = sample.runs()
-    with keep.db.read() as conn:
-        here = departing.runs_of(conn, [run.run_id for run in chosen])
-    for done, run in enumerate(chosen, start=1):
-        progress.step("verifying", done, len(chosen), run.name)
-        if run.run_id not in here:
-            found.faults.append(f"run {run.run_id}: is not here")
-            continue
-        found.runs += 1
-        found.faults += _differences(run, here[run.run_id], source.untold)
-        _histories(keep, source, run, found)
-        if files:
-            _files(keep, source, run, found)
+    done = 0
+    for page in some(chosen, PAGE):
+        with keep.db.read() as conn:
+            here = departing.runs_of(conn, [run.run_id for run in page])
+        for run in page:
+            done += 1
+            progress.step("verifying", done, len(chosen), run.name)
+            if run.run_id not in here:
+                found.faults.append(f"run {run.run_id}: is not here")
+                continue
+            found.runs += 1
+            found.faults += _differences(run, here[run.run_id], source.untold)
+            _histories(keep, source, run, found)
+            if files:
+                _files(keep, source, run, found)
     for model in sample.models() if files else ():
         _files(keep, source, model, found)
     for compared, said in (("records", evaluated.differences), ("webhooks", hooked.differences)):
@@ -92,6 +115,22 @@ def check(keep: Keep, source: Source, sample: Sample, *, files: bool, progress: 
         setattr(found, compared, same)
         found.faults += faults
     return found
+
+
+def _records(keep: Keep, sample: Sample, copied: Copied, found: Checked) -> None:
+    for faults in comparing.experiments(keep, copied.experiments):
+        found.experiments += 1
+        found.faults += faults
+    for versions, faults in comparing.models(keep, copied.models):
+        found.models += 1
+        found.versions += versions
+        found.faults += faults
+    for faults in comparing.logged_models(keep, sample.models()):
+        found.logged_models += 1
+        found.faults += faults
+    for faults in comparing.chosen_traces(keep, copied.traces):
+        found.traces += 1
+        found.faults += faults
 
 
 def _differences(there: Run, here: Run, untold: frozenset[str]) -> list[str]:

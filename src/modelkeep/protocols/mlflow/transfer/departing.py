@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Point, Run, Version
-from modelkeep.registry import catalog, datasets, experiments, logged, model_contents, tracking
+from modelkeep.registry import datasets, experiments, logged, model_contents, tracking
 from modelkeep.registry.datasets import Dataset, DatasetInput
 from modelkeep.store import tables
 from modelkeep.store.bulk import fetch_each, select_in
@@ -110,23 +110,36 @@ def model_pages(conn: Connection, experiment: int) -> Iterator[list[LoggedModel]
         last = rows[-1].id
 
 
+def logged_models_of(conn: Connection, ids: Sequence[str]) -> dict[str, LoggedModel]:
+    """Logged models by id, of those that are here."""
+    rows = conn.execute(select(logged_models).where(logged_models.c.model_id.in_(ids))).all()
+    return {model.model_id: model for model in _logged(conn, rows)}
+
+
 def registered(conn: Connection) -> Iterator[Model]:
     """All registered models, by name, with their versions."""
     for name in conn.execute(select(tables.models.c.name).order_by(tables.models.c.name)).scalars().all():
-        row = catalog.find_model(conn, name)
-        held = model_contents.Contents(conn, [row.id])
-        query = (
-            select(tables.versions).where(tables.versions.c.model == row.id).order_by(tables.versions.c.version)
-        )
-        yield Model(
-            name=name,
-            created_ms=row.created_ms,
-            updated_ms=row.updated_ms,
-            description=row.description,
-            tags=dict(held.tags.get(row.id, ())),
-            aliases=dict(held.aliases.get(row.id, ())),
-            versions=[_version(each, held) for each in conn.execute(query)],
-        )
+        found = registered_model(conn, name)
+        if found is not None:
+            yield found
+
+
+def registered_model(conn: Connection, name: str) -> Model | None:
+    """A registered model with its versions; None when it is not here."""
+    row = conn.execute(select(tables.models).where(tables.models.c.name == name)).first()
+    if row is None:
+        return None
+    held = model_contents.Contents(conn, [row.id])
+    query = select(tables.versions).where(tables.versions.c.model == row.id).order_by(tables.versions.c.version)
+    return Model(
+        name=name,
+        created_ms=row.created_ms,
+        updated_ms=row.updated_ms,
+        description=row.description,
+        tags=dict(held.tags.get(row.id, ())),
+        aliases=dict(held.aliases.get(row.id, ())),
+        versions=[_version(each, held) for each in conn.execute(query)],
+    )
 
 
 def _version(row: Any, held: model_contents.Contents) -> Version:

@@ -20,7 +20,17 @@ from sqlalchemy import Connection
 from modelkeep.core.errors import Invalid, NotFound, Refused
 from modelkeep.core.ports import Progress
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.protocols.mlflow.transfer import arrive, checking, evaluated, hooked, naming, sources_here, traced
+from modelkeep.protocols.mlflow.transfer import (
+    arrive,
+    checking,
+    comparing,
+    evaluated,
+    hooked,
+    naming,
+    sources_here,
+    traced,
+)
+from modelkeep.protocols.mlflow.transfer.comparing import Copied
 from modelkeep.protocols.mlflow.transfer.naming import Place
 from modelkeep.protocols.mlflow.transfer.records import (
     Experiment,
@@ -57,7 +67,7 @@ class Options(Struct, frozen=True):
         rename: Experiments and models whose number or name is taken get another one.
         files: Copy files; otherwise they stay where they are.
         again: Copy also what was copied before and is unchanged.
-        verify: How many runs to compare at the end; None for all.
+        verify: How many runs, and how many traces, to compare at the end; None for all.
     """
 
     prefix: str = ""
@@ -108,7 +118,9 @@ class _Import:
     def __init__(self, keep: Keep, source: Source, options: Options, progress: Progress) -> None:
         self._keep, self._source, self._options, self._progress = keep, source, options, progress
         self._report = Report(source.origin, source.note, {}, {}, {}, [], {}, checking.Checked(faults=[]))
-        self._sample = checking.Sample(1 << 62 if options.verify is None else options.verify)
+        most = 1 << 62 if options.verify is None else options.verify
+        self._sample, self._traced = checking.Sample(most), checking.Sample(most)
+        self._copied = Copied(experiments=[], models=[])
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="modelkeep-import")
         self._broken: dict[str, list[str]] = {}
         self._done = 0
@@ -129,11 +141,7 @@ class _Import:
             self._evaluations()
             self._webhooks()
             self._report.others = self._source.others()
-            self._report.checked = checking.check(
-                self._keep, self._source, self._sample, files=self._options.files, progress=self._progress
-            )
-            unread = [fault for faults in self._broken.values() for fault in faults]
-            self._report.checked.faults = [*unread, *self._report.checked.faults]
+            self._check()
         self._report.seconds = round(time.monotonic() - began, 3)
         said = {"copied": self._report.copied, "faults": self._report.checked.faults[:100]}
         now = self._keep.clock.now()
@@ -141,6 +149,19 @@ class _Import:
             lambda conn: events.append(conn, "mlflow.imported", self._source.origin, said, now=now)
         )
         return self._report
+
+    def _check(self) -> None:
+        self._copied.traces = self._traced.traces()
+        found = self._report.checked = checking.check(
+            self._keep,
+            self._source,
+            self._sample,
+            self._copied,
+            files=self._options.files,
+            progress=self._progress,
+        )
+        unread = [fault for faults in self._broken.values() for fault in faults]
+        found.faults = [*unread, *found.faults]
 
     def _places(
         self, experiments: Sequence[Experiment], models: Sequence[Model]
@@ -168,6 +189,7 @@ class _Import:
         if target != given.id:
             self._report.renamed[f"experiment number {given.id}"] = str(target)
         self._count("experiments", 1)
+        self._copied.experiments.append((given, target, place.name))
         for page in self._source.runs(given.id):
             for group, files in self._fresh("run", page):
                 self._runs(group, files, target)
@@ -218,9 +240,10 @@ class _Import:
             return left
 
         for group in some(wanted, TRACES):
-            for line in self._keep.db.write(partial(write, group=group)):
+            for each, line in zip(group, self._keep.db.write(partial(write, group=group)), strict=True):
                 if line:
                     self._leave(line)
+                self._traced.see([comparing.shortened(each, whole=not line)])
 
     def _fresh(
         self, kind: str, page: Sequence[T]
@@ -331,6 +354,7 @@ class _Import:
 
         for line in self._keep.db.write(write):
             self._leave(line)
+        self._copied.models.append((given, name))
         self._count("models", 1)
         self._count("versions", len(given.versions))
 

@@ -20,10 +20,15 @@ _OF_MODEL = re.compile(r"models:/(?P<owner>m-[\w]+)(?P<rest>/.*)?\Z")
 
 
 class Mine(Struct):
-    """A model as it is to be written: without versions that others made here; source and logged model of each."""
+    """A model as it is to be written: without versions that others made here.
+
+    Attributes:
+        sources: Of each version, by number: its source here, its logged model, and the run or logged model
+            that has its files.
+    """
 
     model: Model
-    sources: Mapping[int, tuple[str, str]]
+    sources: Mapping[int, tuple[str, str, str]]
 
 
 def versions(conn: Connection, given: Model, name: str) -> tuple[list[str], Mine]:
@@ -35,7 +40,7 @@ def versions(conn: Connection, given: Model, name: str) -> tuple[list[str], Mine
         rows = conn.execute(query.where(tables.versions.c.model == number))
         known = {row.version: row.created_ms for row in rows}
     left, mine = [], []
-    sources: dict[int, tuple[str, str]] = {}
+    sources: dict[int, tuple[str, str, str]] = {}
     for each in given.versions:
         if known.get(each.version, each.created_ms) != each.created_ms:
             left.append(f"version {name}@{each.version}: another one of this number was made here")
@@ -54,20 +59,22 @@ def outside(uri: str) -> str:
     return "" if uri.startswith("mlflow-artifacts:") else uri
 
 
-def _here(conn: Connection, given: Version) -> tuple[str, str]:
+def _here(conn: Connection, given: Version) -> tuple[str, str, str]:
+    named = ""  # who has the files though it is not here: it may come later
     for uri in (given.location, given.source):
         for pattern in (_OF_RUN, _OF_MODEL, _BELOW):
             found = pattern.search(uri)
             if found is None:
                 continue
-            rest = found["rest"] or ""
-            run = conn.execute(select(tables.runs).where(tables.runs.c.run_id == found["owner"])).first()
+            rest, owner = found["rest"] or "", found["owner"]
+            named = named or owner
+            run = conn.execute(select(tables.runs).where(tables.runs.c.run_id == owner)).first()
             if run is not None:
-                return shapes.artifact_uri(run) + rest, _model_of(given)
-            model = conn.execute(select(logged_models).where(logged_models.c.model_id == found["owner"])).first()
+                return shapes.artifact_uri(run) + rest, _model_of(given), owner
+            model = conn.execute(select(logged_models).where(logged_models.c.model_id == owner)).first()
             if model is not None:
-                return f"{model.artifact_uri}{rest}", str(model.model_id)
-    return given.source or given.location, _model_of(given)
+                return f"{model.artifact_uri}{rest}", owner, owner
+    return given.source or given.location, _model_of(given), named
 
 
 def _model_of(given: Version) -> str:

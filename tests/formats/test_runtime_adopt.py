@@ -74,15 +74,16 @@ def test_what_no_columns_can_carry_is_refused_where_it_stands(
     tmp_path: Path, inputs: Any, path: str, said: str
 ) -> None:
     with pytest.raises(Invalid) as refused:
-        adopt.adopt(folder_of(tmp_path / "m", inputs))
+        adopt.adopt(folder_of(tmp_path / "m", inputs, {"sklearn": {"pickled_model": "model.skops"}}))
     assert refused.value.problems[0].path == path
     assert said in refused.value.problems[0].message
     assert MANIFEST not in Folder(tmp_path / "m")
 
 
 def test_every_problem_of_a_signature_is_named(tmp_path: Path) -> None:
+    flavors = {"sklearn": {"pickled_model": "model.skops"}}
     with pytest.raises(Invalid) as refused:
-        adopt.adopt(folder_of(tmp_path, [column("a", "binary"), column("b"), column("c", "array")]))
+        adopt.adopt(folder_of(tmp_path, [column("a", "binary"), column("b"), column("c", "array")], flavors))
     assert [problem.path for problem in refused.value.problems] == ["signature.inputs.a", "signature.inputs.c"]
 
 

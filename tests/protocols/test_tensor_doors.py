@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,15 @@ def serve(home: Home, name: str, kept: Kept) -> None:
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpcWorker]:
-    home = Home(tmp_path_factory.mktemp("tensors"))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    made = Home(tmp_path_factory.mktemp("tensors"))
     for name, kept in (("digits", digits()), ("blend", blend()), ("colours", colours())):
-        serve(home, name, kept)
+        serve(made, name, kept)
+    return made
+
+
+@pytest.fixture(scope="module")
+def process(home: Home) -> Iterator[GrpcWorker]:
     with grpc_worker(home, ready=False) as found:
         found.until(lambda health: health["ready"], 120)
         yield found
@@ -264,7 +271,6 @@ def test_inputs_that_do_not_belong_together_are_refused(process: GrpcWorker) -> 
 
 def test_many_requests_of_other_sizes_share_batches(process: GrpcWorker) -> None:
     """Raw, JSON and a faulty one at once: each gets its own answer."""
-    from concurrent.futures import ThreadPoolExecutor
 
     def ask(number: int) -> None:
         X = images(1 + number % 3, seed=number)
@@ -291,3 +297,16 @@ def test_a_body_without_a_head_is_images(process: GrpcWorker) -> None:
     response = process.client.post("/v2/models/digits/infer", content=bytes(8 * 100), headers=headers)
     assert response.status_code == 400
     assert "rows of shape [28, 28]" in response.text
+
+
+def test_answers_are_captured_without_the_images(process: GrpcWorker, home: Home) -> None:
+    pixels = images(2, 1, 2, 3)
+    body = {"inputs": {"pixels": pixels.tolist(), "weight": [3.0, 4.0], "words": [["a", "b"], ["c", "d"]]}}
+    assert process.client.post("/endpoints/blend/invocations", json=body).status_code == 200
+    end = time.monotonic() + 30
+    while 4.0 not in (found := home.captured_rows("blend").to_pydict()).get("in.weight", ()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert [name for name in found if name.startswith("in.")] == ["in.weight"]
+    place = found["in.weight"].index(4.0)
+    assert np.allclose(found["out.picture"][place], weighed(pixels[1:, 0], [4.0]).ravel())

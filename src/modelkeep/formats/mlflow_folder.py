@@ -47,6 +47,8 @@ class Said(Struct, frozen=True, kw_only=True):
         outputs: What it is said to give; empty when nothing is said.
         params: What a call may say beside its rows.
         sample: Rows of the input example, lists by column; empty when there is none.
+        odd: Why there are no ``fields`` though there is a signature: what of it no columns or tensors can carry.
+        request: The input example as a scoring request; empty when there is none.
     """
 
     flavors: dict[str, dict[str, Any]]
@@ -55,6 +57,8 @@ class Said(Struct, frozen=True, kw_only=True):
     outputs: tuple[Field, ...] = ()
     params: tuple[Param, ...] = ()
     sample: dict[str, list[Any]] = {}
+    odd: tuple[Problem, ...] = ()
+    request: str = ""
 
 
 def read(files: Mapping[str, bytes]) -> Said:
@@ -62,8 +66,7 @@ def read(files: Mapping[str, bytes]) -> Said:
 
     Raises:
         NotFound: There is none.
-        Invalid: It is no such file, or an input is of a type that no column has, or a param of a type that none
-            has; all of them are named.
+        Invalid: It is no such file, or a param is of a type that none has; all of them are named.
     """
     try:
         data = files[FILE]
@@ -90,16 +93,20 @@ def read(files: Mapping[str, bytes]) -> Said:
         RecursionError,
     ) as error:
         raise Invalid(f"cannot be read: {type(error).__name__}: {str(error)[:200]}", path=FILE) from None
+    info = found.get("saved_input_example_info")
     if not inputs:
-        return Said(flavors=flavors)
-    fields, feed = _tensors(inputs) if inputs[0].get("type") == "tensor" else _columns(inputs)
+        return Said(flavors=flavors, request=_request(files, info))
+    try:
+        fields, feed = _tensors(inputs) if inputs[0].get("type") == "tensor" else _columns(inputs)
+    except Invalid as error:
+        return Said(flavors=flavors, odd=tuple(error.problems), request=_request(files, info))
     return Said(
         flavors=flavors,
         fields=fields,
         feed=feed,
         outputs=_outputs(outputs),
         params=_params(params),
-        sample=_sample(files, found.get("saved_input_example_info"), fields, feed),
+        sample=_sample(files, info, fields, feed),
     )
 
 
@@ -175,6 +182,14 @@ def _params(params: Sequence[Mapping[str, Any]]) -> tuple[Param, ...]:
     if problems:
         raise Invalid(problems)
     return tuple(found.values())
+
+
+def _request(files: Mapping[str, bytes], info: Any) -> str:
+    """The input example as a scoring request; empty when there is none."""
+    try:
+        return files[info["serving_input_path"]].decode()
+    except (KeyError, TypeError, UnicodeDecodeError):
+        return ""
 
 
 def _sample(files: Mapping[str, bytes], info: Any, fields: Sequence[Field], feed: Feed) -> dict[str, list[Any]]:

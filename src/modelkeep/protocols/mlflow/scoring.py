@@ -25,7 +25,7 @@ from starlette.routing import Route
 from modelkeep.core.errors import Invalid, ModelkeepError, Problem
 from modelkeep.formats.params import packed
 from modelkeep.protocols import errors
-from modelkeep.protocols.mlflow import nested
+from modelkeep.protocols.mlflow import nested, verbatim
 from modelkeep.protocols.respond import Later
 from modelkeep.serve.batching import Lane
 from modelkeep.serve.calls import Batch, Call, CallWithParams
@@ -243,6 +243,9 @@ def id_line(id: str) -> bytes:
     return b"x-modelkeep-prediction-id: %s\r\n" % safe.encode("ascii", "replace")
 
 
+_VERBATIM: Final = verbatim.Verbatim(id_line)
+
+
 class Scoring:
     """The door.
 
@@ -273,9 +276,16 @@ class Scoring:
             name = endpoint.name
             until = deadline(timeout)
             endpoint.admit()
-            request = from_csv(body) if is_csv else decode(body)
+            only = endpoint.only
+            if only is not None and only.inputs.signature.verbatim:
+                request = Invocation()  # what it looks like is the model's business
+            else:
+                request = from_csv(body) if is_csv else decode(body)
             id = request.client_request_id or self._plane.new_id()
             lane = endpoint.lane(key or id)
+            if lane.inputs.signature.verbatim:
+                lane.submit(Call(verbatim.rows(body), id, _VERBATIM, sink, key, until))
+                return
             door, params = _asked(lane, request.params) if request.params else _PLAINLY
             if is_csv:
                 _typed(lane.inputs, request)

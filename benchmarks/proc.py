@@ -28,7 +28,12 @@ def resident(root: int) -> float:
 
 def proportional(root: int) -> float:
     """Mebibytes of a process and what it started; a page that several share counts once (PSS)."""
-    return sum(_bytes(pid, "smaps_rollup", "Pss") for pid in family(root)) / 2**20
+    return held(family(root))
+
+
+def held(pids: Sequence[int]) -> float:
+    """Mebibytes of these processes; a page that several share counts once (PSS)."""
+    return sum(_bytes(pid, "smaps_rollup", "Pss") for pid in pids) / 2**20
 
 
 def peak(pid: int) -> int:

@@ -1,13 +1,20 @@
-"""Files through the artifact proxy: many small ones by eight clients, and a large one, read back and compared."""
+"""Files through the artifact proxy: many small ones by eight clients, and a large one, read back and compared.
+
+While the large one goes up and down, the memory of the server's processes is watched.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
 import os
+import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from benchmarks.proc import family, held
 
 if TYPE_CHECKING:
     from benchmarks.tracking.rows import Side
@@ -17,6 +24,46 @@ SMALL = 10_000
 LARGE = 500_000_000
 """Bytes."""
 PIECE = 1 << 20
+EVERY = 0.05
+"""Seconds between two looks at the memory."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How a large file went one way: megabytes a second, and mebibytes that the server grew by at most (PSS)."""
+
+    speed: float
+    grown: float
+
+
+class _Watched:
+    """How much more memory the processes of a server hold, at most, than when this began."""
+
+    def __init__(self, side: Side) -> None:
+        self._processes = family(side.server.process.pid)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.before = self.most = held(self._processes)
+
+    @property
+    def grown(self) -> float:
+        return self.most - self.before
+
+    def __enter__(self) -> _Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._over.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._over.wait(EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        self.most = max(self.most, held(self._processes))
 
 
 def _place(side: Side) -> str:
@@ -45,40 +92,64 @@ def small_down(side: Side) -> float:
     return _small(side, "get_files")
 
 
-def _large(side: Side) -> tuple[float, float]:
-    """Megabytes a second, up and down."""
+_DONE: dict[int, tuple[Moved, Moved]] = {}
+"""What came of it, by the server's process: several rows tell of the same file."""
+
+
+def _large(side: Side) -> tuple[Moved, Moved]:
+    """Up and down."""
+    server = side.server.process.pid
+    if server not in _DONE:
+        _DONE[server] = _moved(side)
+    return _DONE[server]
+
+
+def _moved(side: Side) -> tuple[Moved, Moved]:
     place, conn, block = f"{_place(side)}/large", _open(side), os.urandom(PIECE - 8)
     count = LARGE // PIECE
-    sent = hashlib.blake2b()
+    sent, found = hashlib.blake2b(), hashlib.blake2b()
     for at in range(count):
         sent.update(at.to_bytes(8, "big") + block)
-    began = time.perf_counter()
-    conn.putrequest("PUT", place)
-    conn.putheader("Content-Length", str(count * PIECE))
-    conn.endheaders()
-    for at in range(count):
-        conn.send(at.to_bytes(8, "big") + block)
-    answer = conn.getresponse()
-    assert answer.status == 200, answer.read()[:500]
-    answer.read()
-    up = time.perf_counter() - began
-    began = time.perf_counter()
-    conn.request("GET", place)
-    answer, pieces = conn.getresponse(), []
-    while piece := answer.read(PIECE):
-        pieces.append(piece)
-    down = time.perf_counter() - began
-    found = hashlib.blake2b(b"".join(pieces))
+    with _Watched(side) as taking:
+        began = time.perf_counter()
+        conn.putrequest("PUT", place)
+        conn.putheader("Content-Length", str(count * PIECE))
+        conn.endheaders()
+        for at in range(count):
+            conn.send(at.to_bytes(8, "big") + block)
+        answer = conn.getresponse()
+        assert answer.status == 200, answer.read()[:500]
+        answer.read()
+        up = time.perf_counter() - began
+    with _Watched(side) as giving:
+        began = time.perf_counter()
+        conn.request("GET", place)
+        answer, pieces = conn.getresponse(), []
+        while piece := answer.read(PIECE):
+            pieces.append(piece)
+        down = time.perf_counter() - began
+    for piece in pieces:
+        found.update(piece)
     assert found.digest() == sent.digest(), "the file came back changed"
     size = count * PIECE / 1e6
-    return size / up, size / down
+    return Moved(size / up, taking.grown), Moved(size / down, giving.grown)
 
 
 def large_up(side: Side) -> float:
     """Megabytes of a file of 500 MB that arrive in a second."""
-    return _large(side)[0]
+    return _large(side)[0].speed
 
 
 def large_down(side: Side) -> float:
     """Megabytes of a file of 500 MB that are read in a second."""
-    return _large(side)[1]
+    return _large(side)[1].speed
+
+
+def large_up_memory(side: Side) -> float:
+    """Mebibytes that the server grew by, at most, while it took the file."""
+    return _large(side)[0].grown
+
+
+def large_down_memory(side: Side) -> float:
+    """Mebibytes that the server grew by, at most, while it sent the file."""
+    return _large(side)[1].grown

@@ -16,6 +16,9 @@ from benchmarks.tracking.fill import START
 from benchmarks.tracking.load import get, post
 from benchmarks.tracking.servers import Server
 
+GROWN = 128
+"""Mebibytes that a server may grow by for a file of any size: what waits for the disk or the network."""
+
 CLIENT = """
 import sys, time
 from mlflow import MlflowClient
@@ -297,6 +300,14 @@ ROWS = [
     Row("file_down", "10 KB artifacts down, 8 clients", "/s", files.small_down, 50),
     Row("large_up", "artifact of 500 MB up", "MB/s", files.large_up, 1),
     Row("large_down", "artifact of 500 MB down", "MB/s", files.large_down, 1),
+    Row(
+        "large_up_memory",
+        "memory it took more, at most, while it went up",
+        "MB",
+        files.large_up_memory,
+        below=GROWN,
+    ),
+    Row("large_down_memory", "and while it went down", "MB", files.large_down_memory, below=GROWN),
     Row("start", "start until /health answers", "ms", started, below=800),
     Row("memory", "memory at rest, all processes", "MB", memory, below=200),
 ]

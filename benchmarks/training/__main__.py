@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import stop_well
 from benchmarks.training import clicks, clusters, learners
-from benchmarks.training.projection import NODES, Round, merge_seconds
+from benchmarks.training.projection import NODES, ROWS, Round, merge_seconds
 
 SECTIONS = ("learners", "workers", "engines")
 
@@ -47,13 +47,18 @@ def main() -> None:
 def workers(train: list[clicks.Batch], rows: int, runs: int) -> dict[str, Any]:
     """Measured, modelled, projected."""
     speed = learners.workers(train, runs)
-    model = Round(rows / learners.PARTS, speed[1], merge_seconds())
+    merge, add = merge_seconds()
+    model = Round(rows / learners.PARTS, speed[1], merge, add)
     return {
         "rows_per_second": speed,
         "gain": speed[2] / speed[1],
         "gain_by_the_model": model.gain(2, network=False),
-        "merge_seconds": model.merge,
-        "projected": {nodes: Round(1e6, speed[1], model.merge).gain(nodes, network=True) for nodes in NODES},
+        "merge_seconds": merge,
+        "add_seconds": add,
+        "projected": {
+            each: {nodes: Round(each, speed[1], merge, add).gain(nodes, network=True) for nodes in NODES}
+            for each in ROWS
+        },
     }
 
 
@@ -74,8 +79,11 @@ def shown(found: dict[str, Any]) -> str:
         lines += [
             f"two workers, parts of {part:,} rows: {one['gain']:.2f}x one ({alone:.2f} M rows/s); "
             f"the model says {one['gain_by_the_model']:.2f}x",
-            "projected, a million rows a worker and round: "
-            + ", ".join(f"{nodes:,} nodes {gain:,.0f}x" for nodes, gain in one["projected"].items()),
+            *(
+                f"projected, {each:,} rows a worker and round: "
+                + ", ".join(f"{nodes:,} nodes {gain:,.1f}x" for nodes, gain in gains.items())
+                for each, gains in one["projected"].items()
+            ),
         ]
     for one in found.get("engines", ()):
         if "failed" in one:

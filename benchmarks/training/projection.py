@@ -2,15 +2,20 @@
 
 A round of ``n`` workers, each learning ``r`` rows from the common table of ``b`` bytes, takes
 
-    r / speed  +  (n > 1) * merge  +  ceil(log2 n) * 2 * (latency + b / bandwidth)
+    r / speed  +  merge  +  (n - 2) * add
+    +  n * (task + m / bandwidth)  +  ceil(log2 n) * (latency + b / bandwidth)
 
-``speed`` (rows a second of one worker) and ``merge`` (adding up, averaging, unpacking on the driver) are measured
-here; the tree is what the sums go up and the table comes down by, and costs nothing among threads of one machine.
+The first line is computing: ``speed`` (rows a second of one worker), ``merge`` (what a round of two workers
+takes beside learning) and ``add`` (unpacking and adding the moves of one more worker) are measured here. The
+second is the network, and nothing among threads of one machine: the driver hands each worker its part and is
+sent its ``m`` bytes of moves, one after the other through its one connection; the table comes down from
+worker to worker.
 """
 
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from dataclasses import dataclass
 
@@ -22,38 +27,52 @@ from modelkeep.train.linear.table import Moves, Steps, Table, averaged
 
 LATENCY, BANDWIDTH = 0.5e-3, 10e9 / 8
 """Of an ordinary network: half a millisecond a message, 10 Gbit/s."""
-NODES = (10, 100, 1000)
+TASK = 1e-3
+"""Seconds of the driver for a part to be handed out and answered: about what Ray takes."""
+TABLE, MOVES = ((1 << BITS) + 1) * 2 * 8, ((1 << BITS) + 1) * 3 * 8
+"""Bytes of what goes out and of what each worker sends home, which has ``touched`` beside it."""
+NODES, ROWS = (10, 100, 1000), (10**6, 10**7)
+"""What is projected: so many nodes, and rows of each a round."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """The model. ``rows`` of each worker a round, ``speed`` in rows a second, ``merge`` in seconds."""
+    """The model. ``rows`` of each worker a round, ``speed`` in rows a second, ``merge`` and ``add`` in seconds."""
 
     rows: float
     speed: float
     merge: float
+    add: float
 
     def seconds(self, workers: int, *, network: bool) -> float:
         """Of a round."""
-        table = ((1 << BITS) + 1) * 2 * 8
-        hops = math.ceil(math.log2(workers)) if network and workers > 1 else 0
-        merged = self.merge if workers > 1 else 0.0
-        return self.rows / self.speed + merged + hops * 2 * (LATENCY + table / BANDWIDTH)
+        if workers == 1:
+            return self.rows / self.speed
+        computing = self.rows / self.speed + self.merge + (workers - 2) * self.add
+        if not network:
+            return computing
+        hops = math.ceil(math.log2(workers))
+        return computing + workers * (TASK + MOVES / BANDWIDTH) + hops * (LATENCY + TABLE / BANDWIDTH)
 
     def gain(self, workers: int, *, network: bool) -> float:
         """Rows a second over those of one worker."""
         return workers * self.seconds(1, network=network) / self.seconds(workers, network=network)
 
 
-def merge_seconds() -> float:
-    """What the driver does at the end of a round of two workers: best of five."""
+def merge_seconds() -> tuple[float, float]:
+    """What a round of two workers takes beside learning, and what adding one more takes: each the best of five."""
     objective, steps = Objective("logistic", 0.0, 1e-6), Steps()
-    fresh, tried = Table.fresh(1 << BITS, 1), []
+    fresh, tried, added = Table.fresh(1 << BITS, 1), [], []
     start = np.ascontiguousarray(fresh.packed), fresh.clock
     for _ in range(5):
         begin = time.perf_counter()
         ends = [Table.unpacked(*start, adaptive=True) for _ in range(2)]
         one, two = (Moves.between(start, end, objective, steps, 1, 1.0) for end in ends)
-        averaged(start, one.plus(two), objective)
+        both = one.plus(two)
+        averaged(start, both, objective)
         tried.append(time.perf_counter() - begin)
-    return min(tried)
+        sent = pickle.dumps(two, protocol=5)
+        begin = time.perf_counter()
+        both.plus(pickle.loads(sent))
+        added.append(time.perf_counter() - begin)
+    return min(tried), min(added)

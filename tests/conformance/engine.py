@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import secrets
 import socket
 import sys
@@ -24,6 +25,8 @@ from conformance.parts import (
     fail_as_user,
     hold,
     mebibytes,
+    nest,
+    places,
     reach,
     refuse,
     rows,
@@ -88,6 +91,7 @@ class EngineSuite:
         assert engine.reduce(add, range(1, 21)) == 210
         assert engine.reduce(widen, [(value, value) for value in (3, 9, -4, 5, 1)]) == (-4, 9)
         assert engine.reduce(add, [7]) == 7
+        assert engine.reduce(nest, list("abcdefg")) == "(((ab)(cd))((ef)g))", "neighbours first, on every engine"
         with pytest.raises(Invalid, match="nothing to reduce"):
             engine.reduce(add, [])
 
@@ -170,6 +174,9 @@ class LostWorkerSuite:
         with pytest.raises(Unavailable, match="a worker died"):
             next(results)
         assert list(engine.map(square, [2])) == [4], "and the engine works on"
+
+    def test_results_are_merged_where_they_arrive_and_not_sent_out_again(self, engine):
+        assert engine.reduce(places, [()] * 9) == (os.getpid(),) * 8
 
     def test_work_that_cannot_be_sent_says_so(self, engine):
         with pytest.raises(Invalid, match="cannot be sent to another process"):

@@ -180,7 +180,7 @@ def test_mlflows_scoring_takes_nested_lists(process: GrpcWorker) -> None:
     ):
         response = process.client.post("/endpoints/digits/invocations", json=body)
         assert response.status_code == 200, response.text
-        assert np.allclose(response.json()["predictions"], scores(X), atol=1e-3)
+        assert np.allclose(response.json()["predictions"]["score"], scores(X), atol=1e-3)
     pixels = images(2, 1, 2, 3)
     body = {"inputs": {"pixels": pixels.tolist(), "weight": [[1.0], [2.0]], "words": [["a", "b"], ["c", "d"]]}}
     answer = process.client.post("/endpoints/blend/invocations", json=body)

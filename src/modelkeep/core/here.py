@@ -40,7 +40,7 @@ class Here:
 
     def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
         """As a tree. At least one result."""
-        return tree(self.map, fn, results)
+        return tree(self.map, fn, results, block=1)
 
     def put(self, obj: T) -> Callable[[], T]:
         """The object itself."""
@@ -58,25 +58,28 @@ def tree(
     map_: Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]],
     fn: Callable[[R, R], R],
     results: Iterable[R],
+    *,
+    block: int = BLOCK,
 ) -> R:
     """Merge results pairwise as a tree, the same tree on every engine of any size.
 
-    Neighbours are merged, then their neighbours, and so on. At most ``BLOCK`` results are held at once, and one
+    Neighbours are merged, then their neighbours, and so on. At most ``block`` results are held at once, and one
     more per doubling.
 
     Args:
         map_: Of the engine.
         fn: Associative and commutative.
         results: At least one.
+        block: Results merged in parallel at once, a power of two; 1 where nothing is parallel.
 
     Raises:
         Invalid: There are none.
     """
     source = iter(results)
     peaks: list[tuple[int, R]] = []  # merged runs of 2^height blocks, from left to right
-    while block := list(itertools.islice(source, BLOCK)):
-        height, state = 0, _level(map_, fn, block)
-        while len(block) == BLOCK and peaks and peaks[-1][0] == height:
+    while taken := list(itertools.islice(source, block)):
+        height, state = 0, _level(map_, fn, taken)
+        while len(taken) == block and peaks and peaks[-1][0] == height:
             height, state = height + 1, fn(peaks.pop()[1], state)
         peaks.append((height, state))
     if not peaks:

@@ -75,7 +75,10 @@ class Engine(Protocol):
         ...
 
     def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """Merge results pairwise as a tree, the same on every engine. ``fn`` is associative and commutative."""
+        """Merge results pairwise as a tree, the same on every engine, in this process.
+
+        For results that take longer to send than to merge. ``fn`` is associative and commutative.
+        """
         ...
 
     def put(self, obj: T) -> Callable[[], T]:

@@ -21,7 +21,7 @@ from modelkeep.core.ports import BlobStore, Engine
 from modelkeep.data.parts import Part
 from modelkeep.store.blobs import Blobs
 
-SPREAD = 0.05
+SPREAD = 0.1
 """Seconds that a look takes at least: so tasks do not queue behind each other on the machine that is quickest."""
 
 HINT = (

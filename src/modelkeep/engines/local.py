@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from modelkeep.core import machine, scratch
 from modelkeep.core.errors import Invalid
-from modelkeep.core.here import Here, tree
+from modelkeep.core.here import Here
 from modelkeep.core.ports import Progress
 from modelkeep.engines import flow, tasks
 
@@ -77,7 +77,7 @@ class LocalEngine:
         return flow.stream(self, fn, parts, progress, name)
 
     def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """Merge results pairwise as a tree, the same tree on every engine of any size.
+        """Merge results pairwise as a tree, the same tree on every engine of any size; in this process.
 
         Args:
             fn: Associative and commutative.
@@ -86,7 +86,7 @@ class LocalEngine:
         Raises:
             Invalid: There are none.
         """
-        return tree(self.map, fn, results)
+        return Here().reduce(fn, results)
 
     def put(self, obj: T) -> Callable[[], T]:
         """Share a large object once; the handle, called in any worker, gives it.

@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from modelkeep.core.errors import ModelkeepError, Unavailable
-from modelkeep.core.here import tree
+from modelkeep.core.here import Here
 from modelkeep.core.ports import Progress
 from modelkeep.engines import bundle, flow, tasks, versions
 from modelkeep.spec.declaration import Resources
@@ -110,8 +110,8 @@ class RemoteEngine(ABC):
         return flow.stream(self, fn, parts, progress, name)
 
     def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """Merge results pairwise as a tree, the same tree on every engine of any size."""
-        return tree(self.map, fn, results)
+        """Merge results pairwise as a tree, the same tree on every engine of any size; here, where they arrive."""
+        return Here().reduce(fn, results)
 
     def put(self, obj: T) -> Callable[[], T]:
         """Share a large object once; the handle, called at any worker, gives it."""

@@ -252,9 +252,10 @@ def _onnx(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:
     inputs = inputs_of(found.files.path / path, found.said.fields, found.said.feed)
     if isinstance(inputs, str):
         return inputs
-    return _Choice(
-        runtime="graph", fields=inputs[0], feed=inputs[1], model=path, note="the ONNX graph of its folder"
-    )
+    fields, feed = inputs
+    framed = found.said.feed is not None and found.said.feed.kind == "frame"
+    feed = replace(feed, gives="records" if framed else "columns")
+    return _Choice(runtime="graph", fields=fields, feed=feed, model=path, note="the ONNX graph of its folder")
 
 
 def _sklearn(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:

@@ -45,11 +45,14 @@ class Feed(Struct, frozen=True, kw_only=True, omit_defaults=True):
         kind: ``frame`` a DataFrame; ``tensors`` arrays.
         casts: Of a frame: NumPy types by column, where they are not those of the signature.
         parts: Of tensors.
+        gives: How MLflow's server writes what a graph gives: as records when the graph was logged for a
+            DataFrame, as columns when for tensors; empty for a graph that MLflow does not know.
     """
 
     kind: Literal["frame", "tensors"] = "frame"
     casts: dict[str, str] = {}
     parts: tuple[Part, ...] = ()
+    gives: Literal["", "records", "columns"] = ""
 
 
 def as_inputs(tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[tuple[Field, ...], Feed]:

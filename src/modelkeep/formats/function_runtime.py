@@ -15,6 +15,7 @@ from modelkeep.formats import trusting
 from modelkeep.formats.batch import Layout
 from modelkeep.formats.feed import failed, named
 from modelkeep.formats.manifest import Manifest
+from modelkeep.formats.outputs import records
 from modelkeep.formats.signature import Signature
 
 
@@ -61,7 +62,7 @@ class FunctionModel:
         """
         batch = self.layout.pack(columns)
         try:
-            return named(self._function(dict(batch)), batch.rows)
+            return records(named(self._function(dict(batch)), batch.rows))
         except Exception as error:  # whatever the user's code raises
             raise failed("the function", error) from error
 

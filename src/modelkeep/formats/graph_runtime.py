@@ -13,6 +13,7 @@ from modelkeep.core.errors import Damaged, Invalid
 from modelkeep.formats.batch import Layout
 from modelkeep.formats.feed import Feed, Feeder, Part, as_inputs, failed, named
 from modelkeep.formats.onnx_runtime import options
+from modelkeep.formats.outputs import Form, formed
 from modelkeep.formats.signature import Field, Signature
 from modelkeep.formats.tensors import size_of
 
@@ -50,6 +51,7 @@ class GraphModel:
         self._feeder = Feeder(feed, self.layout.number_at, self.layout.string_at)
         self._names = [part.name for part in feed.parts]
         self._singly = any(one.shape and one.shape[0] == 1 for one in self._session.get_inputs())
+        self._form = Form(feed.gives, tuple(self._outputs), flat=True) if feed.gives else None
 
     def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """Arrays by input name (fastest as a ``Batch``) to arrays by output name.
@@ -65,7 +67,7 @@ class GraphModel:
                 found = tuple(np.concatenate(column) for column in zip(*each, strict=True))
             else:
                 found = self._run(arrays)
-            return named(found, batch.rows, self._outputs)
+            return formed(named(found, batch.rows, self._outputs), self._form)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise failed("the graph", error) from error
 

@@ -10,8 +10,9 @@ import numpy as np
 from modelkeep.core.errors import Damaged, Invalid, MissingExtra, ModelkeepError
 from modelkeep.formats import params, trusting
 from modelkeep.formats.batch import Layout
-from modelkeep.formats.feed import Feed, Feeder, failed, named
+from modelkeep.formats.feed import Feed, Feeder, failed
 from modelkeep.formats.manifest import Manifest
+from modelkeep.formats.outputs import returned
 from modelkeep.formats.signature import Signature
 
 try:
@@ -72,7 +73,7 @@ class PyfuncModel:
         batch = self.layout.pack(columns)
         try:
             given = self._feeder.given(batch)
-            return named(self._model.predict(given, params=params.unpacked(batch.params)), batch.rows)
+            return returned(self._model.predict(given, params=params.unpacked(batch.params)), batch.rows)
         except Exception as error:  # it raises what the model's code raises
             if batch.params and isinstance(error, MlflowException) and error.message.startswith(_REFUSED):
                 raise Invalid(error.message[:500], path="params") from error

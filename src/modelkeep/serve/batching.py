@@ -265,7 +265,7 @@ class Lane:
             began = perf_counter()
             computed = inputs.rows
             if self._cache is None:
-                outputs = dict(self._predict(inputs))
+                outputs = self._predict(inputs)
             else:
                 counts = [call.rows.count for call in calls]
                 outputs, hits, computed = self._cache.predict(inputs, counts, self._predict)

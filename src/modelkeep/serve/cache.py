@@ -19,9 +19,10 @@ import numpy as np
 from blake3 import blake3
 
 from modelkeep.formats.batch import Batch as Blocks
+from modelkeep.formats.outputs import form_of, formed
 from modelkeep.serve.columns import Array
 
-Outputs = dict[str, Array]
+Answer = Mapping[str, Array]
 _encode = msgspec.msgpack.Encoder().encode
 _OVERHEAD = 300
 
@@ -36,14 +37,14 @@ class Cache:
 
     def __init__(self, rows: int, size: int) -> None:
         self._limit = (rows, size)
-        self._kept: OrderedDict[bytes, tuple[Outputs, int, int]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[Answer, int, int]] = OrderedDict()
         self._guard = Lock()
         self.rows = 0
         self.size = 0
 
     def predict(
         self, inputs: Blocks, counts: Sequence[int], model: Callable[[Blocks], Mapping[str, Any]]
-    ) -> tuple[Outputs, int, int]:
+    ) -> tuple[Answer, int, int]:
         """Answer requests of ``counts`` rows each from what is kept, and what is not with the model.
 
         Returns:
@@ -58,11 +59,11 @@ class Cache:
         if not missing:
             return _joined(found), len(found), 0
         if len(missing) == len(found):
-            outputs = dict(model(inputs))
+            outputs = model(inputs)
             self._put([(key, _cut(outputs, span)) for key, span in zip(keys, spans, strict=True)])
             return outputs, 0, inputs.rows
         rows = np.concatenate([np.arange(*spans[place]) for place in missing])
-        outputs = dict(model(inputs.take(rows)))
+        outputs = model(inputs.take(rows))
         start, fresh = 0, []
         for place in missing:
             one = _cut(outputs, (start, start + counts[place]))
@@ -72,14 +73,14 @@ class Cache:
         self._put(fresh)
         return _joined(found), len(found) - len(missing), len(rows)
 
-    def _get(self, key: bytes) -> Outputs | None:
+    def _get(self, key: bytes) -> Answer | None:
         kept = self._kept.get(key)
         if kept is None:
             return None
         self._kept.move_to_end(key)
         return kept[0]
 
-    def _put(self, fresh: Sequence[tuple[bytes, Outputs]]) -> None:
+    def _put(self, fresh: Sequence[tuple[bytes, Answer]]) -> None:
         most_rows, most_bytes = self._limit
         with self._guard:
             for key, outputs in fresh:
@@ -111,16 +112,16 @@ def _keys(inputs: Blocks, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     ]
 
 
-def _cut(outputs: Outputs, span: tuple[int, int]) -> Outputs:
+def _cut(outputs: Answer, span: tuple[int, int]) -> Answer:
     """A request's own rows, copied: a view would keep the whole batch."""
-    return {name: column[span[0] : span[1]].copy() for name, column in outputs.items()}
+    return formed({name: column[span[0] : span[1]].copy() for name, column in outputs.items()}, form_of(outputs))
 
 
-def _joined(parts: Sequence[Outputs | None]) -> Outputs:
+def _joined(parts: Sequence[Answer | None]) -> Answer:
     whole = [part for part in parts if part is not None]
     if len(whole) == 1:
-        return dict(whole[0])
-    return {name: np.concatenate([part[name] for part in whole]) for name in whole[0]}
+        return whole[0]
+    return formed({name: np.concatenate([part[name] for part in whole]) for name in whole[0]}, form_of(whole[0]))
 
 
 def _size(column: Array) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,7 +79,7 @@ class Batch:
     Attributes:
         lane: Who answered.
         inputs: What was given, checked.
-        outputs: Arrays by output name, first axis rows.
+        outputs: Arrays by output name, first axis rows; perhaps ``formats.outputs.Outputs``.
         rendered: Room for doors to keep what they make once per batch.
         times: ``perf_counter`` when stacking began, when the model began and when it had ended.
     """
@@ -86,7 +87,7 @@ class Batch:
     __slots__ = ("inputs", "lane", "outputs", "rendered", "times")
 
     def __init__(
-        self, lane: Lane, inputs: Blocks, outputs: dict[str, Array], times: tuple[float, float, float]
+        self, lane: Lane, inputs: Blocks, outputs: Mapping[str, Array], times: tuple[float, float, float]
     ) -> None:
         self.times = times
         self.lane = lane

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ class Record:
     latency: Array
     numbers: Array
     strings: Array
-    outputs: dict[str, Array]
+    outputs: Mapping[str, Array]
     rows: int
 
 
@@ -110,7 +110,7 @@ class Channel:
     def offer(
         self,
         inputs: Blocks,
-        outputs: dict[str, Array],
+        outputs: Mapping[str, Array],
         *,
         time: float,
         ids: list[str],

@@ -254,13 +254,14 @@ class DataPlane:
                 log.error("endpoint %s stays as it was: %s", one.endpoint, error)
                 if before is not None:
                     made[one.endpoint] = before
+        kept = [*(endpoint.wanted for endpoint in made.values()), *away]
         if loaded is not None:
-            loaded([*(endpoint.wanted for endpoint in made.values()), *away])
+            loaded(kept)
         done: Future[None] = Future()
         unloaded = frozenset(one.endpoint for one in away)
         self._loop.call_soon_threadsafe(self._swap, made, unloaded, faults, generation, done)
         done.result()
-        packages.keep({route.package for e in made.values() for route in (*e.wanted.routes, *offered(e.wanted))})
+        packages.keep({route.package for one in kept for route in (*one.routes, *offered(one))})
 
     def _ways(
         self, wanted: Wanted, before: Endpoint | None, packages: Packages, faults: dict[str, str]

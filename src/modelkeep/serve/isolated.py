@@ -174,7 +174,7 @@ class IsolatedModel:
         try:
             if said.fault is not None:
                 raise wire.error_of(said.fault)
-            return wire.take_answer(process.arena, said.columns)
+            return wire.take_answer(process.arena, said.columns, said.form)
         finally:
             process.working = False
             process.answered += 1

@@ -24,6 +24,7 @@ from modelkeep.core.ports import Model
 from modelkeep.formats import runtimes
 from modelkeep.formats.batch import Layout
 from modelkeep.formats.manifest import Folder
+from modelkeep.formats.outputs import form_of
 from modelkeep.serve import isolated_wire as wire
 from modelkeep.serve import memory
 from modelkeep.serve.isolated_wire import Arena, Note, Order, Told
@@ -146,7 +147,7 @@ def _work(sock: socket.socket, arena: Arena, order: Order) -> int:
         except (EOFError, OSError):
             return 0
         try:
-            said = Told(pid, _answered(model, layout, arena, data))
+            said = _answered(pid, model, layout, arena, data)
         except Exception as error:
             said = Told(pid, fault=wire.fault_of(error))
         try:
@@ -155,10 +156,11 @@ def _work(sock: socket.socket, arena: Arena, order: Order) -> int:
             return 0
 
 
-def _answered(model: Model, layout: Layout, arena: Arena, data: bytes) -> tuple[wire.Column, ...]:
+def _answered(pid: int, model: Model, layout: Layout, arena: Arena, data: bytes) -> Told:
     """Predict the batch that lies in shared memory, and lay the answer there."""
     batch = wire.take_batch(arena, layout, data)
-    return wire.put_answer(arena, model.predict(batch), batch.numbers)
+    found = model.predict(batch)
+    return Told(pid, wire.put_answer(arena, found, batch.numbers), form=form_of(found))
 
 
 if __name__ == "__main__":

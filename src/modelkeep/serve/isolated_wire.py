@@ -20,6 +20,7 @@ from msgspec import Struct
 from modelkeep.core import errors
 from modelkeep.core.errors import ModelkeepError, Problem
 from modelkeep.formats.batch import Batch, Layout
+from modelkeep.formats.outputs import Form, formed
 from modelkeep.serve.columns import Array
 
 KEPT = 64 << 20
@@ -86,6 +87,7 @@ class Told(Struct, array_like=True, frozen=True):
     pid: int
     columns: tuple[Column, ...] = ()
     fault: Fault | None = None
+    form: Form | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -249,7 +251,7 @@ def _packed(name: str, array: Array) -> bytes:
         raise ModelkeepError(f"output {name!r} holds values that cannot be sent: {error}") from None
 
 
-def take_answer(arena: Arena, columns: tuple[Column, ...]) -> dict[str, Array]:
+def take_answer(arena: Arena, columns: tuple[Column, ...], form: Form | None = None) -> dict[str, Array]:
     """The outputs that lie there, copied."""
     view = arena.view(max((column.at + column.size for column in columns), default=1) or 1)
     found: dict[str, Array] = {}
@@ -262,7 +264,7 @@ def take_answer(arena: Arena, columns: tuple[Column, ...]) -> dict[str, Array]:
             kind = np.dtype(column.dtype)
             array = np.frombuffer(view, kind, column.size // kind.itemsize, column.at).copy()
         found[column.name] = array.reshape(column.shape)
-    return found
+    return formed(found, form)
 
 
 def told(data: bytes) -> Told:

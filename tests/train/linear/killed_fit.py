@@ -1,4 +1,7 @@
-"""Two fits that stop for ever, one in its passes and one in its full-batch steps; run to be killed."""
+"""Fits by several methods that stop for ever, in their passes or full-batch steps; run to be killed.
+
+The parameter server's one worker takes the steps in the same order each time; several do not.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from modelkeep.train.log import Unlogged
 PARAMS = {
     "passes": {"method": "sgd", "passes": 9, "patience": 9},
     "steps": {"method": "all_reduce", "passes": 9, "tolerance": 1e-12, "workers": 2},
+    "rounds": {"method": "local_sgd", "passes": 9, "patience": 9, "workers": 2},
+    "shards": {"method": "parameter_server", "passes": 9, "patience": 9, "workers": 1, "batch_size": 30},
 }
 STOP = 4
 

@@ -3,8 +3,8 @@
 https://mlflow.org/docs/latest/ml/deployment/deploy-model-locally/ (inference server specification). Takes
 ``dataframe_split``, ``dataframe_records``, ``instances``, ``inputs`` and CSV; answers ``{"predictions": ...}``,
 where the predictions are labels (or values), or with ``params: {"predict_method": "predict_proba"}`` the
-probabilities. The request's id comes back as ``x-modelkeep-prediction-id``; with several rows the ids are
-``<id>/<row>``.
+probabilities, or all that the model gives, as MLflow's own server would write it. The request's id comes back as
+``x-modelkeep-prediction-id``; with several rows the ids are ``<id>/<row>``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote
@@ -25,7 +26,8 @@ from starlette.routing import Route
 from modelkeep.core.errors import Invalid, ModelkeepError, Problem
 from modelkeep.formats.params import packed
 from modelkeep.protocols import errors
-from modelkeep.protocols.mlflow import nested, verbatim
+from modelkeep.protocols.mlflow import nested, predictions, verbatim
+from modelkeep.protocols.mlflow.predictions import Writer
 from modelkeep.protocols.respond import Later
 from modelkeep.serve.batching import Lane
 from modelkeep.serve.calls import Batch, Call, CallWithParams
@@ -60,7 +62,6 @@ class Invocation(Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(Invocation).decode
-_encode = msgspec.json.Encoder().encode
 
 
 def decode(body: bytes) -> Invocation:
@@ -206,35 +207,33 @@ def _truth(cell: str) -> Any:
 _CONVERT: Final = {"float64": _number, "int64": _number, "bool": _truth, "timestamp": _text, "string": _text}
 
 
-class _Labels:
-    """Answers with labels or values."""
+class _Answers:
+    """The door for one ``predict_method``.
 
-    outputs: tuple[str, ...] = ("label", "prediction")
+    Args:
+        key: Under which a batch keeps what is made once of it.
+        make: What writes rows of a batch's outputs.
+    """
+
+    def __init__(self, key: str, make: Callable[[Mapping[str, Array]], Writer]) -> None:
+        self._key = key
+        self._make = make
 
     def answer(self, call: Call, batch: Batch) -> None:
-        name = next(name for name in (*self.outputs, *batch.outputs) if name in batch.outputs)
-        texts: list[bytes] | None = batch.rendered.get(f"mlflow {name}")
-        if texts is None:
-            texts = batch.rendered[f"mlflow {name}"] = _texts(batch.outputs[name])
-        body = b'{"predictions":[%s]}' % b",".join(texts[call.start : call.start + call.rows.count])
-        call.sink.write(200, body, id_line(call.id))
+        write: Writer | None = batch.rendered.get(self._key)
+        if write is None:
+            write = batch.rendered[self._key] = self._make(batch.outputs)
+        call.sink.write(200, write(call.start, call.start + call.rows.count), id_line(call.id))
 
     def refuse(self, call: Call, error: ModelkeepError) -> None:
         errors.refuse(call.sink, error)
 
 
-class _Probabilities(_Labels):
-    """Answers with probabilities."""
-
-    outputs = ("probability",)
-
-
-_METHODS: Final = {"predict": _Labels(), "predict_proba": _Probabilities()}
+_METHODS: Final = {
+    "predict": _Answers("mlflow", predictions.answer),
+    "predict_proba": _Answers("mlflow probability", predictions.probabilities),
+}
 _PLAINLY: Final = (_METHODS["predict"], b"")
-
-
-def _texts(column: Array) -> list[bytes]:
-    return [_encode(value) for value in column.tolist()]
 
 
 def id_line(id: str) -> bytes:
@@ -350,7 +349,7 @@ class Scoring:
         return PlainTextResponse(VERSION)
 
 
-def _asked(lane: Lane, given: dict[str, Any]) -> tuple[_Labels, bytes]:
+def _asked(lane: Lane, given: dict[str, Any]) -> tuple[_Answers, bytes]:
     """How the answer to a call with params looks, and what the model is told.
 
     ``predict_method`` is for the model where its signature names it, and else says which output is the answer.

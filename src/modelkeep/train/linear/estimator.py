@@ -40,7 +40,7 @@ class _OutOfCore(BaseEstimator):  # type: ignore[misc]
         l1_ratio: Share of L1 in ``elastic_net``.
         method: ``sgd``: a step per row. ``mini_batch``: a step per ``batch_size`` rows. ``local_sgd``: workers
             learn parts by themselves and are averaged. ``parameter_server``: workers share weights that are kept
-            by processes. ``full_batch``: L-BFGS, the gradient of all parts added up as a tree. ``all_reduce``: one
+            by processes. ``full_batch``: L-BFGS, the gradients of all parts added up. ``all_reduce``: one
             pass of ``local_sgd``, then ``full_batch`` from there.
         step: ``adagrad``, ``constant`` or ``inverse_scaling``.
         learning_rate: None takes 0.1 for ``adagrad`` and ``inverse_scaling``, 0.01 for ``constant``.

@@ -1,4 +1,4 @@
-"""Sums over all rows: each part gives its own wherever an engine works on it, and they are merged as a tree."""
+"""Sums over all rows: each part gives its own wherever an engine works on it; here they are merged as a tree."""
 
 from __future__ import annotations
 

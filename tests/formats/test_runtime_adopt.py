@@ -63,8 +63,8 @@ class Bomb:
         ([column("a", "binary"), column("b"), column("c", "object")], "signature.inputs.a", "is a binary"),
         ([tensor([3, 2])], "signature.inputs[0]", "expected [-1, ...]"),
         ([tensor([-1, -1])], "signature.inputs[0]", "with the rest fixed"),
-        ([tensor([-1, 4097])], "", "more than the 4096"),
-        ([tensor([-1, 64, 65])], "", "has 4160 values"),
+        ([tensor([-1, 2**24 + 1])], "", "more than the 16777216"),
+        ([tensor([-1, 4096, 4097])], "", "has 16781312 values"),
         ([], "MLmodel", "has no signature"),
         (["a"], "MLmodel", "a signature lists objects"),
         ({"type": "tensor"}, "MLmodel", "a signature lists objects"),
@@ -74,15 +74,16 @@ def test_what_no_columns_can_carry_is_refused_where_it_stands(
     tmp_path: Path, inputs: Any, path: str, said: str
 ) -> None:
     with pytest.raises(Invalid) as refused:
-        adopt.adopt(folder_of(tmp_path / "m", inputs))
+        adopt.adopt(folder_of(tmp_path / "m", inputs, {"sklearn": {"pickled_model": "model.skops"}}))
     assert refused.value.problems[0].path == path
     assert said in refused.value.problems[0].message
     assert MANIFEST not in Folder(tmp_path / "m")
 
 
 def test_every_problem_of_a_signature_is_named(tmp_path: Path) -> None:
+    flavors = {"sklearn": {"pickled_model": "model.skops"}}
     with pytest.raises(Invalid) as refused:
-        adopt.adopt(folder_of(tmp_path, [column("a", "binary"), column("b"), column("c", "array")]))
+        adopt.adopt(folder_of(tmp_path, [column("a", "binary"), column("b"), column("c", "array")], flavors))
     assert [problem.path for problem in refused.value.problems] == ["signature.inputs.a", "signature.inputs.c"]
 
 
@@ -97,10 +98,18 @@ def test_types_become_ours(tmp_path: Path) -> None:
     assert said.feed.casts == {"integer": "int32", "float": "float32"}
     named_tensors = [tensor([-1, 2, 2], name="x"), tensor([-1], "int64", name="n")]
     said = mlflow_folder.read(Folder(folder_of(tmp_path, named_tensors)))
-    assert [(field.name, field.type) for field in said.fields] == [
-        *((f"x_{place}", "float64") for place in range(4)),
-        ("n", "int64"),
+    assert [(field.name, field.type, field.shape) for field in said.fields] == [
+        ("x", "float64", (2, 2)),
+        ("n", "int64", ()),
     ]
+    several = [tensor([-1, 2], name="x"), tensor([-1, 1], "int64", name="n")]
+    said = mlflow_folder.read(Folder(folder_of(tmp_path, several)))
+    assert [(field.name, field.shape) for field in said.fields] == [("x_0", ()), ("x_1", ()), ("n", ())]
+    several.append(tensor([-1, 3], "str", name="words"))
+    said = mlflow_folder.read(Folder(folder_of(tmp_path, several)))
+    assert [(field.name, field.shape) for field in said.fields] == [("x", (2,)), ("n", ()), ("words", (3,))]
+    said = mlflow_folder.read(Folder(folder_of(tmp_path, [tensor([-1, 4097])])))
+    assert [(field.name, field.shape) for field in said.fields] == [("x", (4097,))]
 
 
 @pytest.mark.parametrize(

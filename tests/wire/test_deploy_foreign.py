@@ -201,11 +201,19 @@ def test_a_setting_that_is_none_says_why(place: Place, said: str, path: str, mes
         assert endpoints.get(conn, "never") is None
 
 
-def test_what_cannot_be_deployed_says_why(place: Place) -> None:
+def test_a_model_without_a_signature_is_given_whole_requests_when_trusted(place: Place) -> None:
     code, said_so = place.run("deploy", "unsigned")
-    assert (code, said_so["error"]["kind"]) == (2, "invalid")
-    assert "has no signature" in said_so["error"]["message"]
-    assert "infer_signature" in said_so["error"]["hint"]
+    assert said_so["error"]["kind"] == "refused"
+    code, done = place.run("deploy", "unsigned", "--trust", said_so["error"]["hint"].split()[-1])
+    assert (code, done["runtime"]) == (0, "pyfunc")
+    assert "has no signature" in done["note"]
+    place.serving.until(lambda health: any(one["endpoint"] == "unsigned" for one in health["endpoints"]), limit=60)
+    body = {"dataframe_split": frame().to_dict(orient="split", index=False)}
+    answer = place.serving.client.post("/endpoints/unsigned/invocations", json=body)
+    assert answer.json() == {"predictions": logistic().predict(frame()).tolist()}, answer.text
+
+
+def test_what_cannot_be_deployed_says_why(place: Place) -> None:
     assert place.run("deploy", "nobody")[0] == 3
     assert place.run("deploy", "churn@9")[0] == 3
     place.run("deploy", "graph", "--endpoint", "taken")

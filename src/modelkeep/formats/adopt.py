@@ -23,6 +23,11 @@ from modelkeep.formats.manifest import FORMAT, MANIFEST, SAMPLE, SIGNATURE, Fold
 from modelkeep.formats.mlflow_folder import Said
 from modelkeep.formats.signature import Field, Label, Signature, Task, outputs_of
 
+VERBATIM = "verbatim"
+"""The form of a model that is given whole requests."""
+_REQUEST = (Field(name="request", type="string"),)
+_ANSWER = (Field(name="answer", type="string"),)
+
 
 class Adopted(Struct, frozen=True, kw_only=True):
     """A package of a model made elsewhere.
@@ -60,7 +65,9 @@ class _Found(Struct, frozen=True, kw_only=True):
     trusted: tuple[str, ...]
 
     def signed(self) -> Feed:
-        """How its inputs are fed. Raises ``Invalid`` when there is no signature."""
+        """How its inputs are fed. Raises ``Invalid`` when no signature says it, or one that none can carry."""
+        if self.said.odd:
+            raise Invalid(self.said.odd)
         if self.said.feed is None:
             raise Invalid(
                 "has no signature, so it is not known what the model takes",
@@ -70,10 +77,14 @@ class _Found(Struct, frozen=True, kw_only=True):
         return self.said.feed
 
     def matrix(self, dtype: str, order: Sequence[str] = ()) -> Feed | None:
-        """All inputs as one matrix; None when some are no numbers."""
-        names = [field.name for field in self.said.fields]
-        if any(field.type in ("string", "timestamp") for field in self.said.fields):
+        """All inputs as one matrix; None when some are no numbers, or several are tensors."""
+        fields = self.said.fields
+        names = [field.name for field in fields]
+        if any(field.type in ("string", "timestamp") or (field.shape and len(fields) > 1) for field in fields):
             return None
+        if fields[0].shape:
+            part = Part(dtype=dtype, shape=(fields[0].size,), columns=(fields[0].name,))
+            return Feed(kind="tensors", parts=(part,))
         if set(order) == set(names):
             names = list(order)
         return Feed(kind="tensors", parts=(Part(dtype=dtype, shape=(len(names),), columns=tuple(names)),))
@@ -92,7 +103,7 @@ def adopt(folder: Path, *, trusted: Sequence[str] = ()) -> Adopted:
 
     Raises:
         NotFound: There is no ``MLmodel``.
-        Invalid: It has no signature, or one that columns cannot carry.
+        Invalid: It has no signature, or one that no inputs can carry, and MLflow has no function for it either.
         Refused: Running it would run code that is not trusted; says which digest or names to trust, and how.
         MissingExtra: What would run it is not installed.
         Damaged: A file cannot be read as what it is said to be.
@@ -151,8 +162,18 @@ def _package(
 ) -> Adopted:
     """Write what describes the model, try it, and write down what it gave."""
     gives = outputs_of(choice.task, choice.classes) if choice.classes else ()
+    verbatim = choice.form == VERBATIM
+    if verbatim:
+        said = replace(
+            said, sample={"request": [said.request]} if said.request else {}, outputs=_ANSWER, params=()
+        )
     signature = Signature(
-        inputs=choice.fields, outputs=gives, task=choice.task, classes=choice.classes, params=said.params
+        inputs=choice.fields,
+        outputs=gives,
+        task=choice.task,
+        classes=choice.classes,
+        params=said.params,
+        verbatim=verbatim,
     )
     if said.sample:
         (files.path / SAMPLE).write_bytes(msgspec.json.encode(said.sample))
@@ -203,26 +224,35 @@ def _outputs(model: Model, signature: Signature, said: Said) -> tuple[Field, ...
 
 def _choose(found: _Found) -> _Choice:
     reasons: list[str] = []
+    function = "python_function" in found.said.flavors
+    known = found.said.feed is not None or not function
     for flavor, chooser in _CHOOSERS.items():
-        if flavor in found.said.flavors:
+        if flavor in found.said.flavors and (known or flavor == "onnx"):  # a graph says itself what it takes
             choice = chooser(found, found.said.flavors[flavor])
             if isinstance(choice, _Choice):
                 return choice
             reasons.append(choice)
-    if "python_function" not in found.said.flavors:
-        known = ", ".join(found.said.flavors) or "none"
-        raise Invalid(f"has no flavour that can be run here; it has: {known}", path=mlflow_folder.FILE)
-    feed = found.signed()
+    if not function:
+        has = ", ".join(found.said.flavors) or "none"
+        why = "".join(f"; {reason}" for reason in reasons)
+        raise Invalid(f"has no flavour that can be run here; it has: {has}{why}", path=mlflow_folder.FILE)
     found.allow("the code that its MLflow folder brings")
+    if found.said.feed is None:
+        odd = [f"{problem.path} {problem.message}" for problem in found.said.odd]
+        note = f"run by MLflow, given whole requests: {'; '.join([*reasons, *odd]) or 'it has no signature'}"
+        return _Choice(runtime="pyfunc", fields=_REQUEST, feed=Feed(), form=VERBATIM, note=note)
     note = f"run by MLflow: {'; '.join(reasons)}" if reasons else "run by MLflow"
-    return _Choice(runtime="pyfunc", fields=found.said.fields, feed=feed, note=note)
+    return _Choice(runtime="pyfunc", fields=found.said.fields, feed=found.said.feed, note=note)
 
 
 def _onnx(found: _Found, conf: Mapping[str, Any]) -> _Choice | str:
     from modelkeep.formats.graph_runtime import inputs_of
 
     path = _path(found, conf.get("data"))
-    fields, feed = inputs_of(found.files.path / path, found.said.fields)
+    inputs = inputs_of(found.files.path / path, found.said.fields, found.said.feed)
+    if isinstance(inputs, str):
+        return inputs
+    fields, feed = inputs
     framed = found.said.feed is not None and found.said.feed.kind == "frame"
     feed = replace(feed, gives="records" if framed else "columns")
     return _Choice(runtime="graph", fields=fields, feed=feed, model=path, note="the ONNX graph of its folder")

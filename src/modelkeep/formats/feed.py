@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ from msgspec import Struct
 from modelkeep.core.errors import ModelkeepError, UserCodeFailed
 from modelkeep.formats.batch import Batch
 from modelkeep.formats.signature import Field, Type
+from modelkeep.formats.tensors import as_columns, fields_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +29,7 @@ class Part(Struct, frozen=True, kw_only=True, omit_defaults=True):
         name: As the model knows it; empty when it takes it by position.
         dtype: NumPy's name of its type.
         shape: Of one row's value, row-major; empty for a scalar.
-        columns: The inputs it is made of, one for each of its values.
+        columns: The inputs it is made of, one for each of its values; or the one input of this shape.
     """
 
     name: str = ""
@@ -50,6 +53,21 @@ class Feed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     casts: dict[str, str] = {}
     parts: tuple[Part, ...] = ()
     gives: Literal["", "records", "columns"] = ""
+
+
+def as_inputs(tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[tuple[Field, ...], Feed]:
+    """The inputs that tensors are, given by name, NumPy's type and shape of a row; and how they become them again.
+
+    Raises:
+        Invalid: A row has more values than any request can carry.
+    """
+    columns = as_columns([shape for _, _, shape in tensors])
+    fields = [fields_of(name or "x", dtype, shape, columns=columns) for name, dtype, shape in tensors]
+    parts = [
+        Part(name=name, dtype=dtype, shape=shape, columns=tuple(field.name for field in mine))
+        for (name, dtype, shape), mine in zip(tensors, fields, strict=True)
+    ]
+    return tuple(chain.from_iterable(fields)), Feed(kind="tensors", parts=tuple(parts))
 
 
 class Feeder:
@@ -87,11 +105,17 @@ class _Plan:
         self.texts = part.columns[0] in string_at
         at = string_at if self.texts else number_at
         self.places = [at[name] for name in part.columns]
+        whole = len(part.columns) == 1 and math.prod(part.shape) > 1
+        self.span = slice(self.places[0], self.places[0] + math.prod(part.shape)) if whole else None
         self.dtype = np.dtype(object if self.texts else part.dtype)
         self.shape = part.shape
 
     def array(self, batch: Batch) -> Array:
-        block = batch.texts(self.places) if self.texts else batch.matrix(self.places)
+        block: Array
+        if self.span is not None:
+            block = batch.texts(self.span) if self.texts else np.ascontiguousarray(batch.numbers[self.span].T)
+        else:
+            block = batch.texts(self.places) if self.texts else batch.matrix(self.places)
         return block.astype(self.dtype, copy=False).reshape(len(block), *self.shape)
 
 

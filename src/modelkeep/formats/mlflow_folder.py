@@ -16,12 +16,14 @@ import yaml
 from msgspec import Struct
 
 from modelkeep.core.errors import Invalid, NotFound, Problem
-from modelkeep.formats.feed import Feed, Part
+from modelkeep.formats.feed import Feed, as_inputs
 from modelkeep.formats.samples import ROWS
 from modelkeep.formats.signature import Field, Param, ParamType, Type
-from modelkeep.formats.tensors import column_names, type_of
+from modelkeep.formats.tensors import size_of, type_of
 
 FILE = "MLmodel"
+_SAMPLED = 1 << 18
+"""Most values of an input example that are kept."""
 
 _TYPES: dict[str, Type] = {
     "boolean": "bool",
@@ -45,6 +47,8 @@ class Said(Struct, frozen=True, kw_only=True):
         outputs: What it is said to give; empty when nothing is said.
         params: What a call may say beside its rows.
         sample: Rows of the input example, lists by column; empty when there is none.
+        odd: Why there are no ``fields`` though there is a signature: what of it no columns or tensors can carry.
+        request: The input example as a scoring request; empty when there is none.
     """
 
     flavors: dict[str, dict[str, Any]]
@@ -53,6 +57,8 @@ class Said(Struct, frozen=True, kw_only=True):
     outputs: tuple[Field, ...] = ()
     params: tuple[Param, ...] = ()
     sample: dict[str, list[Any]] = {}
+    odd: tuple[Problem, ...] = ()
+    request: str = ""
 
 
 def read(files: Mapping[str, bytes]) -> Said:
@@ -60,8 +66,7 @@ def read(files: Mapping[str, bytes]) -> Said:
 
     Raises:
         NotFound: There is none.
-        Invalid: It is no such file, or an input is of a type that no column has, or a param of a type that none
-            has; all of them are named.
+        Invalid: It is no such file, or a param is of a type that none has; all of them are named.
     """
     try:
         data = files[FILE]
@@ -88,16 +93,20 @@ def read(files: Mapping[str, bytes]) -> Said:
         RecursionError,
     ) as error:
         raise Invalid(f"cannot be read: {type(error).__name__}: {str(error)[:200]}", path=FILE) from None
+    info = found.get("saved_input_example_info")
     if not inputs:
-        return Said(flavors=flavors)
-    fields, feed = _tensors(inputs) if inputs[0].get("type") == "tensor" else _columns(inputs)
+        return Said(flavors=flavors, request=_request(files, info))
+    try:
+        fields, feed = _tensors(inputs) if inputs[0].get("type") == "tensor" else _columns(inputs)
+    except Invalid as error:
+        return Said(flavors=flavors, odd=tuple(error.problems), request=_request(files, info))
     return Said(
         flavors=flavors,
         fields=fields,
         feed=feed,
         outputs=_outputs(outputs),
         params=_params(params),
-        sample=_sample(files, found.get("saved_input_example_info"), fields, feed),
+        sample=_sample(files, info, fields, feed),
     )
 
 
@@ -120,8 +129,7 @@ def _columns(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Fe
 
 
 def _tensors(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Feed]:
-    fields: list[Field] = []
-    parts: list[Part] = []
+    found: list[tuple[str, str, tuple[int, ...]]] = []
     for place, one in enumerate(inputs):
         path = f"signature.inputs[{place}]"
         spec = one.get("tensor-spec")
@@ -131,10 +139,8 @@ def _tensors(inputs: Sequence[Mapping[str, Any]]) -> tuple[tuple[Field, ...], Fe
         rest = tuple(shape[1:])
         if shape[:1] != [-1] or not all(length > 0 for length in rest):
             raise Invalid(f"has shape {spec.get('shape')}; expected [-1, ...] with the rest fixed", path=path)
-        part = Part(name=name, dtype=dtype, shape=rest, columns=tuple(column_names(name or "x", rest)))
-        parts.append(part)
-        fields += [Field(name=column, type=type_of(dtype)) for column in part.columns]
-    return tuple(fields), Feed(kind="tensors", parts=tuple(parts))
+        found.append((name, dtype, rest))
+    return as_inputs(found)
 
 
 def _shape(spec: Mapping[str, Any]) -> list[int]:
@@ -178,6 +184,14 @@ def _params(params: Sequence[Mapping[str, Any]]) -> tuple[Param, ...]:
     return tuple(found.values())
 
 
+def _request(files: Mapping[str, bytes], info: Any) -> str:
+    """The input example as a scoring request; empty when there is none."""
+    try:
+        return files[info["serving_input_path"]].decode()
+    except (KeyError, TypeError, UnicodeDecodeError):
+        return ""
+
+
 def _sample(files: Mapping[str, bytes], info: Any, fields: Sequence[Field], feed: Feed) -> dict[str, list[Any]]:
     """Rows of the input example; empty when there is none that fits the signature."""
     try:
@@ -188,9 +202,14 @@ def _sample(files: Mapping[str, bytes], info: Any, fields: Sequence[Field], feed
             rows = [dict(zip(found["columns"], row, strict=True)) for row in found["data"][:ROWS]]
             return {field.name: [row[field.name] for row in rows] for field in fields} if rows else {}
         given = found["inputs"] if isinstance(found, dict) and "inputs" in found else found
+        shapes = {field.name: field.shape for field in fields}
         made: dict[str, list[Any]] = {}
         for part in feed.parts:
-            block = np.array(given[part.name] if isinstance(given, dict) else given)[:ROWS]
+            most = max(1, min(ROWS, _SAMPLED // size_of(part.shape)))
+            block = np.array(given[part.name] if isinstance(given, dict) else given)[:most]
+            if shapes[part.columns[0]]:
+                made[part.columns[0]] = block.reshape(len(block), *part.shape).tolist()
+                continue
             flat = block.reshape(len(block), len(part.columns))
             made |= {name: flat[:, place].tolist() for place, name in enumerate(part.columns)}
         return made if next(iter(made.values()), None) else {}

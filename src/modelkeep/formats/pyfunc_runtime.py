@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from modelkeep.core.errors import Damaged, Invalid, MissingExtra, ModelkeepError
 from modelkeep.formats import params, trusting
 from modelkeep.formats.batch import Layout
@@ -16,11 +18,13 @@ from modelkeep.formats.signature import Signature
 try:
     from mlflow import pyfunc
     from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc import scoring_server
 except ImportError:
     raise MissingExtra("mlflow", "mlflow") from None
 
 
 _REFUSED = "Invalid parameters found"
+_RAISED = "Encountered an unexpected error while evaluating the model"
 
 
 class PyfuncModel:
@@ -74,3 +78,37 @@ class PyfuncModel:
             if batch.params and isinstance(error, MlflowException) and error.message.startswith(_REFUSED):
                 raise Invalid(error.message[:500], path="params") from error
             raise failed("the model", error) from error
+
+
+class VerbatimModel(PyfuncModel):
+    """The same, given whole requests of MLflow's scoring protocol as texts, which MLflow's own server reads."""
+
+    def predict(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Texts of requests, JSON or CSV, to texts of answers, JSON; each request is predicted on its own.
+
+        Raises:
+            Invalid: MLflow refuses a request.
+            UserCodeFailed: The model raised.
+        """
+        batch = self.layout.pack(columns)
+        return {"answer": np.array([self._answer(text) for text in batch.strings[0]], dtype=object)}
+
+    def _answer(self, text: str) -> str:
+        kind = (
+            scoring_server.CONTENT_TYPE_JSON
+            if text.lstrip()[:1] in ("{", "[")
+            else scoring_server.CONTENT_TYPE_CSV
+        )
+        schema = self._model.metadata.get_input_schema()
+        try:
+            answer: str = scoring_server.invocations(text, kind, self._model, schema).response
+        except MlflowException as error:
+            if error.message.startswith(_RAISED):
+                raised = str(error.__cause__ or error.__context__ or error.message)
+                raise failed("the model", RuntimeError(raised)) from error
+            if error.get_http_status_code() < 500:
+                raise Invalid(error.message.rpartition("\nError: ")[2][:500], path="request") from None
+            raise failed("the model", error) from error
+        except Exception as error:  # it raises what the model's code raises
+            raise failed("the model", error) from error
+        return answer

@@ -147,9 +147,10 @@ def _load_boosted(files: Mapping[str, bytes], manifest: Manifest, trusted: Seque
 
 
 def _load_pyfunc(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:
-    from modelkeep.formats.pyfunc_runtime import PyfuncModel
+    from modelkeep.formats.pyfunc_runtime import PyfuncModel, VerbatimModel
 
-    return PyfuncModel(files, manifest, _signature(files, manifest), trusted)
+    kind = VerbatimModel if manifest.form == "verbatim" else PyfuncModel
+    return kind(files, manifest, _signature(files, manifest), trusted)
 
 
 def _load_function(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:

@@ -88,7 +88,9 @@ def example(signature: Signature) -> dict[str, Any]:
     """One row within the ranges and categories of training."""
     row: dict[str, Any] = {}
     for field in signature.inputs:
-        if field.type == "string":
+        if field.shape:
+            row[field.name] = [{"string": "a", "bool": False}.get(field.type, 0)] * field.size
+        elif field.type == "string":
             row[field.name] = field.categories[0] if field.categories else "a"
         elif field.type == "bool":
             row[field.name] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -40,6 +41,11 @@ class Field(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strict: bool = False
     shape: tuple[int, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Values of a row."""
+        return math.prod(self.shape)
+
 
 class Param(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something a call may say beside its rows, as MLflow's ``ParamSchema`` has it.
@@ -66,6 +72,9 @@ class Signature(Struct, frozen=True, kw_only=True, omit_defaults=True):
         task: ``classification``, ``regression`` or ``anomaly``.
         classes: Sorted labels, in the order of the columns of ``probability``; empty unless classification.
         params: What a call may say beside its rows.
+        verbatim: Whether the model is given whole requests of MLflow's scoring protocol, for nobody knows what it
+            takes: the input ``request`` is the text of one, JSON or CSV, the output ``answer`` the JSON that it
+            is answered with.
     """
 
     inputs: tuple[Field, ...]
@@ -73,6 +82,7 @@ class Signature(Struct, frozen=True, kw_only=True, omit_defaults=True):
     task: Task
     classes: tuple[Label, ...] = ()
     params: tuple[Param, ...] = ()
+    verbatim: bool = False
 
     def to_builtins(self) -> dict[str, Any]:
         """JSON types."""

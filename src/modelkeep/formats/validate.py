@@ -13,6 +13,7 @@ import numpy.typing as npt
 from modelkeep.core.errors import Invalid, Problem
 from modelkeep.formats.batch import Batch, Layout, as_number
 from modelkeep.formats.signature import Field, Signature
+from modelkeep.formats.tensors import flattened
 
 Array = npt.NDArray[Any]
 Given = Mapping[str, Sequence[Any] | Array]
@@ -27,6 +28,7 @@ _EXPECTED = {
     "string": "a string",
     "timestamp": "an ISO 8601 time or microseconds since 1970 UTC",
 }
+_LARGEST = float(np.finfo(np.float64).max)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,23 +37,26 @@ class Checker:
 
     JSON lists and NumPy arrays are both taken. Missing optional inputs are filled as in training. A value outside
     the range seen in training is drift, and judged as such; it is an error only where the field is ``strict``.
-    ``true`` counts as 1 where a number is wanted, 0 and 1 as truth values.
+    ``true`` counts as 1 where a number is wanted, 0 and 1 as truth values. A tensor's rows are lists of its
+    values, flat or nested, or one array.
 
     Args:
         signature: What must hold.
         unknown: What to do with inputs the signature does not name.
 
     Attributes:
-        bounds: The lowest and the highest numbers allowed, each (k,) in the order of ``layout.numbers``, infinite
-            where there is no bound; None when no field is strict about its range.
+        bounds: The lowest and the highest numbers allowed, each (``layout.number_rows``,), infinite where there
+            is no bound; None when no field is strict about its range.
     """
 
     def __init__(self, signature: Signature, *, unknown: Literal["refuse", "ignore"] = "refuse") -> None:
         self.layout = Layout(signature)
         self.refuse = unknown == "refuse"
         fields = self.layout.fields
-        self._plain = [name for name in self.layout.numbers if fields[name].type != "timestamp"]
-        self._times = [name for name in self.layout.numbers if fields[name].type == "timestamp"]
+        single = [name for name in self.layout.numbers if not fields[name].shape]
+        self._plain = [name for name in single if fields[name].type != "timestamp"]
+        self._times = [name for name in single if fields[name].type == "timestamp"]
+        self._tensors = [name for name in self.layout.numbers if fields[name].shape]
         at = self.layout.number_at
         self._plain_at = np.array([at[name] for name in self._plain], np.intp)
         whole = [place for place, name in enumerate(self._plain) if fields[name].type == "int64"]
@@ -79,6 +84,8 @@ class Checker:
         numbers = self._numbers(given, rows, problems)
         for name in self._times:
             numbers[self.layout.number_at[name]] = _times(name, given[name], self.layout.fields[name], problems)
+        for name in self._tensors:
+            numbers[self.layout.span(name)] = _tensor(name, given[name], self.layout.fields[name], problems).T
         strings, whole = self._strings(given, rows, problems)
         if problems:
             raise Invalid(problems[:MOST_PROBLEMS])
@@ -106,7 +113,7 @@ class Checker:
         return given, problems
 
     def _numbers(self, given: Given, rows: int, problems: list[Problem]) -> Array:
-        block = np.empty((len(self.layout.numbers), rows))
+        block = np.empty((self.layout.number_rows, rows))
         if not self._plain:
             return block
         plain = self._block([given[name] for name in self._plain], rows, problems)
@@ -122,7 +129,7 @@ class Checker:
             part = plain[self._ranged]
             low, high = (end[self._plain_at[self._ranged], np.newaxis] for end in self.bounds)
             self._fault(self._ranged, (part < low) | (part > high), given, problems)
-        if not self._times:
+        if not self._times and not self._tensors:
             return plain
         block[self._plain_at] = plain
         return block
@@ -157,10 +164,13 @@ class Checker:
                 problems.append(problem)
 
     def _strings(self, given: Given, rows: int, problems: list[Problem]) -> tuple[Array, bool]:
-        block = np.empty((len(self.layout.strings), rows), dtype=object)
+        block = np.empty((self.layout.string_rows, rows), dtype=object)
         whole = True
-        for place, name in enumerate(self.layout.strings):
+        for name, place in self.layout.string_at.items():
             field = self.layout.fields[name]
+            if field.shape:
+                block[self.layout.span(name)] = _text_tensor(name, given[name], field, problems).T
+                continue
             values = _texts(name, given[name], field, problems)
             known = self._known.get(name)
             distinct = set(values) if known is not None or not field.required else set()
@@ -176,7 +186,8 @@ def _bounds(fields: Sequence[Field]) -> tuple[Array, Array] | None:
     ends = [_ends(field) for field in fields]
     if all(math.isinf(end) for pair in ends for end in pair):
         return None
-    return np.array([low for low, _ in ends]), np.array([high for _, high in ends])
+    low, high = np.repeat(ends, [field.size for field in fields], axis=0).T
+    return low, high
 
 
 def _ends(field: Field) -> tuple[float, float]:
@@ -244,6 +255,65 @@ def _number_column(name: str, values: Any, field: Field, problems: list[Problem]
         if len(problems) < MOST_PROBLEMS:
             problems.append(_unexpected(name, row, value, field))
     return made
+
+
+def _tensor(name: str, values: Any, field: Field, problems: list[Problem]) -> Array:
+    """The rows of a tensor of numbers as float64 (n, values of a row)."""
+    shape = (len(values), field.size)
+    try:
+        made = np.array(values)
+    except (ValueError, OverflowError):
+        made = np.empty(0, dtype=object)
+    if made.dtype.kind in "fiub" and made.size == math.prod(shape):
+        block = made.reshape(shape).astype(np.float64)
+    else:
+        block = np.zeros(shape)
+        for row, one in enumerate(_rows_of(name, values, field)):
+            at = next((at for at, value in enumerate(one) if not _is_number(value)), -1)
+            if at < 0:
+                block[row] = list(map(float, one))
+            else:
+                problems.append(_in_tensor(name, row, at, one[at], field))
+    wrong = ~np.isfinite(block)
+    if field.type == "int64":
+        wrong |= block != np.floor(block)
+    elif field.type == "bool":
+        wrong |= (block != 0) & (block != 1)
+    for row in np.flatnonzero(wrong.any(axis=1))[:MOST_PROBLEMS].tolist() if wrong.any() else ():
+        at = int(wrong[row].argmax())
+        problems.append(_in_tensor(name, row, at, block[row, at], field))
+    return block
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not abs(value) > _LARGEST
+
+
+def _text_tensor(name: str, values: Any, field: Field, problems: list[Problem]) -> Array:
+    """The rows of a tensor of strings as objects (n, values of a row)."""
+    made = np.empty((len(values), field.size), dtype=object)
+    for row, one in enumerate(_rows_of(name, values, field)):
+        at = next((at for at, value in enumerate(one) if not isinstance(value, str)), -1)
+        if at >= 0:
+            problems.append(_in_tensor(name, row, at, one[at], field))
+        else:
+            made[row] = one
+    return made
+
+
+def _rows_of(name: str, values: Any, field: Field) -> list[list[Any]]:
+    """Each row's values, flat. Raises ``Invalid`` when a row has another shape."""
+    found = []
+    for row, one in enumerate(values.tolist() if isinstance(values, np.ndarray) else values):
+        flat = isinstance(one, list) and len(one) == field.size and list not in set(map(type, one))
+        found.append(one if flat else flattened([one], field.shape, f"inputs.{name}", row))
+    return found
+
+
+def _in_tensor(name: str, row: int, at: int, value: Any, field: Field) -> Problem:
+    place = list(map(int, np.unravel_index(at, field.shape)))
+    expected = _EXPECTED[field.type]
+    return Problem(f"inputs.{name}[{row}]", f"found {shown(value)} at {place}, expected {expected}")
 
 
 def _times(name: str, values: Any, field: Field, problems: list[Problem]) -> Array:

@@ -78,7 +78,8 @@ class Channel:
         self.version = version
         self.mode = mode
         self.sample = sample
-        hidden = frozenset(mask)
+        # images and whole requests are not watched value by value, and would fill the memory
+        hidden = frozenset(mask) | {field.name for field in signature.inputs if field.shape or signature.verbatim}
         layout = Layout(signature)
         self.numbers = [layout.fields[name] for name in layout.numbers if name not in hidden]
         self.strings = [layout.fields[name] for name in layout.strings if name not in hidden]

@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from modelkeep.core.errors import Invalid, Problem
 from modelkeep.core.ports import Model
 from modelkeep.formats.batch import Batch as Blocks
 from modelkeep.formats.signature import Signature
+from modelkeep.formats.tensors import flattened
 from modelkeep.formats.validate import Checker
 
 Array = npt.NDArray[Any]
@@ -36,8 +37,9 @@ class Rows:
     Attributes:
         count: Rows.
         cells: All values, flat, row-major, in the order of the signature; or None.
-        columns: Equally long lists or arrays by name; or None. Columns the signature does not name are not here.
-        block: (inputs, n) numbers in the order of the signature; or None.
+        columns: Equally long lists or arrays by name, of a tensor's rows lists of its values or (n, ...); or None.
+            Columns the signature does not name are not here.
+        block: (values of a row, n) numbers in the order of the signature; or None.
     """
 
     __slots__ = ("block", "cells", "columns", "count")
@@ -61,7 +63,8 @@ class Inputs:
     Attributes:
         names: In the order of the signature.
         types: Theirs, as in ``formats.signature.Type``.
-        width: How many there are.
+        width: Values of a row.
+        shaped: Whether some input is a tensor, of which a row has several values.
         index: Position by name.
         required: Names that every request must give.
         plain: Whether all are numbers.
@@ -72,7 +75,10 @@ class Inputs:
         self.signature = signature
         self.names = tuple(field.name for field in signature.inputs)
         self.types = tuple(field.type for field in signature.inputs)
-        self.width = len(self.names)
+        self.width = sum(field.size for field in signature.inputs)
+        self.shaped = any(field.shape for field in signature.inputs)
+        ends = list(accumulate(field.size for field in signature.inputs))
+        self._spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         self.index = {name: place for place, name in enumerate(self.names)}
         self.required = tuple(field.name for field in signature.inputs if field.required)
         self.memo: dict[str, Any] = {}
@@ -83,7 +89,8 @@ class Inputs:
         self._checker = self._checkers["refuse"]
         self._bounds = self._checker.bounds
         self.plain = set(self.types) <= {"float64", "int64"}
-        self._whole = [place for place, kind in enumerate(self.types) if kind == "int64"]
+        whole = [span for span, kind in zip(self._spans, self.types, strict=True) if kind == "int64"]
+        self._whole = [place for span in whole for place in range(span.start, span.stop)]
 
     def stack(self, parts: Sequence[Rows]) -> Blocks:
         """Put the rows of many requests under each other, in order, checked.
@@ -139,7 +146,7 @@ class Inputs:
         return Blocks(self._checker.layout, numbers, _no_strings(numbers.shape[1]), whole=True)
 
     def _parsed(self, lists: Sequence[list[Any]]) -> Array | None:
-        """Flat lists of cells as (inputs, n); None unless all are numbers.
+        """Flat lists of cells as (values of a row, n); None unless all are numbers.
 
         The transpose of a row-major matrix, so that a runtime that wants the matrix transposes for nothing.
         """
@@ -150,38 +157,48 @@ class Inputs:
             struct.pack_into(f"{len(cells)}d", flat.data, 0, *cells)
         except (struct.error, TypeError, OverflowError):
             return None
-        return flat.reshape(-1, len(self.names)).T
+        return flat.reshape(-1, self.width).T
 
     def _columns(self, parts: Sequence[Rows]) -> dict[str, Any]:
-        width = len(self.names)
-        if all(part.cells is not None for part in parts):
+        width = self.width
+        if all(part.cells is not None for part in parts) and not self.shaped:
             cells = list(chain.from_iterable([part.cells for part in parts]))  # type: ignore[misc]
             return {name: cells[place::width] for place, name in enumerate(self.names)}
-        if len(parts) == 1 and parts[0].block is None:
-            return dict(parts[0].columns or {})
+        if len(parts) == 1 and parts[0].columns is not None:
+            return dict(parts[0].columns)
         return {
             name: _joined([self._column(part, place) for part in parts]) for place, name in enumerate(self.names)
         }
 
     def _column(self, part: Rows, place: int) -> Sequence[Any] | Array:
+        span, shape = self._spans[place], self.signature.inputs[place].shape
         if part.block is not None:
-            return part.block[place]  # type: ignore[no-any-return]
+            return part.block[span].T if shape else part.block[span.start]
         if part.cells is not None:
-            return part.cells[place :: len(self.names)]
+            if shape:
+                starts = range(span.start, len(part.cells), self.width)
+                return [part.cells[start : start + span.stop - span.start] for start in starts]
+            return part.cells[span.start :: self.width]
         found = (part.columns or {}).get(self.names[place])
         return [None] * part.count if found is None else found
 
     def again(self, blocks: Blocks) -> Blocks:
         """A batch of another version as this version takes it. Raises ``Invalid`` when its signature refuses."""
         mine = self._checker.layout
-        if mine.numbers == blocks.layout.numbers and mine.strings == blocks.layout.strings:
+        theirs = blocks.layout
+        if (mine.number_at, mine.number_rows, mine.string_at, mine.string_rows) == (
+            theirs.number_at,
+            theirs.number_rows,
+            theirs.string_at,
+            theirs.string_rows,
+        ):
             return Blocks(mine, blocks.numbers, blocks.strings, whole=blocks.whole, params=blocks.params)
         made = self._checkers["ignore"].check(dict(blocks), blocks.rows)
         made.params = blocks.params
         return made
 
     def named(self, given: Mapping[str, Sequence[Any]], *, ignore_unknown: bool = False) -> Rows:
-        """A request given as lists by name: known names, none missing, equal lengths.
+        """A request given as lists by name: known names, none missing, equal lengths, a tensor's rows nested.
 
         Raises:
             Invalid: With every problem found.
@@ -202,7 +219,18 @@ class Inputs:
             raise Invalid(problems[:20])
         if strangers:
             given = {name: values for name, values in given.items() if name in self.index}
-        return Rows(count, columns=given)
+        return self._flat(count, given) if self.shaped else Rows(count, columns=given)
+
+    def _flat(self, count: int, given: Mapping[str, Sequence[Any]]) -> Rows:
+        """The rows of tensors as lists of their values. Raises ``Invalid`` when they are of another shape."""
+        columns = dict(given)
+        for field in self.signature.inputs:
+            if field.shape:
+                values = flattened(given[field.name], field.shape, f"inputs.{field.name}")
+                if len(self.names) == 1:
+                    return Rows(count, cells=values)
+                columns[field.name] = [values[at : at + field.size] for at in range(0, len(values), field.size)]
+        return Rows(count, columns=columns)
 
     def missing(self, given: Mapping[str, Any]) -> list[Problem]:
         """Required inputs that are not there."""

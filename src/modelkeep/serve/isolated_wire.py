@@ -199,12 +199,12 @@ def put_batch(arena: Arena, batch: Batch) -> Ask:
 def take_batch(arena: Arena, layout: Layout, data: bytes) -> Batch:
     """The batch that lies there; its numbers are only valid until the answer is laid over them."""
     ask = _asks.decode(data)
-    width = len(layout.numbers)
+    width = layout.number_rows
     size = width * ask.rows * 8
     view = arena.view(size + ask.texts or 1)
     shape = (ask.rows, width) if ask.tall else (width, ask.rows)
     numbers = np.frombuffer(view, np.float64, width * ask.rows).reshape(shape)
-    strings = np.empty((len(layout.strings), ask.rows), dtype=object)
+    strings = np.empty((layout.string_rows, ask.rows), dtype=object)
     if ask.texts:
         strings.ravel()[:] = _texts.decode(view[size : size + ask.texts])
     return Batch(layout, numbers.T if ask.tall else numbers, strings, whole=ask.whole, params=ask.params)

@@ -31,6 +31,8 @@ from modelkeep.store.blobs import read_tree
 log = logging.getLogger(__name__)
 
 _LISTING = ".tree"
+_WARMED = 1 << 22
+"""Most values of the rows that warm a model."""
 
 
 class LocalPackages:
@@ -219,7 +221,8 @@ def warm(model: Model, signature: Signature, rows: Mapping[str, list[Any]], *, f
     Raises:
         ModelkeepError: The model cannot predict at all.
     """
-    for count in (1, 16):
+    width = sum(field.size for field in signature.inputs)
+    for count in (1, min(16, max(1, _WARMED // width))):
         try:
             model.predict(samples.batch(signature, rows, count))
         except Exception as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -251,8 +252,11 @@ def _outputs(records: list[Record], name: str, kinds: dict[str, pa.DataType]) ->
 
 
 def _output(column: Array) -> pa.Array:
-    if column.ndim == 2:
-        rows, width = column.shape
-        flat = pa.array(np.ascontiguousarray(column, dtype=np.float32).reshape(-1))
+    if column.ndim > 1:
+        rows, width = len(column), math.prod(column.shape[1:])
+        if column.dtype.kind == "O":
+            flat = pa.array(column.reshape(-1), pa.string())
+        else:
+            flat = pa.array(np.ascontiguousarray(column, dtype=np.float32).reshape(-1))
         return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * width), flat)
     return pa.array(column, from_pandas=column.dtype.kind == "O")

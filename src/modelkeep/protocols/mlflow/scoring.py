@@ -26,7 +26,7 @@ from starlette.routing import Route
 from modelkeep.core.errors import Invalid, ModelkeepError, Problem
 from modelkeep.formats.params import packed
 from modelkeep.protocols import errors
-from modelkeep.protocols.mlflow import predictions
+from modelkeep.protocols.mlflow import nested, predictions, verbatim
 from modelkeep.protocols.mlflow.predictions import Writer
 from modelkeep.protocols.respond import Later
 from modelkeep.serve.batching import Lane
@@ -91,6 +91,8 @@ def rows(inputs: Inputs, request: Invocation, *, ignore_unknown: bool = False) -
     Raises:
         Invalid: Every problem found.
     """
+    if inputs.shaped:
+        return nested.rows(inputs, request, ignore_unknown=ignore_unknown)
     if request.dataframe_split is not None:
         split = request.dataframe_split
         return _table(inputs, split.columns, split.data, "dataframe_split.data", ignore_unknown)
@@ -240,6 +242,9 @@ def id_line(id: str) -> bytes:
     return b"x-modelkeep-prediction-id: %s\r\n" % safe.encode("ascii", "replace")
 
 
+_VERBATIM: Final = verbatim.Verbatim(id_line)
+
+
 class Scoring:
     """The door.
 
@@ -270,9 +275,16 @@ class Scoring:
             name = endpoint.name
             until = deadline(timeout)
             endpoint.admit()
-            request = from_csv(body) if is_csv else decode(body)
+            only = endpoint.only
+            if only is not None and only.inputs.signature.verbatim:
+                request = Invocation()  # what it looks like is the model's business
+            else:
+                request = from_csv(body) if is_csv else decode(body)
             id = request.client_request_id or self._plane.new_id()
             lane = endpoint.lane(key or id)
+            if lane.inputs.signature.verbatim:
+                lane.submit(Call(verbatim.rows(body), id, _VERBATIM, sink, key, until))
+                return
             door, params = _asked(lane, request.params) if request.params else _PLAINLY
             if is_csv:
                 _typed(lane.inputs, request)

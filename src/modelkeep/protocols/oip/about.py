@@ -40,7 +40,7 @@ def config(endpoint: Endpoint, version: str = "") -> dict[str, Any]:
         "version_policy": {"specific": {"versions": endpoint.versions}},
         "max_batch_size": lane.limits.max_rows,
         "input": [
-            {**_tensor(one.name, DATATYPE_OF[one.type], ()), "optional": not one.required}
+            {**_tensor(one.name, DATATYPE_OF[one.type], one.shape), "optional": not one.required}
             for one in signature.inputs
         ],
         "output": [_tensor(one.name, DATATYPE_OF[one.type], one.shape) for one in signature.outputs],

@@ -140,12 +140,16 @@ def _rows(batch: Batch) -> tuple[bytes, list[bytes]]:
 
 
 def rendered(batch: Batch, name: str) -> list[bytes]:
-    """Each row's values as JSON, made with one call of the encoder for the whole batch."""
+    """Each row's values as JSON, flat, made with one call of the encoder for the whole batch."""
     found: list[bytes] | None = batch.rendered.get(name)
     if found is None:
         column = batch.outputs[name]
+        if column.ndim > 2:
+            column = column.reshape(len(column), -1)
         values = column.tolist()
-        if column.ndim == 2:
+        if column.ndim == 2 and column.dtype.kind in "OU":
+            found = [_encode(row)[1:-1] for row in values]
+        elif column.ndim == 2:
             found = _encode(values)[2:-2].split(b"],[")
         elif column.dtype.kind in "OU":
             found = [_encode(value) for value in values]
@@ -224,11 +228,11 @@ def _raw(batch: Batch, wish: Wish, start: int, stop: int) -> bytes:
         datatype = DATATYPE_OF[batch.lane.loaded.signature.outputs[wish.place].type]
         column = batch.outputs[wish.name]
         texts = datatype == "BYTES"
-        made = tensors.elements(column.tolist()) if texts else tensors.write(datatype, column)
+        made = tensors.elements(column.reshape(-1).tolist()) if texts else tensors.write(datatype, column)
         batch.rendered[key] = made
-    if isinstance(made, list):
-        return b"".join(made[start:stop])
     width = len(made) // len(batch.outputs[wish.name])
+    if isinstance(made, list):
+        return b"".join(made[start * width : stop * width])
     return made[start * width : stop * width]
 
 

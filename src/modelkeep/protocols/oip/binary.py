@@ -185,10 +185,14 @@ def bare(inputs: Inputs, body: bytes) -> Rows:
         message = f"a body without a head needs a model of one input; this one has {len(inputs.names)}"
         raise Invalid(message, path=HEADER, hint="send a JSON head that names the tensors")
     datatype = codec.DATATYPE_OF[inputs.types[0]]
+    if datatype == "BYTES" and inputs.shaped:
+        raise Invalid(f"a body without a head is one text; a row of {inputs.names[0]!r} has more", path=HEADER)
     if datatype == "BYTES":  # without its length, as the protocol has it
         described = tensors.elements([body])[0]
         return Plan(inputs, [Raw(inputs.names[0], datatype, [1], len(described))]).rows(described)
-    size = tensors.DTYPES[datatype].itemsize
+    shape = inputs.signature.inputs[0].shape
+    size = tensors.DTYPES[datatype].itemsize * inputs.width
     if not body or len(body) % size:
-        raise Invalid(f"{len(body)} bytes are not one or more elements of {datatype}", path="inputs[0]")
-    return Plan(inputs, [Raw(inputs.names[0], datatype, [len(body) // size], len(body))]).rows(body)
+        each = f" for rows of shape {list(shape)}" if shape else ""
+        raise Invalid(f"{len(body)} bytes are not one or more elements of {datatype}{each}", path="inputs[0]")
+    return Plan(inputs, [Raw(inputs.names[0], datatype, [len(body) // size, *shape], len(body))]).rows(body)

@@ -2,7 +2,8 @@
 
 https://github.com/open-inference/open-inference-protocol (inference_rest). One tensor per input, of shape [n] or
 [n, 1]; or one tensor of shape [n, inputs] in the order of the signature, under any name, when one datatype fits
-every input. Data is flat row-major or nested; null is a missing value.
+every input. An input that is a tensor itself comes in its own shape, as [n, 28, 28]. Data is flat row-major or
+nested; null is a missing value.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from modelkeep.core.errors import Invalid, Problem
-from modelkeep.formats.signature import Type
+from modelkeep.formats.signature import Field, Type
+from modelkeep.formats.tensors import flattened
 from modelkeep.serve.columns import Inputs, Rows, shorten
 
 T = TypeVar("T")
@@ -114,6 +116,8 @@ def rows(inputs: Inputs, tensors: list[Tensor], *, ignore_unknown: bool = False)
     Raises:
         Invalid: Every fault found, as ``inputs[0].data[3]``.
     """
+    if inputs.shaped:
+        return _shaped(inputs, tensors, ignore_unknown)
     if len(tensors) == 1:
         tensor = tensors[0]
         shape, data = tensor.shape, tensor.data
@@ -158,6 +162,59 @@ def rows(inputs: Inputs, tensors: list[Tensor], *, ignore_unknown: bool = False)
     if problems:
         raise Invalid(problems)
     return Rows(1, cells=cells) if count == 1 else Rows(count, columns=columns)
+
+
+def _shaped(inputs: Inputs, tensors: list[Tensor], ignore_unknown: bool) -> Rows:
+    """Rows of inputs some of which are tensors."""
+    problems: list[Problem] = []
+    columns: dict[str, Any] = {}
+    count = tensors[0].shape[0] if tensors and tensors[0].shape else 0
+    for place, tensor in enumerate(tensors):
+        at = place_of(inputs, tensor.name, len(tensors))
+        if at < 0:
+            if not ignore_unknown:
+                problems.append(_problem(place, "name", f"{tensor.name[:60]!r} {inputs.unknown()}"))
+            continue
+        field = inputs.signature.inputs[at]
+        if field.name in columns:
+            problems.append(_problem(place, "name", f"{tensor.name!r} is given twice"))
+        columns[field.name] = []
+        if not has_shape(field, tensor.shape, count):
+            wanted = f"[{', '.join(map(str, ('n', *field.shape)))}]{'' if field.shape else ' or [n, 1]'}"
+            said = f"{shorten(tensor.shape)} is not {wanted}, with the same n for all"
+            problems.append(_problem(place, "shape", said))
+            continue
+        data = tensor.data
+        if data and type(data[0]) is list and len(data) == count:
+            data = flattened(data, field.shape or tensor.shape[1:], f"inputs[{place}].data")
+        if len(data) != count * field.size:
+            _short(place, len(data), count * field.size, problems)
+        _check(place, tensor, field.type, data, problems)
+        columns[field.name] = data
+    if count < 1 and not problems:
+        problems.append(Problem("inputs", "hold no rows"))
+    if problems := problems + inputs.missing(columns):
+        raise Invalid(problems[:20])
+    if len(inputs.names) == 1:
+        return Rows(count, cells=columns[inputs.names[0]])
+    return Rows(count, columns={name: split(inputs, name, values) for name, values in columns.items()})
+
+
+def place_of(inputs: Inputs, name: str, tensors: int) -> int:
+    """Which input a tensor is, -1 for none. Where an input keeps its shape, the only one may have any name."""
+    return inputs.index.get(name, 0 if inputs.shaped and tensors == len(inputs.names) == 1 else -1)
+
+
+def has_shape(field: Field, shape: Sequence[int], count: int) -> bool:
+    """Whether a tensor of this shape holds ``count`` rows of an input."""
+    return tuple(shape) == (count, *field.shape) or (not field.shape and tuple(shape) == (count, 1))
+
+
+def split(inputs: Inputs, name: str, values: list[Any]) -> list[Any]:
+    """The values of an input row by row, when it is a tensor."""
+    field = inputs.signature.inputs[inputs.index[name]]
+    size = field.size
+    return [values[at : at + size] for at in range(0, len(values), size)] if field.shape else values
 
 
 def is_matrix(inputs: Inputs, name: str, shape: Sequence[int]) -> bool:

@@ -65,18 +65,26 @@ class Plan:
         inputs, described = self._inputs, self._described
         if self.count < 1:
             return "listed"
-        if len(described) == 1 and codec.is_matrix(inputs, described[0].name, described[0].shape):
+        if (
+            not inputs.shaped
+            and len(described) == 1
+            and codec.is_matrix(inputs, described[0].name, described[0].shape)
+        ):
             direct = (
                 inputs.plain and described[0].datatype in _DIRECT and described[0].shape[1] == len(inputs.names)
             )
             return "matrix" if direct else "listed"
-        places = [inputs.index.get(one.name, -1) for one in described]
+        places = [codec.place_of(inputs, one.name, len(described)) for one in described]
+        fields = [inputs.signature.inputs[place] if place >= 0 else None for place in places]
         known = [place for place in places if place >= 0]
         if (
             (len(known) < len(places) and not self._ignore)
             or len(set(known)) < len(known)
             or any(inputs.index[name] not in known for name in inputs.required)
-            or any(list(one.shape) not in ([self.count], [self.count, 1]) for one in described)
+            or any(
+                field is not None and not codec.has_shape(field, one.shape, self.count)
+                for field, one in zip(fields, described, strict=True)
+            )
             or any(
                 place >= 0 and not codec.fits(one.datatype, inputs.types[place])
                 for place, one in zip(places, described, strict=True)
@@ -91,6 +99,8 @@ class Plan:
             and len(kinds) == 1
             and kinds <= _DIRECT
         ):
+            if inputs.shaped:
+                return "matrix" if len(places) == 1 else "columns"
             by_input = sorted(range(len(places)), key=places.__getitem__)
             self._order = None if by_input == list(range(len(places))) else by_input
             return "block"
@@ -112,7 +122,7 @@ class Plan:
         if self._way == "columns":
             return self._columns(memoryview(data)[start:])
         dtype = tensors.DTYPES[self._described[0].datatype]
-        width = len(self._inputs.names)
+        width = self._inputs.width
         flat = np.frombuffer(data, dtype, self.count * width, start)
         if self._way == "matrix":
             return Rows(self.count, block=flat.reshape(self.count, width).T)
@@ -132,7 +142,13 @@ class Plan:
         found = {}
         for place, at in enumerate(self._places):
             if at >= 0:
-                found[self._inputs.names[at]] = self._read(data, place)
+                name, values = self._inputs.names[at], self._read(data, place)
+                if not self._inputs.shaped:
+                    found[name] = values
+                elif isinstance(values, list):
+                    found[name] = codec.split(self._inputs, name, values)
+                else:
+                    found[name] = values.reshape(self.count, *self._inputs.signature.inputs[at].shape)
         return Rows(self.count, columns=found)
 
     def _read(self, data: memoryview, place: int) -> tensors.Array | list[str]:

@@ -312,7 +312,7 @@ def metadata(endpoint: Endpoint, version: str = "") -> dict[str, Any]:
         "versions": [str(number) for number in endpoint.versions],
         "platform": f"modelkeep_{lane.loaded.runtime}",
         "inputs": [
-            {"name": field.name, "datatype": codec.DATATYPE_OF[field.type], "shape": [-1]}
+            {"name": field.name, "datatype": codec.DATATYPE_OF[field.type], "shape": [-1, *field.shape]}
             for field in signature.inputs
         ],
         "outputs": [

@@ -60,7 +60,9 @@ def answer(call: Call, batch: Batch, wanted: Sequence[Wish] | None = None) -> by
             whole = _whole(batch, name, datatype)
             parts += (opening, whole[start * stride : (start + count) * stride])
         else:
-            parts.append(encode.sized(6, b"".join(_elements(batch, name)[start : start + count])))
+            texts = _elements(batch, name)
+            width = len(texts) // len(batch.outputs[name])
+            parts.append(encode.sized(6, b"".join(texts[start * width : (start + count) * width])))
     return b"".join(parts)
 
 
@@ -99,7 +101,7 @@ def _elements(batch: Batch, name: str) -> list[bytes]:
     key = f"{name} raw"
     found: list[bytes] | None = batch.rendered.get(key)
     if found is None:
-        found = batch.rendered[key] = tensors.elements(batch.outputs[name].tolist())
+        found = batch.rendered[key] = tensors.elements(batch.outputs[name].reshape(-1).tolist())
     return found
 
 

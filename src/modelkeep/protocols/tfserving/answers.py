@@ -63,8 +63,9 @@ def _values(batch: Batch, name: str, dtype: int, start: int, stop: int) -> bytes
         return encode.sized(_FIELD[dtype], whole[start * stride : stop * stride])
     pieces: list[bytes] | None = batch.rendered.get(key)
     if pieces is None:
-        pieces = batch.rendered[key] = _pieces(column.tolist(), dtype)
-    joined = b"".join(pieces[start:stop])
+        pieces = batch.rendered[key] = _pieces(column.reshape(-1).tolist(), dtype)
+    width = column.size // len(column)
+    joined = b"".join(pieces[start * width : stop * width])
     return joined if dtype == _STRING else encode.sized(_FIELD[dtype], joined)
 
 

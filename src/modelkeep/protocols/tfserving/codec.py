@@ -68,7 +68,7 @@ def rows(lane: Lane, request: Predict, body: bytes) -> Rows:
     """The rows of a request to predict.
 
     A row is an object of values by input, or a list of all of them in the order of the signature; a column is a
-    list. A value may stand in a list of its own, as inputs of shape [n, 1] have it.
+    list. A value may stand in a list of its own, as inputs of shape [n, 1] have it; a tensor's is nested lists.
 
     Raises:
         Invalid: Every fault found.
@@ -80,7 +80,7 @@ def rows(lane: Lane, request: Predict, body: bytes) -> Rows:
     if request.instances is None:
         asked = scoring.Invocation(inputs=given if isinstance(given, dict | list) else [given])
     else:
-        asked = scoring.Invocation(instances=_bare(given))
+        asked = scoring.Invocation(instances=given if lane.inputs.shaped else _bare(given))
     return scoring.rows(lane.inputs, asked, ignore_unknown=lane.ignore_unknown)
 
 
@@ -93,7 +93,7 @@ def example_rows(lane: Lane, request: Examples, body: bytes) -> Rows:
         examples = _unpacked(examples, "examples")
     if not examples:
         raise Invalid("hold no rows", path="examples")
-    asked = scoring.Invocation(dataframe_records=_bare(examples))
+    asked = scoring.Invocation(dataframe_records=examples if lane.inputs.shaped else _bare(examples))
     return scoring.rows(lane.inputs, asked, ignore_unknown=lane.ignore_unknown)
 
 
@@ -164,6 +164,8 @@ def outputs(call: Call, batch: Batch) -> bytes:
 
 def _values(batch: Batch, name: str) -> list[bytes]:
     """Each row's value of an output as JSON."""
+    if batch.outputs[name].ndim > 2:
+        return [_encode(row) for row in batch.outputs[name].tolist()]
     found = rendered(batch, name)
     return [b"[%b]" % text for text in found] if batch.outputs[name].ndim > 1 else found
 

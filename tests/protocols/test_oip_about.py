@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tritonclient.http as triton
-from serving_kit import Home, Made, Worker, _made, tensor, version_served, worker
+from serving_kit import Home, Made, Worker, made_of, tensor, version_served, worker
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -27,7 +27,7 @@ LENGTH = "Inference-Header-Content-Length"
 def doubling() -> Made:
     """A regression on one number: twice as much."""
     frame = pd.DataFrame({"x": np.arange(50.0)})
-    return _made(make_pipeline(LinearRegression()), frame, frame.x * 2, "regression", ())
+    return made_of(make_pipeline(LinearRegression()), frame, frame.x * 2, "regression", ())
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def greeting() -> Made:
     words = ["ça va", "hello", "olá"] * 20
     encoded = ColumnTransformer([("word", OneHotEncoder(handle_unknown="ignore"), ["word"])])
     pipeline = make_pipeline(encoded, LogisticRegression())
-    return _made(pipeline, pd.DataFrame({"word": words}), words, "classification", sorted(set(words)))
+    return made_of(pipeline, pd.DataFrame({"word": words}), words, "classification", sorted(set(words)))
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def refused(answer: httpx.Response) -> None:
 
 def test_every_route_says_what_it_needs(tmp_path: Path) -> None:
     with site(tmp_path) as here:
-        app: Any = control.config(here.keep, dict, "").app
+        app: Any = control.config(here.keep, dict, str).app
         assert len(app.routes) > 20
         assert unguarded(app.routes, CONTROL) == []
 

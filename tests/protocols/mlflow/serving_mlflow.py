@@ -25,7 +25,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 @contextlib.contextmanager
 def answering(keep: Keep) -> Iterator[str]:
     """The control server of a home, in a thread; yields its address."""
-    config = control.config(keep, dict, "", port=0, timeout_graceful_shutdown=1)
+    config = control.config(keep, dict, str, port=0, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -160,7 +160,10 @@ def dask_afar(folder: Path) -> Iterator[str]:
             return subprocess.run(["ip", "link", "show", "far"], check=False, capture_output=True).returncode != 0
 
         wait_for(moved)
-        yield f"dask://127.0.0.1:{port}"
+        try:
+            yield f"dask://127.0.0.1:{port}"
+        finally:  # it would be gone only a while after the worker's network, and the next is called the same
+            subprocess.run(("ip", "link", "delete", "near"), check=False, capture_output=True)
 
 
 def dask(what: str, *arguments: str) -> list[str]:

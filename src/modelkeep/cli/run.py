@@ -14,6 +14,7 @@ from modelkeep.cli.common import declared, example, file_option, json_option
 from modelkeep.cli.output import print_json, say
 
 if TYPE_CHECKING:
+    from modelkeep.app.protection import Protection
     from modelkeep.app.up import Addresses
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,9 +81,9 @@ def up(
     **protection: Any,
 ) -> None:
     """Serve, watch, and keep applying by evidence until told to stop (Ctrl-C or SIGTERM)."""
-    from modelkeep.app.protection import Protection, warnings
+    from modelkeep.app.protection import Protection
     from modelkeep.app.settings import settings
-    from modelkeep.app.up import Options, stop_on_terminate
+    from modelkeep.app.up import Options
     from modelkeep.app.up import up as run
 
     base, blobs = _project(file)
@@ -109,11 +110,7 @@ def up(
         say("    stop with Ctrl-C")
         sys.stdout.flush()
 
-    for warning in warnings(chosen, host):
-        click.echo(warning, err=True)
-    stop_on_terminate()
-    with contextlib.suppress(KeyboardInterrupt):  # being told to stop is how this ends well
-        run(settings(base, blobs=blobs), base, options, ready)
+    _until_stopped(chosen, host, lambda: run(settings(base, blobs=blobs), base, options, ready))
 
 
 @click.command(
@@ -134,9 +131,8 @@ def serve(*, host: str, port: int, grpc_port: int | None, file: Path, as_json: b
     Starts from the home's own copies while the database is away.
     """
     from modelkeep.app import serve as app
-    from modelkeep.app.protection import Protection, warnings
+    from modelkeep.app.protection import Protection
     from modelkeep.app.settings import settings
-    from modelkeep.app.up import stop_on_terminate
 
     base, blobs = _project(file)
     chosen = Protection(**protection)
@@ -151,11 +147,19 @@ def serve(*, host: str, port: int, grpc_port: int | None, file: Path, as_json: b
         say("stop with Ctrl-C")
         sys.stdout.flush()
 
+    _until_stopped(chosen, host, lambda: app.serve(settings(base, blobs=blobs), options, ready))
+
+
+def _until_stopped(chosen: Protection, host: str, work: Callable[[], None]) -> None:
+    """Run what ends when it is told to, after what its keeper should know of how it is protected."""
+    from modelkeep.app.protection import warnings
+    from modelkeep.app.up import stop_on_terminate
+
     for warning in warnings(chosen, host):
         click.echo(warning, err=True)
     stop_on_terminate()
     with contextlib.suppress(KeyboardInterrupt):  # being told to stop is how this ends well
-        app.serve(settings(base, blobs=blobs), options, ready)
+        work()
 
 
 def _project(file: Path) -> tuple[Path, str]:

@@ -12,12 +12,11 @@ from sqlalchemy.exc import IntegrityError
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
 from modelkeep.registry import endpoints, holds
 from modelkeep.registry.filters import Clause, Language
-from modelkeep.registry.model_contents import pair_values, pairs
+from modelkeep.registry.model_contents import STAGES, pair_values, pairs
 from modelkeep.registry.queries import Attribute, Part, Search, Values, find
 from modelkeep.store.bulk import encode, fetch_rows, insert_rows, run_many, select_in
 from modelkeep.store.tables import aliases, model_tags, models, version_tags, versions
 
-STAGES = ("None", "Staging", "Production", "Archived")
 PROMPT = "mlflow.prompt.is_prompt"
 """The tag of registered models that are prompts; they are listed only when it is asked for."""
 

@@ -9,10 +9,12 @@ import httpx
 import pytest
 from mlflow.entities import LoggedModelParameter, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
+from sqlalchemy import update
 
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.registry import endpoints
+from modelkeep.registry import catalog, endpoints
 from modelkeep.registry.endpoints import Route, Wanted
+from modelkeep.store.tables import versions
 
 
 def refused(code: str, words: str | None = None) -> Any:
@@ -74,6 +76,52 @@ def test_stages_still_work(client: Any) -> None:
     assert {each.version for each in client.get_latest_versions("m")} == {"1", "2", "3"}
     with refused("INVALID_PARAMETER_VALUE", "Invalid Model Version stage"):
         client.transition_model_version_stage("m", "1", "backstage")
+
+
+def test_a_page_of_models_says_of_versions_what_they_say_themselves(
+    client: Any, http: httpx.Client, keep: Keep
+) -> None:
+    said = 'a "quoted" \\ text,\nin Übung \u2028 😀'
+    for name in ("a", "b", "empty"):
+        client.create_registered_model(name)
+    for name, tag in (("a", said), ("a", "older"), ("b", ""), ("b", "2"), ("b", "3")):
+        client.create_model_version(name, "s3://bucket/model", description=tag, tags={"said": tag, "n": "1"})
+    client.create_model_version("b", "s3://bucket/newest")
+    client.set_registered_model_alias("a", "champion", "2")
+    client.set_registered_model_alias("b", "older", "1")
+    client.set_registered_model_alias("b", "x", "4")
+    client.set_registered_model_alias("b", "y", "4")
+
+    def change(conn: Any) -> None:
+        for name, version, stage, more in (
+            ("a", 2, "Production", {"model_id": "m-1", "status_message": said}),
+            ("b", 1, "Archived", {}),
+            ("b", 2, "Archived", {"package": "ab" * 32, "run_id": "r", "run_link": "l", "user_id": "u"}),
+        ):
+            model = catalog.find_model(conn, name).id
+            mine = (versions.c.model == model) & (versions.c.version == version)
+            conn.execute(update(versions).where(mine).values(stage=stage, **more))
+
+    keep.db.write(change)
+    found = http.get("registered-models/search").json()["registered_models"]
+    shown = {each["name"]: each["latest_versions"] for each in found}
+    assert {name: [each["version"] for each in latest] for name, latest in shown.items()} == {
+        "a": ["1", "2"],
+        "b": ["2", "4"],
+        "empty": [],
+    }
+    for name, latest in shown.items():
+        for each in latest:
+            asked = {"name": name, "version": each["version"]}
+            alone = http.get("model-versions/get", params=asked).json()["model_version"]
+            assert ordered(each) == ordered(alone)
+    assert shown["a"][1]["model_id"] == "m-1"
+    assert "model_id" not in shown["a"][0]
+    assert shown["b"][0]["source"] == f"mlflow-artifacts:/packages/{'ab' * 32}"
+
+
+def ordered(version: dict[str, Any]) -> dict[str, Any]:
+    return {**version, "tags": sorted(version["tags"], key=str), "aliases": sorted(version["aliases"])}
 
 
 def test_models_and_versions_are_searched(client: Any, http: httpx.Client) -> None:

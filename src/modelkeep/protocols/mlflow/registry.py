@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 from sqlalchemy import Connection
 
 from modelkeep.core.errors import Invalid, NotFound, Refused
@@ -19,12 +19,11 @@ from modelkeep.protocols.mlflow.model_versions import (
     one,
     tags_of,
     told,
-    version_shape,
     version_shapes,
 )
 from modelkeep.protocols.mlflow.wire import Operation, Work
 from modelkeep.registry import catalog, endpoints, models
-from modelkeep.registry.model_contents import Contents
+from modelkeep.registry.model_contents import STAGES, Contents, latest_texts
 
 
 class Model(Struct, frozen=True):
@@ -57,23 +56,32 @@ class Alias(Struct, frozen=True):
     version: str = ""
 
 
-def model_shapes(conn: Connection, rows: Sequence[Any]) -> list[dict[str, Any]]:
+class Shape(Struct, gc=False):
+    """``mlflow.RegisteredModel``."""
+
+    name: str
+    creation_timestamp: int
+    last_updated_timestamp: int
+    description: str
+    latest_versions: Raw
+    tags: Sequence[dict[str, str]]
+    aliases: Sequence[dict[str, str]]
+
+
+def model_shapes(conn: Connection, rows: Sequence[Any]) -> list[Shape]:
     """``mlflow.RegisteredModel`` of rows of ``models``."""
-    newest = catalog.latest(conn, [row.id for row in rows])
-    shown = [(each.model, each.version) for several in newest.values() for each in several]
-    held = Contents(conn, [row.id for row in rows], shown)
+    numbers = [row.id for row in rows]
+    newest, held = latest_texts(conn, numbers), Contents(conn, numbers, ())
     return [
-        {
-            "name": row.name,
-            "creation_timestamp": row.created_ms,
-            "last_updated_timestamp": row.updated_ms,
-            "description": row.description,
-            "latest_versions": [version_shape(each, held) for each in newest.get(row.id, ())],
-            "tags": shapes.pairs(held.tags.get(row.id, ())),
-            "aliases": [
-                {"alias": alias, "version": str(version)} for alias, version in held.aliases.get(row.id, ())
-            ],
-        }
+        Shape(
+            row.name,
+            row.created_ms,
+            row.updated_ms,
+            row.description,
+            Raw(f"[{','.join(newest.get(row.id, ()))}]".encode()),
+            shapes.pairs(held.tags[row.id]) if row.id in held.tags else (),
+            [{"alias": alias, "version": str(version)} for alias, version in held.aliases.get(row.id, ())],
+        )
         for row in rows
     ]
 
@@ -133,13 +141,11 @@ def _search(asked: Search, _: int) -> Work:
 
 
 def _latest(asked: Latest, _: int) -> Work:
-    known = {stage.lower(): stage for stage in catalog.STAGES}
+    known = {stage.lower(): stage for stage in STAGES}
     for stage in asked.stages:
         if stage.lower() not in known:
-            raise Invalid(
-                f"Invalid Model Version stage: {stage}. Value must be one of {', '.join(catalog.STAGES)}."
-            )
-    wanted = {known[stage.lower()] for stage in asked.stages} or set(catalog.STAGES)
+            raise Invalid(f"Invalid Model Version stage: {stage}. Value must be one of {', '.join(STAGES)}.")
+    wanted = {known[stage.lower()] for stage in asked.stages} or set(STAGES)
 
     def work(conn: Connection) -> dict[str, Any]:
         row = catalog.find_model(conn, asked.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
@@ -130,11 +131,17 @@ def _query(takes: Any, query: bytes) -> dict[str, Any]:
         pairs = parse_qs(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=10_000)
     except ValueError:
         raise Invalid("Invalid query string") from None
-    kinds = {field.encode_name: field.type for field in msgspec.structs.fields(takes)}
+    listed = _listed(takes)
     for name, values in pairs.items():
-        listed = getattr(kinds.get(name), "__origin__", None) is list
-        given[name] = values if listed else values[-1]
+        given[name] = values if name in listed else values[-1]
     return given
+
+
+@lru_cache(maxsize=256)
+def _listed(takes: Any) -> frozenset[str]:
+    """The fields that may be given several times."""
+    fields = msgspec.structs.fields(takes)
+    return frozenset(each.encode_name for each in fields if getattr(each.type, "__origin__", None) is list)
 
 
 def _without_nulls(value: Any) -> Any:

@@ -144,7 +144,8 @@ class Registry:
         folder = f"versions/{name}/{given.version}"
         if not self._poster.upload(f"{info['artifact_uri'].rstrip('/')}/{folder}", files):
             return None
-        return {"source": f"runs:/{run}/{folder}", "run_id": run}
+        _, _, within = given.source.partition(given.location)
+        return {"source": f"runs:/{run}/{folder}{within}", "run_id": run}
 
     def _count(self, kind: str) -> None:
         self._report.exported[kind] = self._report.exported.get(kind, 0) + 1

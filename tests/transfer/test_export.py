@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from sys import float_info
+from typing import Any, cast
 
 import mlflow
 import pytest
@@ -11,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from same_mlflow import describe
 from serving_mlflow import answering
+from sqlalchemy import select
 from test_import_database import bring, counts
 
 from modelkeep.core.errors import Conflict
@@ -20,7 +23,9 @@ from modelkeep.protocols.mlflow.transfer import exporting, traced
 from modelkeep.protocols.mlflow.transfer.choosing import open_source
 from modelkeep.protocols.mlflow.transfer.records import Trace
 from modelkeep.protocols.mlflow.transfer.rest import Client
-from modelkeep.registry import runs, webhooks
+from modelkeep.registry import artifacts, runs, webhooks
+from modelkeep.store.blobs import Blobs
+from modelkeep.store.trace_tables import traces
 from small import Project
 
 
@@ -195,6 +200,75 @@ def test_spans_that_a_server_does_not_take(
     client.delete_traces(place, trace_ids=[trace_id])  # others read this server too
 
 
+def test_prompts_deleted_models_infinities_and_attachments(home: Keep, target: str, tmp_path: Path) -> None:
+    """What others than this server refuse, change or do not list."""
+    with answering(home) as here:
+        _fill(MlflowClient(here, registry_uri=here), tmp_path)
+    number = home.db.write(lambda conn: runs.experiment(conn, "work", 1.0))
+    given = Trace(f"tr-{9:032x}", number, 1_000, 5, "OK")
+    home.db.write(lambda conn: traced.write(conn, given, number, 1))
+    with home.db.read() as conn:
+        [trace] = conn.execute(select(traces.c.id)).scalars()
+    [(digest, size)] = cast("Blobs", home.blobs).put_many({"x": b"picture"}).values()
+    home.db.write(artifacts.Put(artifacts.Owner("trace", trace), "attachments/x", digest, size))
+    report = exporting.run(home, target, Silent(), prefix="odd-")
+    assert (report.left, report.faults, report.exported["logged models"]) == ([], [], 1)
+    client = MlflowClient(target, registry_uri=target)
+    work = client.get_experiment_by_name("odd-work")
+    [run] = client.search_runs([work.experiment_id])
+    assert (run.data.tags["empty"], run.data.params["empty"]) == ("", "")
+    points = client.get_metric_history(run.info.run_id, "odd")
+    assert [(point.step, point.value) for point in points] == [(1, float_info.max), (2, -float_info.max)]
+    _gone(client, work, run.info.run_id, tmp_path)
+    prompt = client.get_prompt_version_by_alias("odd-asker", "prod")
+    assert (prompt.version, prompt.template) == (2, "Say {{x}} twice")
+    [listed] = client.search_prompts("name = 'odd-asker'")
+    assert listed.tags["_mlflow_experiment_ids"] == f",{work.experiment_id},"
+    [there] = client.search_traces(locations=[work.experiment_id], include_spans=False)
+    place = f"{there.info.tags['mlflow.artifactLocation']}/attachments/x"
+    found = Path(mlflow.artifacts.download_artifacts(place, dst_path=str(tmp_path / "t"), tracking_uri=target))
+    assert found.read_bytes() == b"picture"
+    again = exporting.run(home, target, Silent(), prefix="odd-")
+    assert (again.left, again.faults, again.unchanged["logged models"]) == ([], [], 1)
+    assert {run.data.tags["empty"] for run in client.search_runs([work.experiment_id])} == {""}
+
+
+def _fill(client: MlflowClient, folder: Path) -> None:
+    experiment = client.create_experiment("work")
+    run = client.create_run(experiment, tags={"empty": ""}).info.run_id
+    client.log_param(run, "empty", "")
+    client.log_metric(run, "odd", math.inf, timestamp=1, step=1)
+    client.log_metric(run, "odd", -math.inf, timestamp=2, step=2)
+    model = client.create_logged_model(experiment, name="gone", source_run_id=run, params={"a": "b"})
+    (folder / "files").mkdir()
+    (folder / "files" / "MLmodel").write_text("flavors: {}\n")
+    client.log_model_artifacts(model.model_id, str(folder / "files"))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.create_registered_model("of the gone")
+    client.create_model_version("of the gone", f"models:/{model.model_id}", run, model_id=model.model_id)
+    client.delete_logged_model(model.model_id)
+    for text in ("Say {{x}}", "Say {{x}} twice"):
+        client.register_prompt("asker", text)
+    client.set_prompt_tag("asker", "_mlflow_experiment_ids", f",{experiment},")
+    client.set_prompt_alias("asker", "prod", 2)
+
+
+def _gone(client: MlflowClient, work: Any, run: str, folder: Path) -> None:
+    """A deleted logged model is deleted there too, and the version that has its files can be read."""
+    assert client.search_logged_models([work.experiment_id]) == []
+    version = client.get_model_version("odd-of the gone", "1")
+    assert version.run_id == run
+    assert int(version.tags["modelkeep.created"]) > 0
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(client.tracking_uri)
+    try:
+        place = client.get_model_version_download_uri("odd-of the gone", "1")
+        found = mlflow.artifacts.download_artifacts(f"{place}/MLmodel", dst_path=str(folder / "back"))
+        assert Path(found).read_text() == "flavors: {}\n"
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 def test_names_that_are_taken_there(home: Keep, target: str, sqlite_source: dict[str, Any]) -> None:
     client = MlflowClient(target)
     name = "taken there"
@@ -220,6 +294,8 @@ def test_what_apply_made_can_be_loaded_from_there(project: Project, target: str,
     """A version made here, exported, and its files read back through MLflow."""
     project.apply()
     with project.opened() as keep:
+        with answering(keep) as here:
+            MlflowClient(here, registry_uri=here).copy_model_version("models:/late/1", "copied")
         report = exporting.run(keep, target, Silent())
     assert report.faults == []
     assert report.left == []
@@ -228,3 +304,6 @@ def test_what_apply_made_can_be_loaded_from_there(project: Project, target: str,
     folder = Path(mlflow.artifacts.download_artifacts(version.source, dst_path=str(tmp_path), tracking_uri=target))
     assert (folder / "MLmodel").is_file()
     assert (folder / "model.onnx").is_file()
+    source = client.get_model_version("copied", "1").source
+    copy = mlflow.artifacts.download_artifacts(f"{source}/model.onnx", dst_path=str(tmp_path), tracking_uri=target)
+    assert Path(copy).read_bytes() == (folder / "model.onnx").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -12,6 +13,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "protocols" / "mlflow"))
 
 from serving_mlflow import answering
 
+from modelkeep.core.ports import Silent
+from modelkeep.lifecycle.gc import collect
+from modelkeep.registry import endpoints, holds
+from modelkeep.registry.verify import verify
+from modelkeep.store.blobs import Blobs
 from small import Project, rows
 
 
@@ -43,6 +49,43 @@ def test_an_applied_version_is_a_registered_model_and_loads(tmp_path: Path) -> N
         path = version.source.removeprefix("mlflow-artifacts:/")
         answer = httpx.put(f"{address}/api/2.0/mlflow-artifacts/artifacts/{path}/MLmodel", content=b"x")
         assert (answer.status_code, answer.json()["error_code"]) == (403, "PERMISSION_DENIED")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_copies_of_an_applied_version_outlive_it(project: Project) -> None:
+    """Their files stay, through deletion of the original and its model, of all runs, and gc."""
+    import mlflow
+
+    project.apply()
+    table = rows(5, first=10_000)[["x", "z", "place"]]
+    with project.opened() as keep, answering(keep) as address:
+        mlflow.set_tracking_uri(address)
+        mlflow.set_registry_uri(address)
+        client = mlflow.MlflowClient()
+        before = mlflow.pyfunc.load_model("models:/late/1").predict(table)
+        original = client.get_model_version("late", "1")
+        copies = [client.copy_model_version("models:/late/1", "copies")]
+        copies.append(client.copy_model_version("models:/copies/1", "further"))
+        keep.db.write(lambda conn: holds.add(conn, "version", "further@1", "case 1", now=1.0))
+        keep.db.write(lambda conn: endpoints.remove(conn, "late"))
+        client.delete_model_version("late", "1")
+        client.delete_registered_model("late")
+        with pytest.raises(mlflow.MlflowException, match="legal hold"):
+            client.delete_run(original.run_id)
+        keep.db.write(lambda conn: holds.release(conn, "version", "further@1", "over", now=2.0))
+        client.delete_run(original.run_id)
+        copies.append(client.create_model_version("copies", original.source, run_id=original.run_id))
+        collect(keep, Silent(), older_than=-1.0, grace=-1.0)
+        for copy in copies:
+            found = mlflow.pyfunc.load_model(f"models:/{copy.name}/{copy.version}").predict(table)
+            assert (found == before).all()
+            assert client.get_model_version_download_uri(copy.name, copy.version) == original.source
+        assert verify(keep.db, cast("Blobs", keep.blobs)) == []
+        for copy in copies:
+            client.delete_model_version(copy.name, copy.version)
+        path = original.source.removeprefix("mlflow-artifacts:/")
+        answer = httpx.get(f"{address}/api/2.0/mlflow-artifacts/artifacts/{path}/MLmodel")
+        assert answer.status_code == 404
 
 
 def _files(address: str, source: str) -> list[object]:

@@ -86,7 +86,7 @@ def of_owner(conn: Connection, owner: Owner) -> list[Where]:
     if owner.kind == "package":
         versions, models = tables.versions, tables.models
         holders = select(models.c.name).join(versions, versions.c.model == models.c.id)
-        found = conn.execute(holders.where(versions.c.package == owner.digest)).scalars()
+        found = conn.execute(holders.where(artifacts.has_package(owner.digest))).scalars()
         return [("model", name) for name in found]
     table = {"run": tables.runs, "trace": traces, "model": logged_models}[owner.kind]
     return _experiment(conn, table.c.experiment, table.c.id == owner.number)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, literal, or_, select
 
 from modelkeep.core.errors import Invalid, NotFound, Refused
 from modelkeep.core.ports import BlobStore
@@ -28,6 +28,7 @@ LOCATION = "mlflow.artifactLocation"
 """The tag of a trace that says where its files are."""
 
 MAX_PATH = 2000
+_PACKAGES = f"{SCHEME}packages/"
 
 _ESCAPES = re.compile(r"%(2e|2f|5c|25|00|c0|c1)|[\\\x00-\x1f\x7f]|:(/|\Z)", re.IGNORECASE)
 """What hides a separator or a dot, as UTF-8's overlong forms do, and what begins a drive or a URI."""
@@ -73,10 +74,8 @@ def locate(conn: Connection, path: str) -> tuple[Owner, str]:
         NotFound: It is below no run's, logged model's, trace's or package's root.
     """
     parts = segments(path)
-    if parts[0] == "packages" and len(parts) > 1:
-        known = select(tables.versions.c.package).where(tables.versions.c.package == parts[1])
-        if conn.execute(known).first() is not None:
-            return Owner("package", digest=parts[1]), "/".join(parts[2:])
+    if parts[0] == "packages" and len(parts) > 1 and _known(conn, parts[1]):
+        return Owner("package", digest=parts[1]), "/".join(parts[2:])
     for at in range(1, len(parts)):
         if parts[at] == "artifacts":
             root = SCHEME + "/".join(parts[: at + 1])
@@ -85,6 +84,19 @@ def locate(conn: Connection, path: str) -> tuple[Owner, str]:
             if found is not None:
                 return found, "/".join(parts[at + 1 :])
     raise NotFound(f"{path[:200]!r} is below the artifact root of no run, logged model or trace")
+
+
+def has_package(digest: str) -> ColumnElement[bool]:
+    """The condition that a version has a package: its own, or that of the one it is a copy of."""
+    versions = tables.versions.c
+    copied = and_(versions.files_of == digest, versions.source.startswith(_PACKAGES))
+    return and_(literal(digest) != "", or_(versions.package == digest, copied))
+
+
+def package_of(version: Any) -> str:
+    """Digest of the package that has the files of a version, given its row; empty when none has."""
+    package: str = version.package
+    return package or (version.files_of if version.source.startswith(_PACKAGES) else "")
 
 
 def of_uri(conn: Connection, uri: str) -> tuple[Owner, str]:
@@ -263,6 +275,10 @@ def _table(owner: Owner) -> tuple[Any, Any]:
     if owner.kind == "trace":
         return trace_artifacts, trace_artifacts.c.trace
     return logged_model_artifacts, logged_model_artifacts.c.model
+
+
+def _known(conn: Connection, package: str) -> bool:
+    return bool(conn.execute(select(exists().where(has_package(package)))).scalar())
 
 
 def _run_at(conn: Connection, run_id: str, root: str) -> Owner | None:

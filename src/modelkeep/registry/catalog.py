@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
-from modelkeep.registry import endpoints, holds
+from modelkeep.registry import artifacts, endpoints, holds
 from modelkeep.registry.filters import Clause, Language
 from modelkeep.registry.model_contents import STAGES, pair_values, pairs
 from modelkeep.registry.queries import Attribute, Part, Search, Values, find
@@ -97,7 +97,7 @@ class Origin(Struct, frozen=True):
     Attributes:
         source: The URI its files are at, as the client gave it or as it was resolved.
         model_id: The logged model it was registered from; empty when none was.
-        files_of: Id of the run or logged model that has its files; empty when neither has.
+        files_of: Id of the run or logged model, or digest of the package, that has its files; empty when none has.
     """
 
     source: str
@@ -209,9 +209,9 @@ def numbers(conn: Connection, names: Iterable[str]) -> dict[str, int]:
 
 
 def has_package(conn: Connection, run_id: str, package: str) -> bool:
-    """Whether a version that a run made has this package."""
-    query = "SELECT 1 FROM versions WHERE run_id = ? AND package = ? AND package <> ''"
-    return bool(fetch_rows(conn, query, (run_id, package)))
+    """Whether a version that a run made, or a copy of it, has this package."""
+    known = exists().where(versions.c.run_id == run_id, artifacts.has_package(package))
+    return bool(conn.execute(select(known)).scalar())
 
 
 def create_versions(conn: Connection, wanted: Sequence[NewVersion]) -> list[Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, Table, select, text
 
 from modelkeep.core.errors import Damaged, NotFound
 from modelkeep.core.ports import Progress, Silent
-from modelkeep.registry import events
+from modelkeep.registry import artifacts, events
 from modelkeep.registry.lineage import Lineage
 from modelkeep.registry.snapshots import Part
 from modelkeep.store import tables
@@ -62,7 +62,7 @@ def _references(conn: Connection) -> Iterator[tuple[tuple[str, bool], str]]:
     )
     for row in conn.execute(named):
         who = f"version {row.name}@{row.version}"
-        yield (row.package, True), f"package of {who}"
+        yield (artifacts.package_of(row), True), f"package of {who}"
         if row.lineage != "{}":
             lineage = msgspec.json.decode(row.lineage, type=Lineage)
             yield (lineage.environment, False), f"environment of {who}"
@@ -75,9 +75,9 @@ def _references(conn: Connection) -> Iterator[tuple[tuple[str, bool], str]]:
         yield (row.digest, False), f"capture {row.id} of endpoint {row.endpoint}"
     for row in conn.execute(select(tables.windows)):
         yield (row.profile, False), f"profile of window {row.id} of endpoint {row.endpoint}"
-    artifacts = tables.run_artifacts
-    query = select(tables.runs.c.run_id, artifacts.c.path, artifacts.c.digest)
-    for row in conn.execute(query.join(artifacts, artifacts.c.run == tables.runs.c.id)):
+    files: Table = tables.run_artifacts
+    query = select(tables.runs.c.run_id, files.c.path, files.c.digest)
+    for row in conn.execute(query.join(files, files.c.run == tables.runs.c.id)):
         yield (row.digest, False), f"artifact {row.path} of run {row.run_id}"
     files = logged_model_artifacts
     query = select(logged_models.c.model_id, files.c.path, files.c.digest)

@@ -166,10 +166,11 @@ versions = Table(
     _text("lineage", "{}"),
     _text("evaluation", "{}"),
     _text("model_id", ""),  # of the logged model it was registered from
-    _text("files_of", ""),  # id of the run or logged model that has its files, whatever clients said
+    _text("files_of", ""),  # id of the run or logged model, or digest of the package, that has its files
 )
 Index("ix_versions_run_id", versions.c.run_id)
 Index("ix_versions_files_of", versions.c.files_of)
+Index("ix_versions_package", versions.c.package)
 Index("ix_versions_created", versions.c.created_ms)
 Index("ix_versions_updated", versions.c.updated_ms)
 Index("ix_versions_stage", versions.c.model, versions.c.stage, versions.c.version)

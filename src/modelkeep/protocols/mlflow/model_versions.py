@@ -169,7 +169,7 @@ def _of_models(conn: Connection, asked: CreateVersion) -> tuple[str, str, str, s
             f"Invalid model version source: '{asked.source}'. The run_id and model_id request parameters must"
             " match the referenced model version."
         )
-    return files_uri(version), version.run_id, version.model_id, version.files_of
+    return files_uri(version), version.run_id, version.model_id, version.package or version.files_of
 
 
 def _parts(uri: str) -> list[str]:
@@ -190,7 +190,7 @@ def _kept(source: str) -> bool:
 
 
 def _owner(conn: Connection, asked: CreateVersion) -> str:
-    """The run or logged model that the client says has the source. Raises ``Invalid`` if it has not."""
+    """The package, run or logged model that the client says has the source. Raises ``Invalid`` if it has not."""
     source, run_id, model_id = _parts(asked.source), asked.run_id, asked.model_id
     root = ""
     with contextlib.suppress(NotFound):
@@ -204,7 +204,7 @@ def _owner(conn: Connection, asked: CreateVersion) -> str:
     named = "model_id" if model_id else "run_id"
     if source[0] in ("http:", "https:", "mlflow-artifacts:"):
         if source[:3] == _PACKAGES and run_id and catalog.has_package(conn, run_id, "".join(source[3:4])):
-            return ""
+            return source[3]
         raise _elsewhere(asked.source, named)
     raise Invalid(
         f"Invalid model version source: '{asked.source}'. To use a local path as a model version source, the"

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect
 from sqlalchemy import text as sql
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest revision. Stated here so that opening an up-to-date database need not import Alembic."""
 
 

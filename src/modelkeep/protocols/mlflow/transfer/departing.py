@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from modelkeep.protocols.mlflow.transfer.records import Experiment, LoggedModel, Model, Point, Run, Version
-from modelkeep.registry import datasets, experiments, logged, model_contents, tracking
+from modelkeep.registry import artifacts, datasets, experiments, logged, model_contents, tracking
 from modelkeep.registry.datasets import Dataset, DatasetInput
 from modelkeep.store import tables
 from modelkeep.store.bulk import fetch_each, select_in
@@ -148,7 +148,7 @@ def _version(row: Any, held: model_contents.Contents) -> Version:
         created_ms=row.created_ms,
         updated_ms=row.updated_ms,
         source=row.source,
-        location=row.package,
+        location=artifacts.package_of(row),
         run_id=row.run_id,
         run_link=row.run_link,
         description=row.description,

@@ -9,10 +9,11 @@ logged to a deleted run.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import select
 
@@ -36,8 +37,12 @@ SAMPLE = 50
 LOST = (
     "ids of experiments, runs, logged models and evaluation datasets: the server gives its own; ours are the tags"
     " modelkeep.experiment, modelkeep.run_id, modelkeep.model_id and modelkeep.dataset_id",
-    "when experiments, models, versions, evaluation datasets and webhooks were made, and who made them",
-    "deleted logged models",
+    "when experiments, models, versions, evaluation datasets and webhooks were made, and who made them; of logged"
+    " models, versions and evaluation datasets the tag modelkeep.created says when",
+    "places of files: the server has its own",
+    "infinite values of metrics: the server keeps the largest number instead",
+    "which assessments others override, the status of versions, points of logged models whose run is gone",
+    "what MLflow has no place for: declarations, snapshots, lineage, evaluations, endpoints, captures, events",
 )
 
 
@@ -87,11 +92,12 @@ def run(keep: Keep, address: str, progress: Progress, *, prefix: str = "", renam
 
 
 class _Place(NamedTuple):
-    """An experiment there: its id (empty: to be made), name and stage."""
+    """An experiment there: its id (empty: to be made), name, stage and tags."""
 
     id: str
     name: str
-    stage: str
+    stage: str = ""
+    tags: Mapping[str, str] = {}
 
 
 class _Export:
@@ -109,6 +115,7 @@ class _Export:
         self._asleep: set[str] = set()  # runs that are deleted there
         self._doomed: set[str] = set()  # those that are to be, by what is here
         self._ended: dict[int, str] = {}  # and experiments, by number here
+        self._dying: dict[str, tuple[str, str]] = {}  # and logged models: experiment and id there, by id here
 
     def run(self) -> Report:
         began = time.monotonic()
@@ -120,11 +127,11 @@ class _Export:
         with ThreadPoolExecutor(SENDERS, thread_name_prefix="modelkeep-export") as pool:
             for each in experiments:
                 self._experiment(each, places, pool)
-        registry.send(self._runs, self._models)
+        registry.send(self._runs, self._models, self._there)
         more = More(self._keep, self._client, self._source, self._report)
         more.datasets(self._there)
         more.webhooks()
-        Traces(self._keep, self._client, self._source, self._report, self._runs, self._models).send(self._there)
+        Traces(self._keep, self._poster, self._source, self._report, self._runs, self._models).send(self._there)
         self._delete()
         self._compare()
         self._report.seconds = round(time.monotonic() - began, 3)
@@ -149,10 +156,10 @@ class _Export:
                 attempt += 1
                 name = posting.renamed(self._prefix + each.name, attempt)
             if name not in there:
-                found[each.id] = _Place("", name, "")
+                found[each.id] = _Place("", name)
             elif mine[name] == posting.mark(each) or (name == "Default" and each.id == there[name].id == 0):
                 at = there[name]  # experiment 0 is everybody's first one
-                found[each.id] = _Place(str(at.id), name, at.lifecycle_stage)
+                found[each.id] = _Place(str(at.id), name, at.lifecycle_stage, at.tags)
             else:
                 problems.append(f"experiment {name!r} is there already")
         if problems:
@@ -168,7 +175,7 @@ class _Export:
         return found
 
     def _experiment(self, given: Experiment, places: dict[int, _Place], pool: ThreadPoolExecutor) -> None:
-        there, name, stage = places[given.id]
+        there, name, stage, tags = places[given.id]
         if not there:
             there = self._poster.experiment(name, posting.mark(given), given.tags)
         else:
@@ -203,7 +210,7 @@ class _Export:
             if parent in self._runs and before != self._runs[parent]:
                 self._wake(self._runs[child])
                 self._poster.child(self._runs[child], self._runs[parent])
-        self._logged(given, there)
+        self._logged(given, there, tags)
 
     def _pages(self, experiment: int) -> Iterator[list[Run]]:
         with self._keep.db.read() as conn:
@@ -219,6 +226,10 @@ class _Export:
         """Delete there what is deleted here."""
         for run in sorted(self._doomed - self._asleep):
             self._client.post("runs/delete", {"run_id": run})
+        for model, (experiment, there) in self._dying.items():
+            said = {"experiment_id": experiment, "key": posting.GONE + model, "value": there}
+            self._client.post("experiments/set-experiment-tag", said)
+            self._client.post(f"logged-models/{there}", {}, method="DELETE")
         for experiment in self._ended.values():
             self._client.post("experiments/delete", {"experiment_id": experiment})  # with all its runs
 
@@ -247,17 +258,23 @@ class _Export:
             self._sample.append(run)
         return there
 
-    def _logged(self, given: Experiment, there: str) -> None:
+    def _logged(self, given: Experiment, there: str, gone: Mapping[str, str]) -> None:
         with self._keep.db.read() as conn:
             mine = [each for page in departing.model_pages(conn, given.id) for each in page]
-        mine = [each for each in mine if each.lifecycle_stage == "active"]
         if not mine:
             return
         known: dict[str, LoggedModel] = {}
         for page in self._source.logged_models(int(there)):
             known |= {each.tags[posting.LOGGED]: each for each in page if posting.LOGGED in each.tags}
         for each in mine:
+            before = gone.get(posting.GONE + each.model_id, "")
+            if each.lifecycle_stage == "deleted" and before and each.model_id not in known:
+                self._count("logged models", to=self._report.unchanged)
+                self._models[each.model_id] = before
+                continue
             self._models[each.model_id] = self._one(there, each, known.get(each.model_id))
+            if each.lifecycle_stage == "deleted":
+                self._dying[each.model_id] = there, self._models[each.model_id]
         for runs in self._pages(given.id):
             for run in runs:
                 if run.models:
@@ -295,14 +312,17 @@ class _Export:
         """Read some of the runs back, and every point of their histories."""
         for run in self._sample:
             there = self._source.one(self._runs[run.run_id])
+            latest = [(key, posting.finite(value), *rest) for key, value, *rest in run.latest]
+            expected = msgspec.structs.replace(run, latest=latest)
             for name in ("name", "status", "start_ms", "end_ms", "params", "latest"):
-                if getattr(run, name) != getattr(there, name):
+                if getattr(expected, name) != getattr(there, name):
                     self._report.faults.append(f"run {run.run_id}: {name} differs there")
             stage = "deleted" if run.experiment in self._ended else run.lifecycle_stage
             if there.lifecycle_stage != stage:
                 self._report.faults.append(f"run {run.run_id}: it is {there.lifecycle_stage} there, not {stage}")
             with self._keep.db.read() as conn:
-                mine = {point[1:] for piece in departing.points(conn, [run]) for point in piece}
+                pieces = departing.points(conn, [run])
+                mine = {(*point[1:4], posting.finite(point[4])) for piece in pieces for point in piece}
             found = {point[1:] for piece in self._source.points([there]) for point in piece}
             if mine != found:
                 self._report.faults.append(f"run {run.run_id}: {len(mine ^ found)} points differ there")

@@ -11,11 +11,16 @@ from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow.transfer import departing, posting
 from modelkeep.protocols.mlflow.transfer.posting import Poster
 from modelkeep.protocols.mlflow.transfer.records import Model, Version
+from modelkeep.registry.catalog import PROMPT
 from modelkeep.store.blobs import read_tree
 
 GAPS = 1000
 """Numbers of deleted versions that may precede a version."""
 
+_WITHIN = "_mlflow_experiment_ids"
+"""The tag of a prompt that says which experiments it belongs to, as ``,1,2,``."""
+_PROMPT = "dummy-source"
+"""What clients say is the source of a prompt."""
 _OURS = re.compile(r"mlflow-artifacts:/+\d+/(?:models/)?(?P<owner>[\w\-]+)/artifacts(?:/(?P<rest>.*))?\Z")
 
 
@@ -56,9 +61,12 @@ class Registry:
                 hint="give other names with --rename, or put --prefix NAME- before all names",
             )
 
-    def send(self, runs: Mapping[str, str], models: Mapping[str, str]) -> None:
-        """Make all that is not there; ids there by ids here of what versions come from."""
+    def send(self, runs: Mapping[str, str], models: Mapping[str, str], places: Mapping[int, str]) -> None:
+        """Make all that is not there; ids there by ids here of what versions come from, and of experiments."""
         for each in self._models:
+            if _WITHIN in each.tags:
+                within = (places.get(int(number), "") for number in re.findall(r"\d+", each.tags[_WITHIN]))
+                each.tags[_WITHIN] = f",{','.join(filter(None, within))},"
             self._model(each, runs, models)
 
     def _known(self, name: str) -> dict[str, Any] | None:
@@ -69,7 +77,8 @@ class Registry:
         if not known:
             self._poster.model(name, posting.mark(given), given.description, given.tags)
         self._count("models")
-        there = self._versions(name)
+        prompt = given.tags.get(PROMPT) == "true"
+        there = self._versions(name, prompt)
         highest = max(there, default=0)
         for each in given.versions:
             at = there.get(each.version)
@@ -89,22 +98,23 @@ class Registry:
             if each.stage not in ("None", (at or {}).get("current_stage", "None")):
                 said = {"name": name, "version": str(each.version), "stage": each.stage}
                 self._poster.client.post("model-versions/transition-stage", said)
-        present = self._versions(name)
+        present = self._versions(name, prompt)
         for alias, version in given.aliases.items():
             if version in present:
                 said = {"name": name, "alias": alias, "version": str(version)}
                 self._poster.client.post("registered-models/alias", said)
 
-    def _versions(self, name: str) -> dict[int, dict[str, Any]]:
+    def _versions(self, name: str, prompt: bool) -> dict[int, dict[str, Any]]:
         escaped = name.replace("'", "''")
-        asked = {"filter": f"name = '{escaped}'", "max_results": 10_000}
+        only = f" AND tags.`{PROMPT}` = 'true'" if prompt else ""  # versions of prompts are not listed otherwise
+        asked = {"filter": f"name = '{escaped}'{only}", "max_results": 10_000}
         found = self._poster.client.get("model-versions/search", asked).get("model_versions", [])
         return {int(each["version"]): each for each in found}
 
     def _make(self, name: str, mine: str, given: Version, source: Mapping[str, str]) -> int:
         """Make a version, and delete it again until it gets its own number: numbers are given in order, once."""
         said = {"name": name, "description": given.description, "run_link": given.run_link, **source}
-        tags = {**given.tags, posting.VERSION: f"{mine}@{given.version}"}
+        tags = {**given.tags, posting.VERSION: f"{mine}@{given.version}", posting.CREATED: str(given.created_ms)}
         for _ in range(GAPS):
             number = self._poster.version(said, tags)
             if number >= given.version:
@@ -122,6 +132,8 @@ class Registry:
         run = runs.get(given.run_id, "")
         if given.location:  # a package
             return self._package(name, given, run) if run else None
+        if given.source == _PROMPT:
+            return {"source": _PROMPT}
         found = _OURS.match(given.source)
         if found is None:
             scheme = given.source.partition(":")[0].lower()
@@ -144,7 +156,8 @@ class Registry:
         folder = f"versions/{name}/{given.version}"
         if not self._poster.upload(f"{info['artifact_uri'].rstrip('/')}/{folder}", files):
             return None
-        return {"source": f"runs:/{run}/{folder}", "run_id": run}
+        _, _, within = given.source.partition(given.location)
+        return {"source": f"runs:/{run}/{folder}{within}", "run_id": run}
 
     def _count(self, kind: str) -> None:
         self._report.exported[kind] = self._report.exported.get(kind, 0) + 1

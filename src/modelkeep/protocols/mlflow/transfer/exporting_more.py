@@ -57,7 +57,7 @@ class More:
         if known is not None and known.tags.get(posting.WHOLE) == whole:
             self._count("evaluation datasets", self._report.unchanged)
             return
-        tags = {**given.tags, DATASET: given.dataset_id}
+        tags = {**given.tags, DATASET: given.dataset_id, posting.CREATED: str(given.created_ms)}
         if known is None:
             within = [places[number] for number in given.experiments if number in places]
             said = {"name": given.name, "experiment_ids": within, "tags": json.dumps(tags)}

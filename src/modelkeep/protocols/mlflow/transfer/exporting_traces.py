@@ -19,13 +19,15 @@ from modelkeep.lifecycle.keep import Keep
 from modelkeep.protocols.mlflow import traces_shapes
 from modelkeep.protocols.mlflow.traces import SYSTEM_TAGS
 from modelkeep.protocols.mlflow.transfer import posting
+from modelkeep.protocols.mlflow.transfer.posting import Poster
 from modelkeep.protocols.mlflow.transfer.records import fingerprint
-from modelkeep.protocols.mlflow.transfer.rest import NEWER, Client
+from modelkeep.protocols.mlflow.transfer.rest import NEWER
 from modelkeep.protocols.mlflow.transfer.server import ServerSource
 from modelkeep.protocols.mlflow.transfer.traced import hexadecimal
 from modelkeep.registry import traces_spans
+from modelkeep.registry.artifacts import LOCATION
 from modelkeep.store.bulk import select_in
-from modelkeep.store.trace_tables import trace_links, traces
+from modelkeep.store.trace_tables import trace_artifacts, trace_links, traces
 
 PAGE = 100
 SAMPLE = 50
@@ -35,11 +37,12 @@ _RUN, _MODEL = "mlflow.sourceRun", "mlflow.modelId"
 
 
 class _Trace(Struct, frozen=True):
-    """``TraceInfoV3``, spans as OTLP's in JSON, and the runs it is linked to."""
+    """``TraceInfoV3``, spans as OTLP's in JSON, the runs it is linked to, and files attached to it."""
 
     info: dict[str, Any]
     spans: list[dict[str, Any]]
     runs: list[str]
+    files: list[tuple[str, str, int]]
 
 
 class Traces:
@@ -54,13 +57,14 @@ class Traces:
     def __init__(
         self,
         keep: Keep,
-        client: Client,
+        poster: Poster,
         source: ServerSource,
         report: Any,
         runs: Mapping[str, str],
         models: Mapping[str, str],
     ) -> None:
-        self._keep, self._client, self._source, self._report = keep, client, source, report
+        self._keep, self._source, self._report = keep, source, report
+        self._poster, self._client = poster, poster.client
         self._runs, self._models = runs, models
         self._compared = 0
 
@@ -87,9 +91,19 @@ class Traces:
             for trace, kind, target in select_in(conn, "trace, kind, target", trace_links, "trace", ids):
                 if kind == "run":
                     linked.setdefault(trace, []).append(target)
+            files: dict[int, list[tuple[str, str, int]]] = {}
+            for trace, *file in sorted(
+                select_in(conn, "trace, path, digest, size", trace_artifacts, "trace", ids)
+            ):
+                files.setdefault(trace, []).append((file[0], file[1], file[2]))
             infos = traces_shapes.infos(conn, rows)
         found = [
-            _Trace(info, [json.loads(each) for each in spans.get(row.id, ())], sorted(linked.get(row.id, ())))
+            _Trace(
+                info,
+                [json.loads(each) for each in spans.get(row.id, ())],
+                sorted(linked.get(row.id, ())),
+                files.get(row.id, []),
+            )
             for row, info in zip(rows, infos, strict=True)
         ]
         return (ids[-1] if ids else after), found
@@ -101,10 +115,14 @@ class Traces:
             self._count(self._report.unchanged)
             return
         try:
-            self._client.post("traces", {"trace": {"trace_info": self._info(given, experiment)}}, api=NEWER)
+            said = {"trace": {"trace_info": self._info(given, experiment)}}
+            made = self._client.post("traces", said, api=NEWER)["trace"]["trace_info"]
             for run in given.runs:
                 if run in self._runs:
                     self._client.post("traces/link-to-run", {"trace_ids": [name], "run_id": self._runs[run]})
+            place = made.get("tags", {}).get(LOCATION, "")
+            if given.files and not self._poster.upload(place, given.files):
+                self._leave(f"{len(given.files)} files of trace {name}: the server does not take files")
         except _REFUSED as error:
             self._leave(f"trace {name}: {error.message}")
             return
@@ -113,8 +131,8 @@ class Traces:
         if refused:  # not whole: the next export says so too, and tries again
             self._leave(f"{len(given.spans)} spans of trace {name}: {refused}")
             return
-        said = {"key": posting.WHOLE, "value": whole}
-        self._client.post(f"traces/{name}/tags", said, api=NEWER, method="PATCH")
+        mark = {"key": posting.WHOLE, "value": whole}
+        self._client.post(f"traces/{name}/tags", mark, api=NEWER, method="PATCH")
         if self._compared < SAMPLE:
             self._compare(given)
 

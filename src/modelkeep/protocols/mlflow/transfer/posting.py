@@ -6,6 +6,7 @@ so a stopped export goes on, and nothing is made twice.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
@@ -21,6 +22,10 @@ EXPERIMENT, RUN, MODEL, LOGGED, VERSION = (
 )
 WHOLE = "modelkeep.exported"
 """Tag of what has been exported whole: the digest of what it held."""
+CREATED = "modelkeep.created"
+"""Tag that says when something was made here, in milliseconds since 1970: the server takes no such time."""
+GONE = "modelkeep.deleted."
+"""Begins tags of experiments that say which logged model is deleted there: a server tells of none that is."""
 
 METRICS, REST = 1000, 100
 """Metrics, and params or tags, in one request: the most that MLflow takes."""
@@ -71,7 +76,7 @@ class Poster:
         """Log a run's params, tags, histories and datasets; how many points. Logging again changes nothing."""
         for params in some(list(run.params.items()), REST):
             self._batch(there, params=_pairs(dict(params)))
-        tags = {key: value for key, value in run.tags.items() if key != _PARENT and value}
+        tags = {key: value for key, value in run.tags.items() if key != _PARENT}
         for batch in some(list(tags.items()), REST):
             self._batch(there, tags=_pairs(dict(batch)))
         count = 0
@@ -117,7 +122,7 @@ class Poster:
             "name": given.name,
             "model_type": given.model_type,
             "params": _pairs(given.params),
-            "tags": _pairs({**given.tags, LOGGED: given.model_id}),
+            "tags": _pairs({**given.tags, LOGGED: given.model_id, CREATED: str(given.created_ms)}),
         }
         if run:
             said["source_run_id"] = run
@@ -183,9 +188,14 @@ class _Plain:
         return self._stream.read(size)
 
 
+def finite(value: float | None) -> float | None:
+    """What a server keeps of a value: the largest number for an infinite one."""
+    return value if value is None else max(-sys.float_info.max, min(value, sys.float_info.max))
+
+
 def _metric(point: Point) -> dict[str, Any]:
     _, key, ms, step, value = point
-    return {"key": key, "value": "NaN" if value is None else value, "timestamp": ms, "step": step}
+    return {"key": key, "value": "NaN" if value is None else finite(value), "timestamp": ms, "step": step}
 
 
 def _described(dataset: Any) -> dict[str, str]:

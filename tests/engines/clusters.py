@@ -98,6 +98,7 @@ def ray_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) ->
     env = {**environment(), **more, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_DASHBOARD_LOG_INFO": "1"}
     env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "60"  # a slow machine takes long to start a server
     env["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # so often a trainer looks whether its workers have ended
+    env["RAY_health_check_period_ms"] = "1000"  # a node that is gone is so after five looks
     env["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # else a server may die while it is forked (ray#63202)
     ray = [
         sys.executable,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import psutil
 import pytest
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -18,10 +22,13 @@ from conformance.boosted import BoostedSuite
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.linear import LinearSuite
+from conformance.parts import node_and_total
 from conformance.searches import JoinedSuite, SearchSuite
-from engines.clusters import HEAD, command, ray_cluster, wait_for
+from engines.clusters import HEAD, command, kill, ray_cluster, wait_for
 from modelkeep.core.plugins import load_object
 from modelkeep.engines.opening import open_engine
+from modelkeep.engines.ray import sealed
+from modelkeep.engines.remote import Shared
 from modelkeep.train.log import Unlogged, UserRun
 
 
@@ -62,6 +69,53 @@ class TestLinear(LinearSuite):
 
 class TestJoined(JoinedSuite):
     pass
+
+
+class Third(NamedTuple):
+    node: str
+    process: subprocess.Popen
+
+
+@pytest.fixture(scope="module")
+def third(opened, cluster):
+    """A third node, for the tests of the class below, of which the last takes it away."""
+    before = {node["NodeID"] for node in opened._nodes()}
+    with cluster.another() as process:
+        wait_for(lambda: opened.count() == 3)
+        [joined] = {node["NodeID"] for node in opened._nodes()} - before
+        yield Third(joined, process)
+
+
+class TestThird:
+    """In this order: nothing has run on the third node when it joins, and it is lost in the last test."""
+
+    def test_a_part_runs_where_what_it_shares_lies_and_elsewhere_when_there_is_no_room(
+        self, opened, third, tmp_path
+    ):
+        handle, array = made_on(third.node)
+        [found] = opened.map(partial(node_and_total, handle, ""), [3])
+        assert found == (third.node, array[3:].sum())
+        crowd = list(opened.map(partial(node_and_total, handle, str(tmp_path)), range(6)))
+        assert len({node for node, _ in crowd}) > 1
+        assert [total for _, total in crowd] == [array[part:].sum() for part in range(6)]
+
+    def test_what_was_shared_and_lost_with_the_only_node_that_held_it_is_shared_anew(self, opened, third):
+        handle, array = made_on(third.node)
+        kill(third.process)
+        wait_for(lambda: opened.count() == 2)
+        found = list(opened.map(partial(node_and_total, handle, ""), range(4)))
+        assert [total for _, total in found] == [array[part:].sum() for part in range(4)]
+        assert third.node not in {node for node, _ in found}
+
+
+def made_on(node):
+    """A shared array that lies on this node alone, and the array."""
+    array = np.arange(1_000_000.0)
+    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    make = ray.remote(num_cpus=0, num_returns=2, max_retries=0, scheduling_strategy=there)
+    ref, made = make(lambda: (sealed(array), True)).remote()
+    assert ray.get(made)  # to wait for the other would bring it here
+    return Shared(ref, array), array
 
 
 class TestNetwork:

@@ -3,14 +3,20 @@
 Ray's own retries are off: the flow repeats what a lost worker held, and knows who lost it. A client's session on
 the head (``ray://``) is lost with the one process there that serves it (ray#60600). The next request makes another
 session, which is given what was shared, and the flow repeats what was under way.
+
+The shared objects that a part refers to are arguments of its task. So Ray looks for room where most of their bytes
+lie before it looks elsewhere, and has brought them to the node when the task begins. They come sealed: a worker
+opens each when it is called for, once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -55,6 +61,7 @@ class RayEngine(RemoteEngine):
         self._where, self._session = address, 0
         self._session_lock = threading.Lock()
         self._shared: weakref.WeakSet[Shared] = weakref.WeakSet()
+        self._missing: weakref.WeakSet[Shared] = weakref.WeakSet()
         self._ours = not self._ray.is_initialized()
         if self._ours:
             self._connect(address)
@@ -81,7 +88,7 @@ class RayEngine(RemoteEngine):
 
         def put() -> Shared:
             with self._session_lock:
-                handle = Shared(self._ray.put(obj), obj)
+                handle = Shared(self._ray.put(sealed(obj)), obj)
                 self._shared.add(handle)
             return handle
 
@@ -92,13 +99,19 @@ class RayEngine(RemoteEngine):
 
         def start() -> Any:
             with self._session_lock:
-                # nested, so that a worker fetches only what it calls for
-                ref = self._run.remote(self._terms, packet.content, [handle.ref for handle in packet.handles])  # type: ignore[attr-defined]
+                ref = self._run.remote(self._terms, packet.content, *map(self._there, packet.handles))
                 return ref, ref.future()
+
+        def lost(error: Exception) -> bool:
+            cause = getattr(error, "cause", error)  # of a task that did not begin, for want of an argument
+            for handle in packet.handles:
+                if getattr(cause, "object_ref_hex", "") == handle.ref.hex():  # type: ignore[attr-defined]
+                    self._missing.add(handle)  # type: ignore[arg-type]
+            return self._lost(cause)
 
         ref, told = self._again_if_lost(start)
         answer: Future[tasks.Answer] = Future()
-        told.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
+        told.add_done_callback(lambda done: remote.settled(answer, done.result, lost))
         return flow.Running(answer, lambda: self._cancel(ref))
 
     def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
@@ -184,8 +197,15 @@ class RayEngine(RemoteEngine):
             self._connect(self._where)
             self._run = self._remote_run()
             for handle in self._shared:
-                handle.ref = self._ray.put(handle())
+                handle.ref = self._ray.put(sealed(handle()))
             self._session += 1
+
+    def _there(self, handle: Any) -> Any:
+        """A shared object's reference; one that was lost with all nodes that held it is put there anew."""
+        if handle in self._missing:
+            handle.ref = self._ray.put(sealed(handle()))
+            self._missing.discard(handle)
+        return handle.ref
 
     def _cancel(self, ref: Any) -> None:
         with contextlib.suppress(ConnectionError):  # it ended with its session
@@ -256,14 +276,37 @@ class RayEngine(RemoteEngine):
         )
 
 
-def _run(terms: Terms, content: bytes, refs: list[Any]) -> tasks.Answer:
-    return remote.run(terms, content, [lambda ref=ref: _fetched(ref) for ref in refs])  # type: ignore[misc]
+class Sealed:
+    """An object as it lies in the store: pickled, its arrays apart, which are not copied when it is opened."""
+
+    def __init__(self, name: str, content: Any, *buffers: Any) -> None:
+        self._name, self._content, self._buffers = name, content, buffers
+
+    def __reduce__(self) -> Any:
+        return Sealed, (self._name, *map(pickle.PickleBuffer, (self._content, *self._buffers)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sealed) and other._name == self._name
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+    @lru_cache(maxsize=8)  # noqa: B019 - that it is held is the point: each process opens it once
+    def __call__(self) -> Any:
+        """The object; its arrays are read-only."""
+        return pickle.loads(self._content, buffers=self._buffers)  # noqa: S301 - from our own driver
 
 
-@lru_cache(maxsize=8)
-def _fetched(ref: Any) -> Any:
-    """A shared object at a worker. Arrays lie in the node's memory; the rest is unpickled once per process."""
-    return require("ray", "ray").get(ref)
+def sealed(obj: Any) -> Sealed:
+    """Seal an object, also one that only cloudpickle can send."""
+    buffers: list[pickle.PickleBuffer] = []
+    dumps = require("ray.cloudpickle", "ray").dumps
+    content = dumps(obj, protocol=5, buffer_callback=buffers.append)
+    return Sealed(uuid.uuid4().hex, content, *buffers)
+
+
+def _run(terms: Terms, content: bytes, *shared: Sealed) -> tasks.Answer:
+    return remote.run(terms, content, shared)
 
 
 def _fit(there: dict[str, float], needed: Resources) -> int:

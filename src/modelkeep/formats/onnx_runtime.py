@@ -67,7 +67,7 @@ class OnnxModel:
             )
         except Exception as error:  # its exceptions share no base class
             raise Damaged(f"ONNX Runtime cannot load the graph: {error}") from error
-        self._run = self._session.run
+        self._run = _quick(self._session)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.signature = signature
         self.layout = Layout(signature)
@@ -83,4 +83,12 @@ class OnnxModel:
             feed["numbers"] = batch.matrix(self._numbers, whole=self._all)
         if self._strings:
             feed["strings"] = batch.texts(self._strings)
-        return dict(zip(self._outputs, self._run(self._outputs, feed), strict=True))
+        return dict(zip(self._outputs, self._run(self._outputs, feed, None), strict=True))
+
+
+def _quick(session: Any) -> Any:
+    """What ``session.run`` calls once it has looked whether every input is given, as they are here.
+
+    Looking takes a quarter of the time of a small model's run. Without that inner session, ``run`` itself.
+    """
+    return getattr(getattr(session, "_sess", None), "run", session.run)

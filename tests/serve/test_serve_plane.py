@@ -17,6 +17,7 @@ from serving_kit import Made
 
 from modelkeep.core.clock import SystemClock
 from modelkeep.core.errors import Invalid, NotFound, Unavailable
+from modelkeep.formats.batch import Batch
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.serve import queueing
 from modelkeep.serve import spool as spooling
@@ -278,3 +279,26 @@ def test_a_copy_with_one_wrong_byte_is_fetched_anew(first: Made, tmp_path: Path)
     packages.load(digest)
     assert graph.read_bytes() == right
     assert [path.name for path in (tmp_path / "packages").iterdir()] == [digest]
+
+
+def test_missing_and_infinite_values_are_captured_as_they_were(first: Made, tmp_path: Path) -> None:
+    loaded = first.loaded()
+    channel = Channel("e", "m", 1, "stable", loaded.signature)
+    one = loaded.inputs.stack([Rows(4, cells=first.frame.iloc[:4].to_numpy().reshape(-1).tolist())])
+    gone, infinite = channel.order[0], channel.order[1]
+    block = one.numbers.copy()
+    block[0, 1], block[1, 1:3] = np.nan, (np.inf, -np.inf)
+    latency = np.ones(1, np.float32)
+    for numbers in (block, np.asfortranarray(block)):
+        changed = Batch(one.layout, numbers, one.strings)
+        channel.offer(changed, {}, time=1.0, ids=["a"], counts=[4], keys=None, latency=latency)
+    spool = Spool(tmp_path, SystemClock())
+    spool.add(channel)
+    spool.close()
+    (path,) = tmp_path.glob("*.arrow")
+    found = pa.ipc.open_file(path).read_all()
+    expected = block.astype(object)
+    expected[0, 1] = None
+    for place, name in enumerate(channel.order):
+        assert found[f"in.{name}"].to_pylist() == [*expected[place], *expected[place]]
+    assert (found[f"in.{gone}"].null_count, found[f"in.{infinite}"].null_count) == (2, 0)

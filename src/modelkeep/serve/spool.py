@@ -146,12 +146,12 @@ class Spool:
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"{self._name}-{self._sequence:06d}.arrow"
         fresh = final.with_suffix(".tmp")
+        # made in memory first: a write of each column's buffer costs a system call and a turn at the interpreter
+        made = pa.BufferOutputStream()
+        with pa.ipc.new_file(made, content.schema) as writer:
+            writer.write_table(content.combine_chunks(), max_chunksize=BATCH_ROWS * 20)
         try:
-            with (
-                fresh.open("wb") as file,
-                pa.ipc.new_file(file, content.schema) as writer,
-            ):
-                writer.write_table(content.combine_chunks(), max_chunksize=BATCH_ROWS * 20)
+            fresh.write_bytes(made.getvalue())
             fresh.replace(final)
         except BaseException:
             fresh.unlink(missing_ok=True)
@@ -188,10 +188,14 @@ def table(channel: Channel, records: list[Record], kinds: dict[str, pa.DataType]
     }
     inputs: dict[str, pa.Array] = {}
     if channel.numbers:
-        block = np.concatenate(
-            [record.numbers for record in records] or [np.empty((len(channel.numbers), 0))], axis=1
-        )
-        inputs |= {field.name: _numbers(block[place], field.type) for place, field in enumerate(channel.numbers)}
+        block = _block([record.numbers for record in records], len(channel.numbers))
+        # a sum is NaN where a value is, and also for infinities of both signs: those columns are looked at closer
+        with np.errstate(invalid="ignore", over="ignore"):
+            doubtful = np.isnan(block.sum(axis=1)).tolist()
+        inputs |= {
+            field.name: _numbers(block[place], field.type, doubtful[place])
+            for place, field in enumerate(channel.numbers)
+        }
     for place, field in enumerate(channel.strings):
         texts = np.concatenate([record.strings[place] for record in records] or [_empty(object)])
         inputs[field.name] = pa.array(texts, type=pa.string())
@@ -199,6 +203,13 @@ def table(channel: Channel, records: list[Record], kinds: dict[str, pa.DataType]
     for name in dict.fromkeys(name for record in records for name in record.outputs):
         columns[f"out.{name}"] = _outputs(records, name, kinds)
     return pa.table(columns)
+
+
+def _block(blocks: list[Array], width: int) -> Array:
+    """Blocks of (width, rows) one after the other, C-contiguous; joined as rows, which is how most of them lie."""
+    if not blocks:
+        return np.empty((width, 0))
+    return np.ascontiguousarray(np.concatenate([block.T for block in blocks]).T)
 
 
 def _empty(dtype: type) -> Array:
@@ -226,9 +237,11 @@ def _prediction_ids(names: list[str], counts: Array) -> pa.Array:
     return pc.if_else(pa.array(np.repeat(counts == 1, counts)), whole, numbered)
 
 
-def _numbers(row: Array, kind: str) -> pa.Array:
-    """One input from its row of a block; NaN is missing."""
-    found = pa.array(np.ascontiguousarray(row), from_pandas=bool(np.isnan(row).any()))
+def _numbers(row: Array, kind: str, missing: bool) -> pa.Array:
+    """One input from its row of a block; NaN is missing, if there may be any."""
+    found = pa.array(row, from_pandas=missing)
+    if kind == "float64":
+        return found
     if kind == "timestamp":
         return found.cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     return found.cast(_ARROW[kind])

@@ -5,6 +5,7 @@ PY := .venv/bin/python
 # where pip is told to look for wheels, such as builds without accelerators, there uv looks too
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 READY := .venv/.ready
+AT_ONCE ?= 2
 
 # bytecode is kept as it is first needed: compiling all of the environment ahead takes a minute
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,8 +30,8 @@ demo: $(READY) ## play a year of real flights through the whole loop, then leave
 test: $(READY) ## every test but those on clusters; builds its own environment
 	@.venv/bin/pytest -n 3 --dist worksteal -m "not cluster"
 
-clusters: $(READY) ## the tests that start clusters of Ray, Dask and Spark
-	@.venv/bin/pytest -n 2 --dist worksteal -m cluster
+clusters: $(READY) ## the tests that start clusters of Ray, Dask and Spark; AT_ONCE=1: one after the other
+	@.venv/bin/pytest -n $(AT_ONCE) --dist worksteal -m cluster
 
 lint: $(READY) ## format, lint, types, the import contract, the length budget
 	@.venv/bin/ruff format --check .

@@ -85,7 +85,7 @@ def holds_inside(file: str, *, must: bool = False) -> None:
     path = str(TESTS / "engines" / file)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", path]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = run_apart(command, seconds=550, must=must, env=env, cwd=TESTS.parent)
+    done = run_apart(command, seconds=850, must=must, env=env, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-8000:]
     assert " passed" in done.stdout
 

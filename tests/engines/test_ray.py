@@ -6,7 +6,7 @@ import pytest
 
 from engines.clusters import holds_inside
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_the_promises_hold_on_a_cluster_of_two_machines():

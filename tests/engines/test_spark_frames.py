@@ -6,7 +6,7 @@ import pytest
 
 from engines.clusters import holds_inside
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_relational_work_is_the_same_on_spark():

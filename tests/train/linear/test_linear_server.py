@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,3 +232,10 @@ def test_processes_share_files_and_a_killed_one_is_made_up_for(tmp_path):
             reached = value(objective("logistic", "l2"), model.coef_, model.intercept_)
             assert (reached - best) / (zero - best) < 0.05
     assert (tmp_path / "died").exists()
+
+
+def test_a_shard_starts_without_what_it_does_not_need() -> None:
+    """Many may run on one machine: each costs what numpy and its weights cost."""
+    program = "import sys, modelkeep.train.linear.shard; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"scipy", "pyarrow", "pandas", "sklearn", "numba"}.isdisjoint(done.stdout.split())

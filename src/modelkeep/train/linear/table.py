@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import gcd
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from modelkeep.core.errors import Invalid
-from modelkeep.train.linear.blocks import Block
 from modelkeep.train.linear.losses import Array, Objective
+
+if TYPE_CHECKING:  # a shard of the parameter server starts without what blocks are made with
+    from modelkeep.train.linear.blocks import Block
 
 RUN = 32
 """Rows of a run at most; fewer where there are few."""

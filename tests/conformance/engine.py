@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 
 from conformance.parts import (
-    add,
     begin,
     die,
     die_once,
@@ -25,8 +24,6 @@ from conformance.parts import (
     fail_as_user,
     hold,
     mebibytes,
-    nest,
-    places,
     reach,
     refuse,
     rows,
@@ -35,7 +32,6 @@ from conformance.parts import (
     square,
     total,
     wait_for_second,
-    widen,
 )
 from modelkeep.core.errors import Invalid, ModelkeepError, Refused, Unavailable, UserCodeFailed
 from modelkeep.core.plugins import load_function
@@ -87,14 +83,6 @@ class EngineSuite:
     def test_two_maps_may_be_under_way_at_once(self, engine):
         pairs = zip(engine.map(square, range(12)), engine.map(slow_when_small, range(12)), strict=True)
         assert list(pairs) == [(value * value, value) for value in range(12)]
-
-    def test_reduce_merges_all(self, engine):
-        assert engine.reduce(add, range(1, 21)) == 210
-        assert engine.reduce(widen, [(value, value) for value in (3, 9, -4, 5, 1)]) == (-4, 9)
-        assert engine.reduce(add, [7]) == 7
-        assert engine.reduce(nest, list("abcdefg")) == "(((ab)(cd))((ef)g))", "neighbours first, on every engine"
-        with pytest.raises(Invalid, match="nothing to reduce"):
-            engine.reduce(add, [])
 
     def test_an_error_is_the_same_error_with_where_it_happened(self, engine):
         results = engine.map(divide, [1, 0, 2])
@@ -175,9 +163,6 @@ class LostWorkerSuite:
         with pytest.raises(Unavailable, match="a worker died"):
             next(results)
         assert list(engine.map(square, [2])) == [4], "and the engine works on"
-
-    def test_results_are_merged_where_they_arrive_and_not_sent_out_again(self, engine):
-        assert engine.reduce(places, [()] * 9) == (os.getpid(),) * 8
 
     def test_work_that_cannot_be_sent_says_so(self, engine):
         with pytest.raises(Invalid, match="cannot be sent to another process"):

@@ -30,14 +30,6 @@ def nest(left: str, right: str) -> str:
     return f"({left}{right})"
 
 
-def places(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
-    return *left, *right, os.getpid()
-
-
-def widen(left: tuple[int, int], right: tuple[int, int]) -> tuple[int, int]:
-    return min(left[0], right[0]), max(left[1], right[1])
-
-
 def divide(value: int) -> float:
     return 1 / value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from modelkeep.core.errors import Invalid
 from modelkeep.core.here import BLOCK, Here, tree
 
 
@@ -35,3 +36,8 @@ def test_one_result_per_doubling_is_held_and_not_all():
 
     assert Here().reduce(lambda left, right: Result(), (Result() for _ in range(1000)))
     assert most <= 10 + 4
+
+
+def test_there_must_be_something_to_reduce():
+    with pytest.raises(Invalid, match="nothing to reduce"):
+        Here().reduce(nest, [])

@@ -16,6 +16,7 @@ from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.linear import LinearSuite
+from conformance.merging import KeptSuite
 from conformance.parts import company, pull_when_told
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import dask_cluster, kill, wait_for
@@ -59,6 +60,12 @@ class TestBoosted(BoostedSuite):
 
 class TestLinear(LinearSuite):
     pass
+
+
+class TestMerging(KeptSuite):
+    @pytest.fixture
+    def engine(self, opened):
+        return opened
 
 
 class TestLost:

@@ -22,6 +22,7 @@ from conformance.boosted import BoostedSuite
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.linear import LinearSuite
+from conformance.merging import KeptSuite
 from conformance.parts import node_and_total
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import HEAD, command, kill, ray_cluster, wait_for
@@ -65,6 +66,12 @@ class TestBoosted(BoostedSuite):
 
 class TestLinear(LinearSuite):
     pass
+
+
+class TestMerging(KeptSuite):
+    @pytest.fixture
+    def engine(self, opened):
+        return opened
 
 
 class TestJoined(JoinedSuite):

@@ -18,6 +18,7 @@ from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite, StoppedSuite
 from conformance.linear import LinearSuite
+from conformance.merging import KeptSuite
 from conformance.parts import pull_when_told
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import command, spark_cluster, wait_for
@@ -69,6 +70,12 @@ class TestBoosted(BoostedSuite):
 
 class TestLinear(LinearSuite):
     pass
+
+
+class TestMerging(KeptSuite):
+    @pytest.fixture
+    def engine(self, opened):
+        return opened
 
 
 class TestResources:

@@ -15,6 +15,7 @@ sys.path.insert(0, str(TESTS))  # workers import the suite's functions by name f
 
 from conformance.engine import EngineSuite, LostWorkerSuite  # noqa: E402
 from conformance.linear import LinearSuite  # noqa: E402
+from conformance.merging import MergingSuite  # noqa: E402
 from conformance.parts import square  # noqa: E402
 from conformance.searches import SearchSuite  # noqa: E402
 from modelkeep.core import machine  # noqa: E402
@@ -22,7 +23,7 @@ from modelkeep.core.errors import Invalid  # noqa: E402
 from modelkeep.engines.local import LocalEngine  # noqa: E402
 
 
-class TestInline(EngineSuite):
+class TestInline(EngineSuite, MergingSuite):
     @pytest.fixture
     def engine(self):
         with LocalEngine(1) as engine:
@@ -38,7 +39,7 @@ def processes():
         yield engine
 
 
-class TestProcesses(EngineSuite, LostWorkerSuite, SearchSuite, LinearSuite):
+class TestProcesses(EngineSuite, LostWorkerSuite, MergingSuite, SearchSuite, LinearSuite):
     @pytest.fixture
     def engine(self, processes):
         return processes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import Any, TypeVar
 
@@ -38,8 +38,12 @@ class Here:
             told.step(name, done, total)
             yield result
 
+    def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """``fn`` of every part, merged as a tree. At least one part."""
+        return self.reduce(merge, self.map(fn, parts))
+
     def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """As a tree. At least one result."""
+        """What is here already, merged as a tree. At least one result."""
         return tree(self.map, fn, results, block=1)
 
     def put(self, obj: T) -> Callable[[], T]:

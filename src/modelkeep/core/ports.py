@@ -74,10 +74,11 @@ class Engine(Protocol):
         """
         ...
 
-    def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """Merge results pairwise as a tree, the same on every engine, in this process.
+    def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """``fn`` of every part, merged pairwise as a tree, the same on every engine to the last bit.
 
-        For results that take longer to send than to merge. ``fn`` is associative and commutative.
+        Large results are merged where they are; one comes home. ``merge`` is associative and commutative, and safe
+        to repeat. Raises what ``map`` does, and ``Invalid`` when there are no parts.
         """
         ...
 

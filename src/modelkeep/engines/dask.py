@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting, boosting_dask, flow, remote, tasks, versions
-from modelkeep.engines.remote import RemoteEngine, Shared, Terms
+from modelkeep.engines import boosting, boosting_dask, flow, merging, remote, tasks, versions
+from modelkeep.engines.remote import Kept, RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 CPU, MEMORY = "modelkeep-cpu", "modelkeep-memory"
 """What workers are made to say they have."""
@@ -90,19 +94,41 @@ class DaskEngine(RemoteEngine):
 
     def submit(self, packet: tasks.Packet) -> flow.Running:
         """Start a task."""
+        future = self._begun(packet)
+        answer: Future[tasks.Answer] = Future()
+        future.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
+        return flow.Running(answer, lambda: future.cancel(force=True))
+
+    def keep(self, packet: tasks.Packet) -> flow.Running:
+        """Start a task whose result stays with its worker; another tells of it."""
+        future = self._begun(packet)
+        kept = Kept(future, packet)
+        told = self._client.submit(merging.told, future, key=next(self._names), pure=False, retries=0)
+        answer: Future[tasks.Answer] = Future()
+        told.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost, kept))
+
+        def cancel() -> None:
+            for one in (told, future):
+                one.cancel(force=True)
+
+        return flow.Running(answer, cancel)
+
+    def _begun(self, packet: tasks.Packet) -> Any:
         for handle in packet.handles:
             if isinstance(handle, Shared) and handle.ref.status in ("cancelled", "lost", "error"):
-                handle.ref = self._scattered(handle())  # all that held it are gone
+                # all that held it are gone
+                handle.ref = self._begun(handle.packet) if isinstance(handle, Kept) else self._scattered(handle())
         content: Any = packet.content
         if len(content) > LARGE:
             content = self._client.scatter(content, hash=False)
         refs = [handle.ref for handle in packet.handles]  # type: ignore[attr-defined]
-        future = self._client.submit(
+        return self._client.submit(
             _run, self._terms, content, *refs, key=next(self._names), pure=False, retries=0, **self._options
         )
-        answer: Future[tasks.Answer] = Future()
-        future.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
-        return flow.Running(answer, lambda: future.cancel(force=True))
+
+    def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """``fn`` of every part, merged at the workers while it is large."""
+        return merging.map_reduce(self, fn, parts, merge)
 
     def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
         """Fit XGBoost's or LightGBM's estimator, each worker a share of the rows."""
@@ -208,4 +234,9 @@ async def _say(dask_worker: Any) -> None:
 
 
 def _run(terms: Terms, content: bytes, *objects: Any) -> tasks.Answer:
-    return remote.run(terms, content, [lambda obj=obj: obj for obj in objects])  # type: ignore[misc]
+    return remote.run(terms, content, [partial(_loaded, obj) for obj in objects])
+
+
+def _loaded(obj: Any) -> Any:
+    """A shared object, or what a task of ours gave."""
+    return merging.load(obj.content) if isinstance(obj, tasks.Answer) else obj

@@ -9,7 +9,7 @@ import itertools
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Sized
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -31,6 +31,14 @@ SLOW = 3.0
 """A part that takes so many medians is begun a second time elsewhere, once workers are idle."""
 PATIENCE = 1.0
 """Seconds that any part may take without being called slow."""
+
+
+def killed() -> Unavailable:
+    """A part is to blame for what its workers died of."""
+    return Unavailable(
+        f"a worker died {ATTEMPTS} times on the same part",
+        hint="it may be out of memory: use more and smaller parts, or fewer workers",
+    )
 
 
 class Lost(Exception):
@@ -91,15 +99,23 @@ def stream(
     parts: Iterable[T],
     progress: Progress | None = None,
     name: str = "parts",
-) -> Iterator[R]:
+    *,
+    submit: Callable[[Packet], Running] | None = None,
+    opens: Callable[[Answer], Any] = opened,
+) -> Generator[R, None, None]:
     """Apply ``fn`` to every part; results in order. Closing the iterator cancels what is under way.
+
+    Args:
+        submit: Hands a part out, when not as ``workers`` usually does.
+        opens: Makes a result of an answer.
 
     Raises:
         Invalid: The function or a part cannot be sent.
         Unavailable: A part lost its worker ``ATTEMPTS`` times.
         Exception: Whatever ``fn`` raised, with the worker's traceback as its cause.
     """
-    flow = _Flow(workers, progress or Silent(), name, len(parts) if isinstance(parts, Sized) else None)
+    total = len(parts) if isinstance(parts, Sized) else None
+    flow = _Flow(workers, submit or workers.submit, progress or Silent(), name, total)
     source = iter(parts)
     try:
         while True:
@@ -111,7 +127,7 @@ def stream(
                 flow.step()
                 continue
             flow.line.popleft()
-            yield opened(answer)
+            yield opens(answer)
     finally:
         flow.cancel()
 
@@ -119,8 +135,15 @@ def stream(
 class _Flow:
     """The parts under way, in order. What happens costs the same however many there are."""
 
-    def __init__(self, workers: Workers, progress: Progress, name: str, total: int | None) -> None:
-        self.workers, self.progress, self.name, self.total = workers, progress, name, total
+    def __init__(
+        self,
+        workers: Workers,
+        submit: Callable[[Packet], Running],
+        progress: Progress,
+        name: str,
+        total: int | None,
+    ) -> None:
+        self.workers, self.submit, self.progress, self.name, self.total = workers, submit, progress, name, total
         self.line: deque[_Task] = deque()
         self.open: dict[_Task, None] = {}
         self.lost: dict[_Task, None] = {}
@@ -161,7 +184,7 @@ class _Flow:
 
     def _submit(self, task: _Task) -> None:
         task.submitted = time.monotonic()
-        running = self.workers.submit(task.packet)
+        running = self.submit(task.packet)
         task.copies.append(running)
         running.future.add_done_callback(lambda future: self.ended.put((task, future)))
 
@@ -187,10 +210,7 @@ class _Flow:
         """After one death all go again together; after that only the first, alone, to find the culprit."""
         first = self.line[0]
         if first.attempts >= ATTEMPTS and first in self.lost:
-            raise Unavailable(
-                f"a worker died {ATTEMPTS} times on the same part",
-                hint="it may be out of memory: use more and smaller parts, or fewer workers",
-            )
+            raise killed()
         for task in list(self.lost):
             alone = task is first and len(self.lost) == len(self.open)
             if task.attempts == 1 or alone:

@@ -76,17 +76,17 @@ class LocalEngine:
             return Here().map(fn, parts, progress=progress, name=name)
         return flow.stream(self, fn, parts, progress, name)
 
-    def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """Merge results pairwise as a tree, the same tree on every engine of any size; in this process.
+    def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """``fn`` of every part, merged pairwise as a tree; in this process, where sending takes longer.
 
         Args:
-            fn: Associative and commutative.
-            results: At least one.
+            merge: Associative and commutative.
+            parts: At least one.
 
         Raises:
             Invalid: There are none.
         """
-        return Here().reduce(fn, results)
+        return Here().reduce(merge, self.map(fn, parts))
 
     def put(self, obj: T) -> Callable[[], T]:
         """Share a large object once; the handle, called in any worker, gives it.

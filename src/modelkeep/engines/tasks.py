@@ -45,11 +45,13 @@ class Answer(NamedTuple):
         worked: Whether ``content`` is the result; else it is a failure.
         content: Pickled.
         seconds: How long it took, without waiting for its turn.
+        kept: A handle to the result, if that stays at the worker; ``content`` is then empty.
     """
 
     worked: bool
     content: bytes
     seconds: float
+    kept: Any = None
 
 
 class RemoteTraceback(Exception):
@@ -122,7 +124,7 @@ def opened(answer: Answer) -> Any:
 
 def failure(error: BaseException) -> bytes:
     """An error as an answer's content; one that cannot be pickled is told in words."""
-    told = _Failure(error)
+    told = Failure(error)
     try:
         packed = _dumps(told)
         pickle.loads(packed).rebuilt()  # noqa: S301 - made one line above
@@ -140,7 +142,7 @@ class _Unpacker(pickle.Unpickler):
         return found
 
 
-class _Failure:
+class Failure:
     """An error on its way home."""
 
     def __init__(self, error: BaseException) -> None:

@@ -1,8 +1,8 @@
 """Gradient descent on whole passes, with the curvature learnt on the way: L-BFGS and, for L1, OWL-QN.
 
 Every step needs the loss and its gradient over all rows: parts give theirs wherever an engine works on them, and
-they are added up here; that is a synchronous all-reduce (Agarwal et al., "A reliable effective terascale linear
-learning system", JMLR 2014).
+they are added up as a tree; that is a synchronous all-reduce (Agarwal et al., "A reliable effective terascale
+linear learning system", JMLR 2014).
 
 L-BFGS: Liu and Nocedal, Mathematical Programming 45, 1989. OWL-QN: Andrew and Gao, ICML 2007: the pseudo-gradient
 of the penalised objective, steps kept within one orthant, so that weights become and stay exactly zero.

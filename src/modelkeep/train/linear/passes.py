@@ -178,7 +178,7 @@ class _Local(_InTurn):
                 handle := engine.put(stand[0]),
                 stand[1],
             )
-            moves = engine.reduce(_plus, engine.map(work, given))
+            moves = engine.map_reduce(work, given, _plus)
             release(handle)
             stand = averaged(stand, moves, self._objective)
             at.add(len(chosen), moves.rows, moves.loss)

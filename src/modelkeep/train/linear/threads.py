@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
@@ -63,9 +63,9 @@ class Threads:
             for future, _ in waiting:
                 future.cancel()
 
-    def reduce(self, fn: Callable[[R, R], R], results: Iterable[R]) -> R:
-        """Merge results pairwise as a tree. At least one."""
-        return tree(self.map, fn, results)
+    def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
+        """``fn`` of every part, merged pairwise as a tree. At least one part."""
+        return tree(self.map, merge, self.map(fn, parts))
 
     def put(self, obj: T) -> Callable[[], T]:
         """A handle to the object itself."""

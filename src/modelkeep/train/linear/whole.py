@@ -1,4 +1,4 @@
-"""Sums over all rows: each part gives its own wherever an engine works on it; here they are merged as a tree."""
+"""Sums over all rows: each part gives its own wherever an engine works on it; they are merged as a tree."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Wholes:
         def whole(weights: Array) -> Sums:
             handle = self.engine.put(weights)
             work = PartSums(objective, handle, self.split)
-            sums = self.engine.reduce(_plus, self.engine.map(work, self.parts))
+            sums = self.engine.map_reduce(work, self.parts, _plus)
             release(handle)
             if not sums.rows:
                 raise Invalid("there are no rows to train on", path="data")

@@ -2,14 +2,17 @@
 
 A round of ``n`` workers, each learning ``r`` rows from the common table of ``b`` bytes, takes
 
-    r / speed  +  merge  +  (n - 2) * add
-    +  n * (task + m / bandwidth)  +  ceil(log2 n) * (latency + b / bandwidth)
+    r / speed  +  merge  +  adds * add
+    +  tasks * task  +  sent * m / bandwidth  +  ceil(log2 n) * (latency + b / bandwidth)
 
 The first line is computing: ``speed`` (rows a second of one worker), ``merge`` (what a round of two workers
 takes beside learning) and ``add`` (unpacking and adding the moves of one more worker) are measured here. The
-second is the network, and nothing among threads of one machine: the driver hands each worker its part and is
-sent its ``m`` bytes of moves, one after the other through its one connection; the table comes down from
-worker to worker.
+second is the network, and nothing among threads of one machine; the table comes down from worker to worker.
+
+Up to eight workers, each sends its ``m`` bytes of moves to the driver, one after the other through its one
+connection: ``n - 2`` adds, ``n`` tasks, ``n`` sent. More are merged by eights at the workers, level by level, and
+one comes home: in each of ``ceil(log8 n)`` levels a group's results are sent one after the other in the same way,
+and a group is a task as a part is.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.training.clicks import BITS
+from modelkeep.engines.merging import WIDTH
 from modelkeep.train.linear.losses import Objective
 from modelkeep.train.linear.table import Moves, Steps, Table, averaged
 
@@ -48,11 +52,19 @@ class Round:
         """Of a round."""
         if workers == 1:
             return self.rows / self.speed
-        computing = self.rows / self.speed + self.merge + (workers - 2) * self.add
+        adds, tasks, sent = workers - 2, workers, workers
+        if workers > WIDTH:
+            adds = sent = 0
+            groups = workers
+            while groups > 1:
+                each, groups = min(groups, WIDTH), math.ceil(groups / WIDTH)
+                adds, tasks, sent = adds + each, tasks + groups, sent + each
+            sent += 1
+        computing = self.rows / self.speed + self.merge + adds * self.add
         if not network:
             return computing
         hops = math.ceil(math.log2(workers))
-        return computing + workers * (TASK + MOVES / BANDWIDTH) + hops * (LATENCY + TABLE / BANDWIDTH)
+        return computing + tasks * TASK + sent * MOVES / BANDWIDTH + hops * (LATENCY + TABLE / BANDWIDTH)
 
     def gain(self, workers: int, *, network: bool) -> float:
         """Rows a second over those of one worker."""

@@ -64,7 +64,7 @@ def words(length: int, part: int) -> str:
 class MergingSuite:
     """For any engine: a fixture ``engine``."""
 
-    @pytest.mark.parametrize("count", [1, 8, 9, 21, 65])
+    @pytest.mark.parametrize("count", [1, 21, 65])
     def test_sums_are_the_same_to_the_last_bit_as_here(self, engine, count):
         found, here = (one.map_reduce(numbers, range(count), plus) for one in (engine, Here()))
         assert found.numbers.tobytes() == here.numbers.tobytes()

@@ -206,9 +206,9 @@ def spark_cluster(folder: Path, more: Mapping[str, str] = MappingProxyType({})) 
     """A standalone master and two workers of one core each; everything listens on this machine only."""
     import pyspark
 
-    from modelkeep.engines.spark import _find_java
+    from modelkeep.engines import spark_java
 
-    _find_java()
+    spark_java.find()
     conf = folder / "conf"
     conf.mkdir()
     (conf / "spark-defaults.conf").write_text(

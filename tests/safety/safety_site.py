@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from modelkeep.app.protection import Protection
 from modelkeep.app.settings import Settings
 from modelkeep.app.wiring import connect
 from modelkeep.lifecycle.keep import Keep
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "protocols" / "mlflow"))
 from serving_mlflow import answering
 
 PASSWORD = "correct horse battery"
+_LOCAL = Protection()
 BY = {"now": 1_700_000_000.0, "actor": "test"}
 
 
@@ -79,12 +81,12 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, database: str = "") -> Iterator[Site]:
+def site(folder: Path, database: str = "", protection: Protection = _LOCAL) -> Iterator[Site]:
     """A site with an admin, ``root``, from before its server began."""
     keep = home(folder, database)
     found = Site(keep, "")
     found.add("root", "admin", password=PASSWORD)
-    with contextlib.closing(keep), answering(keep) as address:
+    with contextlib.closing(keep), answering(keep, protection) as address:
         found.address = address
         yield found
         if found.client is not None:

@@ -11,16 +11,16 @@ import httpx
 import pytest
 from safety_site import Site, site
 
-from modelkeep.serve import http
+from modelkeep.serve import connection
 
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A server that waits for fractions of a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "HEAD_SECONDS", 0.4)
-        patch.setattr(http, "BODY_SECONDS", 0.4)
-        patch.setattr(http, "SWEEP", 0.1)
+        patch.setattr(connection, "HEAD_SECONDS", 0.4)
+        patch.setattr(connection, "BODY_SECONDS", 0.4)
+        patch.setattr(connection, "SWEEP", 0.1)
         with site(tmp_path_factory.mktemp("site")) as found:
             yield found
 
@@ -83,7 +83,7 @@ def test_a_body_that_never_ends(impatient: Site, method: str, path: str, length:
 
 
 def test_a_large_file_may_take_its_time(impatient: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "SLOWEST", 1000)
+    monkeypatch.setattr(connection, "SLOWEST", 1000)
     run = impatient.mlflow("root", "POST", "runs/create", experiment_id="0").json()["run"]["info"]
     path = f"/api/2.0/mlflow-artifacts/artifacts/{run['artifact_uri'].removeprefix('mlflow-artifacts:/')}/big"
     with connect(impatient) as conn:

@@ -12,7 +12,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from modelkeep.serve import http
+from modelkeep.serve import connection
 from modelkeep.serve.http import Handler, Head, LeanProtocol, Sink, protocol
 
 
@@ -67,9 +67,9 @@ def told(
     state: ServerState | None = None,
     routes: Echo | None = None,
 ) -> None:
-    monkeypatch.setattr(http, "SWEEP", 0.02)
-    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(http, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "SWEEP", 0.02)
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "BODY_SECONDS", 0.2)
 
     async def run() -> None:
         made = protocol(routes or Echo())
@@ -158,7 +158,7 @@ def test_a_head_without_end_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> N
     async def story(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\nx: ")
-        writer.write(b"y" * (http.MAX_HEAD + 1))
+        writer.write(b"y" * (connection.MAX_HEAD + 1))
         assert (await answered(reader))[0] == 431
         writer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ class Protection:
         tls_key: PEM file of its key.
         hosts: Names the server answers to beside its own address.
         rate: Requests a second of each user or token that has no limit of its own; 0 for no limit.
+        proxies: Addresses or networks of proxies in front: what they say in ``X-Forwarded-For`` and
+            ``X-Forwarded-Proto`` counts, and nobody else's.
     """
 
     auth: Mode = "auto"
@@ -33,6 +36,7 @@ class Protection:
     tls_key: Path | None = None
     hosts: tuple[str, ...] = ()
     rate: float = 0.0
+    proxies: tuple[str, ...] = ()
 
     @property
     def scheme(self) -> str:
@@ -45,16 +49,19 @@ class Protection:
         return None if self.tls_cert is None or self.tls_key is None else (self.tls_cert, self.tls_key)
 
     def uvicorn(self) -> dict[str, Any]:
-        """TLS as ``uvicorn.Config`` takes it."""
+        """TLS and whose word counts on where requests come from, as ``uvicorn.Config`` takes them."""
+        said = {"proxy_headers": bool(self.proxies), "forwarded_allow_ips": list(self.proxies)}
         if self.tls_cert is None:
-            return {}
-        return {"ssl_certfile": str(self.tls_cert), "ssl_keyfile": str(self.tls_key)}
+            return said
+        return {**said, "ssl_certfile": str(self.tls_cert), "ssl_keyfile": str(self.tls_key)}
 
     def arguments(self) -> list[str]:
         """The same for the command line of a child."""
         words = ["--auth", self.auth, "--rate", str(self.rate)]
         for name in self.hosts:
             words += ["--allowed-host", name]
+        for name in self.proxies:
+            words += ["--trusted-proxy", name]
         if self.tls_cert is not None:
             words += ["--tls-cert", str(self.tls_cert), "--tls-key", str(self.tls_key)]
         return words
@@ -74,12 +81,13 @@ def checked(wanted: Protection, host: str, admins: Callable[[], Sequence[str]]) 
 
     Raises:
         Refused: Other machines can reach the address, and authentication is off or nobody is admin yet.
-        Invalid: A certificate without its key, files that are neither, a name or a rate that is none.
+        Invalid: A certificate without its key, files that are neither, a name, address or rate that is none.
     """
     if not 0 <= wanted.rate < float("inf"):
         raise Invalid(f"{wanted.rate} is no rate; expected requests a second, 0 for no limit", path="rate_limit")
     _certificate(wanted.tls_cert, wanted.tls_key)
     allowed(host, wanted.hosts)
+    _networks(wanted.proxies)
     if is_loopback(host):
         return wanted
     if wanted.auth == "off":
@@ -113,6 +121,17 @@ def warnings(chosen: Protection, host: str) -> Sequence[str]:
         "passwords and tokens cross the network unencrypted: give --tls-cert and --tls-key, or put a proxy that"
         " speaks TLS in front",
     )
+
+
+def _networks(proxies: Sequence[str]) -> None:
+    for each in proxies:
+        try:
+            ipaddress.ip_network(each, strict=False)
+        except ValueError:
+            raise Invalid(
+                f"{each!r} is no address; expected that of a proxy, as 10.0.0.7, or a network, as 10.0.0.0/24",
+                path="trusted-proxy",
+            ) from None
 
 
 def _certificate(cert: Path | None, key: Path | None) -> None:

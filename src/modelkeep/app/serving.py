@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--auth", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second of each user or token")
     parser.add_argument("--allowed-host", action="append", default=[], help="another name to answer to")
+    parser.add_argument("--trusted-proxy", action="append", default=[], help="address of a proxy in front")
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--leash", type=int, help="descriptor of the socket to the fleet that hands out listeners")
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> int:
         tls_key=given.tls_key,
         hosts=tuple(given.allowed_host),
         rate=given.rate,
+        proxies=tuple(given.trusted_proxy),
     )
     accounts = Followed(lambda: open_existing(given.database), given.home / "serve" / "accounts.json")
     try:
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> int:
             host=given.host,
             port=given.port,
             clock=time,
-            doors=partial(ServingDoors, guard=guard, tls=protection.tls),
+            doors=partial(ServingDoors, guard=guard, tls=protection.tls, proxies=protection.proxies),
             drain=given.drain,
             capture_every=given.capture_every,
             grpc_port=given.grpc_port,

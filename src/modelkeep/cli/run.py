@@ -35,6 +35,12 @@ _PROTECTION = (
     click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file: its key."),
     click.option("--allowed-host", "hosts", multiple=True, help="Another name to answer to; may be repeated."),
     click.option(
+        "--trusted-proxy",
+        "proxies",
+        multiple=True,
+        help="Address or network of a proxy in front, whose X-Forwarded-For and -Proto count; may be repeated.",
+    ),
+    click.option(
         "--rate-limit",
         "rate",
         type=float,

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class ServingDoors:
         max_body: Largest request body, in bytes.
         guard: Who may ask; None for everybody who reaches this process.
         tls: PEM files of certificate and key; None for none.
+        proxies: Addresses of proxies, whose word counts on where requests come from.
     """
 
     def __init__(
@@ -71,10 +72,12 @@ class ServingDoors:
         max_body: int = MAX_BODY,
         guard: Guard | None = None,
         tls: tuple[Path, Path] | None = None,
+        proxies: Sequence[str] = (),
     ) -> None:
         self.max_body = max_body
         self._doorman = None if guard is None else Doorman(guard)
         self._tls = tls
+        self._proxies = proxies
         if self._doorman is not None:
             plane.allowed = self._doorman.allowed
         self._grpc: GrpcServer | None = None
@@ -127,9 +130,12 @@ class ServingDoors:
         return self
 
     @property
-    def tls(self) -> Mapping[str, Any]:
-        """Certificate and key as ``uvicorn.Config`` takes them; empty without TLS."""
-        return {} if self._tls is None else {"ssl_certfile": str(self._tls[0]), "ssl_keyfile": str(self._tls[1])}
+    def options(self) -> Mapping[str, Any]:
+        """TLS and whose word counts on where requests come from, as ``uvicorn.Config`` takes them."""
+        said = {"proxy_headers": bool(self._proxies), "forwarded_allow_ips": list(self._proxies)}
+        if self._tls is None:
+            return said
+        return {**said, "ssl_certfile": str(self._tls[0]), "ssl_keyfile": str(self._tls[1])}
 
     @property
     def stamp(self) -> object:

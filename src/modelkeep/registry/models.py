@@ -107,6 +107,8 @@ def version(conn: Connection, model: str, ref: int | str) -> Version:
             known = ", ".join(sorted(_aliases(conn, number))) or "none"
             raise NotFound(f"model {model!r} has no alias {ref!r}; it has: {known}")
         ref = target
+    if len(str(ref)) > 9:
+        raise NotFound(f"model {model!r} has no version {str(ref)[:60]}")
     found = _load(conn, model, number, version_table.c.version == int(ref))
     if not found:
         raise NotFound(f"model {model!r} has no version {ref}")

@@ -88,7 +88,8 @@ class Endpoint:
             if not self.table.routes:
                 raise Unavailable(f"endpoint {self.name!r} has only shadows", hint="give one route a weight")
             return self.table.pick(key).lane
-        found = self._versions.get(int(ref)) if ref.isascii() and ref.isdigit() else self._aliases.get(ref)
+        number = ref.isascii() and ref.isdigit() and len(ref) < 19
+        found = self._versions.get(int(ref)) if number else self._aliases.get(ref)
         if found is None:
             known = ", ".join([*map(str, self.versions), *sorted(self._aliases)])
             raise NotFound(f"endpoint {self.name!r} does not serve {ref[:60]!r}; it serves {known}")

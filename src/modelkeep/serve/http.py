@@ -7,8 +7,9 @@ Parsing a head is a pure function of its bytes, and clients repeat theirs: heads
 remembered, and when the same bytes come again the parser is not asked twice: what follows is the body, in one or
 several pieces. Anything else - another head, a body in chunks, pipelining - goes through llhttp.
 
-Clients may be slow or hostile: heads have a largest size, and both heads and bodies a time by which they must be
-whole; what is late is answered with 408 (RFC 9110, 15.5.9) and the connection closed.
+Clients may be slow or hostile (``serve.connection``): heads have a largest size, heads and bodies a time by which
+they must be whole; what is late is answered with 408 (RFC 9110, 15.5.9) and the connection closed. So is that of a
+client which does not read its answers. Trailers after a body (RFC 9112, 7.1.2) are dropped.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from modelkeep.serve.bodies import Body
-from modelkeep.serve.hot import JSON, Exchange, Handler, Head, Heads, HotRoutes, Sink, deadline, opening, unread
+from modelkeep.serve.connection import Patient
+from modelkeep.serve.hot import JSON, Exchange, Handler, Head, Heads, HotRoutes, Sink, deadline, opening
 from modelkeep.serve.turns import Turns
 
 __all__ = ["JSON", "Handler", "Head", "HotRoutes", "LeanProtocol", "Sink", "deadline", "protocol"]
@@ -31,16 +33,12 @@ __all__ = ["JSON", "Handler", "Head", "HotRoutes", "LeanProtocol", "Sink", "dead
 log = logging.getLogger(__name__)
 
 GRACE = 0.25
-MAX_HEAD = 65_536
-HEAD_SECONDS = 20.0
-BODY_SECONDS = 30.0
-SLOWEST = 65_536
-"""Bytes a second that a body must come with on average, beyond the first ``BODY_SECONDS``."""
-SWEEP = 5.0
+_ONCE = frozenset({b"host", b"origin", b"authorization"})
+"""Headers of which who stands in front might take another one than is taken here."""
 _COLD = (b"expect", b"content-encoding", b"upgrade")
 
 
-class LeanProtocol(HttpToolsProtocol):
+class LeanProtocol(Patient):
     """One connection. Subclasses made by ``protocol`` carry the routes."""
 
     routes: HotRoutes
@@ -59,32 +57,25 @@ class LeanProtocol(HttpToolsProtocol):
         self.cycle = self._exchange  # type: ignore[assignment]
         self._head: Head | None = None
         self._body = Body()
-        self._between = True  # no message has begun that is not whole yet
-        self._in_head = self._named = False  # named: whether somebody has said who they are
-        self._size = self._head_size = 0
-        self._since, self._came = 0.0, 0  # when the message that is coming began, and bytes of it
+        self._named = False  # whether somebody has said who they are
         self._gathering: Head | None = None  # of a message whose body comes without the parser
         self._deaf = False  # the request is answered already, what comes of its body is of no use
         self._first: bytes | None = None  # the piece a message began with, unless something else came before in it
-        self._served, self._swept, self._idle_since = 0, 0, 0.0
-        self._sweeper: asyncio.TimerHandle | None = None
         self._draining = self._parting = self._passing = False
 
     # bytes in
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Nobody may hold a connection open without asking for something."""
-        super().connection_made(transport)
-        self._arm()
-
     def data_received(self, data: bytes) -> None:
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
+        if self._later:
+            self._later += data
+            return
         turns = self.turns
         if turns.over:
             turns.begin()
         if self._gathering is not None:
-            self._came += len(data)
+            self._coming.came += len(data)
             self._gather(self._gathering, data)
             return
         if self._between:
@@ -107,17 +98,7 @@ class LeanProtocol(HttpToolsProtocol):
                     self._take(head, data, at)
                     return
                 self._first = data
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        except httptools.HttpParserUpgrade:
-            self._unsupported_upgrade_warning()
-        self._came += len(data)
-        if self._in_head:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
-                self._turn_away(431, b"the head of the request is larger than %d bytes" % MAX_HEAD)
+        self._parse(data)
 
     def _take(self, head: Head, data: bytes, at: int) -> None:
         """A message whose head is known: ``data`` holds its body, or the beginning of it, from ``at`` on."""
@@ -131,19 +112,19 @@ class LeanProtocol(HttpToolsProtocol):
             return
         self._begin()
         self._gathering, self._deaf = head, not lets_in
-        self._came = len(data) - at
+        self._coming.came = len(data) - at
         self._gather(head, memoryview(data)[at:])
 
     def _begin(self) -> None:
         """A message has begun."""
         self._between = self._deaf = False
-        self._since = self.loop.time()
-        self._came = self._size = 0
+        self._coming.begin(self.loop.time())
         self._body.clear()
 
     def _gather(self, head: Head, piece: bytes | memoryview) -> None:
         """A further piece of a body whose head is known."""
-        over = self._came - head.length
+        self._coming.body = self._coming.came
+        over = self._coming.came - head.length
         if not self._deaf:
             self._body.add(piece if over <= 0 else piece[:-over])
         if over < 0:
@@ -159,21 +140,24 @@ class LeanProtocol(HttpToolsProtocol):
         if not self._between:
             self._first = None
         self._begin()
-        self._in_head = True
-        self._head_size = 0
+        self._coming.in_head = True
         self._head = None
         self.url = b""
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        if self._coming.in_head:  # not a trailer, which could be anything (RFC 9110, 6.5.1)
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._coming.in_head = False
         if b"#" in self.url:  # no part of a request's target (RFC 9112, 3.2): what follows would be overlooked
             raise httptools.HttpParserError("a fragment in the target")
+        named = {name.lower(): value for name, value in self.headers}
+        if len(named) < len(self.headers):
+            self._once()
         if self.cycle.response_complete:
-            head = Head(self.parser.get_method(), self.url, {name.lower(): value for name, value in self.headers})
+            head = Head(self.parser.get_method(), self.url, named)
             if self._is_hot(head):
                 self._head = head
                 head.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
@@ -188,6 +172,14 @@ class LeanProtocol(HttpToolsProtocol):
         for name, value in headers:
             super().on_header(name, value)
         super().on_headers_complete()
+
+    def _once(self) -> None:
+        """Refuse a head that says twice what must be said once."""
+        names = [name.lower() for name, _ in self.headers]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                self._fault = f"the header {name.decode()} is there more than once"
+                raise httptools.HttpParserError(self._fault)
 
     def _is_hot(self, head: Head) -> bool:
         """Whether there is a handler and nothing in the head asks for more than the hot path does."""
@@ -230,11 +222,11 @@ class LeanProtocol(HttpToolsProtocol):
             return False
 
     def on_body(self, body: bytes) -> None:
+        self._coming.body += len(body)
         if self._head is None:
             super().on_body(body)
             return
-        self._size += len(body)
-        if self._size <= self.routes.max_body and not self._deaf:
+        if self._coming.body <= self.routes.max_body and not self._deaf:
             self._body.add(body)
 
     def on_message_complete(self) -> None:
@@ -246,9 +238,9 @@ class LeanProtocol(HttpToolsProtocol):
         head, self._head = self._head, None
         if self._deaf:
             self._deaf = False
-            self._remember(head, self._size)
+            self._remember(head, self._coming.body)
             return
-        if self._size > self.routes.max_body:  # chunked, so its length was not known before
+        if self._coming.body > self.routes.max_body:  # chunked, so its length was not known before
             self._exchange.keep_alive = False
             self.write(413, b'{"error":"the body is larger than %d bytes"}' % self.routes.max_body)
             return
@@ -309,40 +301,6 @@ class LeanProtocol(HttpToolsProtocol):
             self.parser.feed_data(head.raw)
             self.parser, self._passing = parser, False
 
-    def _arm(self) -> None:
-        self._swept = self._served
-        self._idle_since = self.loop.time()
-        self._sweeper = self.loop.call_later(SWEEP, self._sweep)
-
-    def _sweep(self) -> None:
-        """Close the connection when a message takes too long to come, or none comes.
-
-        One timer now and then, not one for each request.
-        """
-        self._sweeper = None
-        if self.transport.is_closing():
-            return
-        now = self.loop.time()
-        if not self._between:
-            if self.flow.read_paused:  # it is not the client that is slow
-                self._since += SWEEP
-            limit = HEAD_SECONDS if self._in_head else BODY_SECONDS + self._came / SLOWEST
-            if now - self._since > limit and not unread(self.transport):
-                self._turn_away(408, b"the request did not come whole within %d seconds" % limit)
-                return
-        elif self._served == self._swept and self.cycle.response_complete:
-            if now - self._idle_since > self.timeout_keep_alive and not unread(self.transport):
-                self.transport.close()
-                return
-        else:
-            self._swept, self._idle_since = self._served, now
-        self._sweeper = self.loop.call_later(SWEEP, self._sweep)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, but not over a request that lies there unread: timers run before sockets."""
-        if not unread(self.transport):
-            super().timeout_keep_alive_handler()
-
     def _turn_away(self, status: int, why: bytes) -> None:
         """Say why, unless an earlier request must be answered first, and close."""
         if not self._deaf and (self._gathering or self._head or self.cycle.response_complete):
@@ -362,27 +320,8 @@ class LeanProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    def pause_writing(self) -> None:
-        """A client that does not read is not read from."""
-        super().pause_writing()
-        self.flow.pause_reading()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self.flow.resume_reading()
-
-    def eof_received(self) -> bool | None:  # type: ignore[override]
-        """A client that has said all it has to say still gets its answer; then the connection is closed."""
-        if self.cycle.response_complete or not self._between or self.scheme == "https":
-            return None
-        self.cycle.keep_alive = False
-        return True
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._exchange.disconnected = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            self._sweeper = None
         super().connection_lost(exc)
 
 

@@ -80,8 +80,8 @@ class Doors(Protocol):
         ...
 
     @property
-    def tls(self) -> Mapping[str, Any]:
-        """Certificate and key as ``uvicorn.Config`` takes them; empty without TLS."""
+    def options(self) -> Mapping[str, Any]:
+        """TLS and whose word counts on where requests come from, as ``uvicorn.Config`` takes them."""
         ...
 
     async def start(self, grpc: socket.socket | None) -> None:
@@ -293,11 +293,10 @@ async def _serve(
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=drain + ANSWER,
         backlog=BACKLOG,
-        **made.tls,
+        **made.options,
     )
     server = _Server(config, plane, made, drain, Supervised(leash, plane, made.start) if leash else None)
     tally = Tally(home / "serve" / "counts", plane.counted)

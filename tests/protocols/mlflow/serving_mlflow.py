@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from modelkeep.app import control
+from modelkeep.app.protection import Protection
 from modelkeep.core.clock import SystemClock
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.store.blobs import open_blobs
@@ -21,11 +22,13 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
+_LOCAL = Protection()
+
 
 @contextlib.contextmanager
-def answering(keep: Keep) -> Iterator[str]:
+def answering(keep: Keep, protection: Protection = _LOCAL) -> Iterator[str]:
     """The control server of a home, in a thread; yields its address."""
-    config = control.config(keep, dict, str, port=0, timeout_graceful_shutdown=1)
+    config = control.config(keep, dict, str, protection=protection, port=0, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

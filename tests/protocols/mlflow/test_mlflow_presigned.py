@@ -83,3 +83,27 @@ def test_a_logged_models_file_is_uploaded(light: str) -> None:
     assert httpx.put(up["presigned_url"], content=b"flavors: {}").status_code == 200
     found = httpx.get(f"{light}{API}/mlflow/logged-models/{model}/artifacts/directories").json()
     assert [(each["path"], each["file_size"]) for each in found["files"]] == [("MLmodel", 11)]
+
+
+def test_what_is_sealed_for_one_purpose_serves_no_other(light: str) -> None:
+    run = made(light)
+    up = asked(light, "upload", run_id=run, path="x.bin").json()["presigned_url"]
+    assert httpx.put(up, content=b"bytes").status_code == 200
+    down = asked(light, "download", run_id=run, path="x.bin").json()["presigned_url"]
+    root = f"{light}{API}/mlflow-artifacts"
+    folder = f"0/{run}/artifacts"
+    begun = httpx.post(f"{root}/mpu/create/{folder}", json={"path": "y.bin", "num_parts": 1}).json()
+    for link in (up, down):
+        token = link.partition("/signed/")[2].partition("/")[0]
+        assert httpx.put(f"{root}/mpu/part/{token}/1", content=b"more").status_code == 400
+        said = {"path": "y.bin", "upload_id": token, "parts": []}
+        assert httpx.post(f"{root}/mpu/complete/{folder}", json=said).status_code == 400
+    assert httpx.get(f"{root}/signed/{begun['upload_id']}/y.bin").status_code == 400
+    assert httpx.put(f"{root}/signed/{begun['upload_id']}/y.bin", content=b"z").status_code == 400
+    put = httpx.put(begun["credentials"][0]["url"], content=b"right")
+    said = {
+        "path": "y.bin",
+        "upload_id": begun["upload_id"],
+        "parts": [{"part_number": 1, "etag": put.headers["etag"], "url": ""}],
+    }
+    assert httpx.post(f"{root}/mpu/complete/{folder}", json=said).status_code == 200

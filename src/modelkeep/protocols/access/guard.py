@@ -16,7 +16,7 @@ from modelkeep.core.errors import Refused
 from modelkeep.protocols.access import credentials
 from modelkeep.protocols.access.credentials import Password, Secret, Verified
 from modelkeep.protocols.access.hosts import Hosts
-from modelkeep.protocols.access.limits import Bucket, Buckets
+from modelkeep.protocols.access.limits import Bucket, Buckets, Noted, source
 from modelkeep.protocols.access.refusals import Refusal, forbidden, too_often, unknown
 from modelkeep.registry.access import UNKNOWN, Accounts, Token, User
 from modelkeep.registry.access_rights import EVERYTHING, Principal, of_roles, of_scopes
@@ -104,9 +104,9 @@ class Guard:
         self._buckets: dict[str, Bucket] = {}
         self._guesses = Buckets(*_GUESSES)
         self._addresses = Buckets(*_GUESSES_OF_ADDRESS)
-        self._noted = Buckets(1 / 60, 1.0)
+        self._noted = Noted()
         self._argon = ThreadPoolExecutor(2, thread_name_prefix="modelkeep-password")
-        self._waiting = 0
+        self._verifying: dict[tuple[str, Password], asyncio.Task[User | Refusal]] = {}
 
     def current(self) -> object:
         """Another object whenever something may be decided otherwise than before."""
@@ -182,27 +182,38 @@ class Guard:
         return self._pass(self._by_name(user)) if isinstance(user, User) else user
 
     async def verify(self, said: Password, client: str) -> User | Refusal:
-        """The user whose password this is. After ten wrong guesses one in six seconds is tried."""
+        """The user whose password this is. After ten wrong guesses one in six seconds is tried.
+
+        Who sends the same one many times at once is verified once.
+        """
         self.current()
-        guesses, all_guesses = self._guesses.of((client, said.user)), self._addresses.of(client)
+        asked = (source(client), said)
+        running = self._verifying.get(asked)
+        if running is None:
+            if len(self._verifying) >= _WAITING:
+                return too_often(1, "too many passwords are being verified")
+            running = asyncio.create_task(self._verify(said, client, asked[0]))
+            self._verifying[asked] = running
+            running.add_done_callback(lambda _: self._verifying.pop(asked, None))
+        return await asyncio.shield(running)
+
+    async def _verify(self, said: Password, client: str, origin: str) -> User | Refusal:
+        guesses, all_guesses = self._guesses.of((origin, said.user[:200])), self._addresses.of(origin)
         wait = max(guesses.left(), all_guesses.left())
         if wait:
-            self.note("access.guessed", said.user[:200], {"client": client}, said.user[:200])
+            self.note("access.guessed", said.user[:200], {"client": client}, said.user[:200], origin)
             return too_often(wait, "too many wrong passwords")
-        if self._waiting >= _WAITING:
-            return too_often(1, "too many passwords are being verified")
+        # a guess counts before it is known to be wrong: verifying is slow, and others come meanwhile
+        guesses.take()
+        all_guesses.take()
         user = self._known.users.get(said.user)
-        self._waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            kept = user.password if user else ""
-            right = await loop.run_in_executor(self._argon, verify_password, kept, said.password)
-        finally:
-            self._waiting -= 1
+        kept = user.password if user else ""
+        loop = asyncio.get_running_loop()
+        right = await loop.run_in_executor(self._argon, verify_password, kept, said.password)
         if user is None or not right:
-            guesses.take()
-            all_guesses.take()
             return unknown("wrong user or password")
+        guesses.give_back()
+        all_guesses.give_back()
         self._verified.remember(said, user)
         return user
 
@@ -212,16 +223,25 @@ class Guard:
             return
         where = kind if kind == EVERYTHING else f"{kind}:{name}"
         if right in _WEIGHTY:
-            self.note("access.refused", where, {"right": right}, who.name)
+            self.note("access.refused", where, {"right": right}, who.name, who.name)
         raise Refused(
             f"{who.name} may not {right} on {where}",
             hint=f"an admin can allow it: modelkeep roles grant {who.user} ROLE --on {where}",
         )
 
-    def note(self, kind: str, subject: str, data: dict[str, Any], actor: str) -> None:
-        """Write a refusal into the history, the same one at most once a minute."""
-        if not self._noted.of((kind, subject, actor)).take():
-            self._note(kind, subject, data, actor)
+    def note(self, kind: str, subject: str, data: dict[str, Any], actor: str, origin: str) -> None:
+        """Write a refusal into the history, unless there are too many: then the next one tells how many were not.
+
+        Args:
+            kind: Of the event.
+            subject: Of the event.
+            data: Of the event.
+            actor: Who was refused.
+            origin: Where that comes from, which cannot be made up: an address, or a user that is known.
+        """
+        untold = self._noted.take(kind, subject, actor, origin)
+        if untold is not None:
+            self._note(kind, subject, {**data, "not_told": untold} if untold else data, actor)
 
     def close(self) -> None:
         """End the threads that verify passwords."""

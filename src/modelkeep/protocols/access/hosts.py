@@ -16,6 +16,7 @@ from modelkeep.core.errors import Invalid
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _MOST = 1000
+_LONGEST = 1000
 
 
 class Hosts:
@@ -43,6 +44,8 @@ class Hosts:
         """
         get = headers.get
         said = (method in _SAFE, cookie, get(b"host", b""), get(b"origin"), get(b"sec-fetch-site", b""))
+        if sum(len(one) for one in said[2:] if one) > _LONGEST:
+            return "hosts and origins as long as these are not answered here"
         found = self._found.get(said)  # clients say the same again and again
         if found is None:
             if len(self._found) >= _MOST:

@@ -35,7 +35,7 @@ HELD = 32
 
 PREFIX = b"/mlflow-artifacts/artifacts"
 KIND = b"application/octet-stream"
-_RANGE = re.compile(rb"bytes=(\d+)-(\d*)\Z")
+_RANGE = re.compile(rb"bytes=(\d{1,18})-(\d{0,18})\Z")
 
 
 class Artifacts:

@@ -91,7 +91,7 @@ class Multipart:
         if not 1 <= asked.num_parts <= MOST_PARTS:
             raise Invalid(f"num_parts is {asked.num_parts}, expected 1 to {MOST_PARTS}")
         await self._files.look(lambda conn: artifacts.writable(*self._files.locate(conn, file)))
-        upload = self._seals.token({"file": file}, LIFETIME)
+        upload = self._seals.token("upload", {"file": file}, LIFETIME)
         root = f"{asgi.root(scope)}/api/2.0/{_ROOT}part/{upload}"
         parts = [
             {"url": f"{root}/{number}", "part_number": number, "headers": {}}
@@ -104,7 +104,7 @@ class Multipart:
         self._opened(upload)
         digest, size = await self._files.keep(receive)
         named = f"{digest}-{size}"
-        tag = f'"{named}-{self._seals.mark(f"{upload}/{number}/{named}")}"'.encode()
+        tag = f'"{named}-{self._seals.mark("part", f"{upload}/{number}/{named}")}"'.encode()
         await asgi.send(send, 200, b"", ((b"etag", tag),))
 
     async def _complete(self, file: str, asked: Complete) -> None:
@@ -115,7 +115,7 @@ class Multipart:
         for part in parts:
             said = _TAG.match(part.etag)
             named = f"{said[1]}-{said[2]}" if said else ""
-            sealed = self._seals.mark(f"{asked.upload_id}/{part.part_number}/{named}")
+            sealed = self._seals.mark("part", f"{asked.upload_id}/{part.part_number}/{named}")
             if said is None or not hmac.compare_digest(said[3], sealed):
                 raise Invalid(
                     f"parts[{part.part_number - 1}].etag: is not what this upload's part was answered with"

@@ -109,7 +109,7 @@ class Presigned:
         await asgi.send(send, 200, b"")
 
     def _url(self, scope: Scope, method: str, path: str, lifetime: int) -> str:
-        token = self._seals.token({"method": method, "path": path}, lifetime)
+        token = self._seals.token("link", {"method": method, "path": path}, lifetime)
         name = quote(path.rpartition("/")[2], safe="")
         return f"{asgi.root(scope)}/api/2.0/{SIGNED}{token}/{name}"
 

@@ -36,6 +36,8 @@ def unsigned() -> Kept:
                 return {name: float(np.sum(values)) for name, values in model_input.items()}
             if "fail" in model_input:
                 raise RuntimeError("no luck")
+            if "odd" in model_input:
+                raise KeyError("no such column")
             return {"kind": type(model_input).__name__, "rows": len(model_input)}
 
     return Kept(*saved(lambda to: mlflow.pyfunc.save_model(to, python_model=Anything(), **BARE)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -30,8 +30,10 @@ class GrpcWorker(Worker):
 
 
 @contextmanager
-def grpc_worker(home: Home, *, ready: bool = True) -> Iterator[GrpcWorker]:
-    words = ["-m", "modelkeep.app.serving", "--home", str(home.path), "--database", home.url]
+def grpc_worker(
+    home: Home, *, ready: bool = True, program: Sequence[str] = ("-m", "modelkeep.app.serving")
+) -> Iterator[GrpcWorker]:
+    words = [*program, "--home", str(home.path), "--database", home.url]
     words += ["--blobs", home.blobs_url, "--port", "0", "--grpc-port", "0"]
     process = shared().run(words, home.path, program="python")
     with ended(process):

@@ -179,7 +179,7 @@ def test_errors_say_what_is_wrong(place: Place) -> None:
     with pytest.raises(Exception, match="error code 400") as refused:
         place.client.invoke(frame(3).drop(columns="a"))
     assert problems(refused.value) == ["inputs.a"]
-    with pytest.raises(Exception, match=r"error code 500.*nothing is left"):
+    with pytest.raises(Exception, match=r"error code 400.*nothing is left"):
         place.client.invoke(frame(3), params={"factor": 0.0})
 
 

@@ -128,6 +128,8 @@ def test_what_is_no_request_is_refused(process: GrpcWorker, body: str) -> None:
 def test_what_the_model_raises_is_its_own_fault(process: GrpcWorker) -> None:
     body = {"dataframe_split": {"columns": ["fail"], "data": [[1]]}}
     assert "no luck" in str(invoke(process, "anything", body, 500))
+    body = {"dataframe_split": {"columns": ["odd"], "data": [[1]]}}
+    assert "no such column" in str(invoke(process, "anything", body, 400))  # that is its client's
     assert invoke(process, "anything", {"inputs": {"a": [1]}}) == {"predictions": {"a": 1.0}}
 
 

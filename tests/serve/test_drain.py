@@ -22,6 +22,8 @@ from forks import alive
 from modelkeep.app import fleet
 from modelkeep.core.errors import Invalid
 from modelkeep.formats import adopt
+from modelkeep.serve import server
+from modelkeep.serve.orders import END, LEAVE
 from modelkeep.store.blobs import put_tree
 
 PATIENT = {"batch": {"budget": "600s"}}
@@ -141,3 +143,34 @@ def test_a_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(Invalid, match=r"MODELKEEP_DRAIN: is .*; expected whole seconds") as refused:
             fleet.drain()
         assert repr(wrong) in str(refused.value)
+
+
+def test_only_the_same_signal_again_means_more() -> None:
+    order = (signal.SIGINT, END, signal.SIGTERM, END)  # Ctrl-C, a supervisor that drains, its end
+    assert not any(server.leaves(number, order[:place]) for place, number in enumerate(order))
+    assert server.leaves(signal.SIGINT, order)
+    assert server.leaves(signal.SIGTERM, [signal.SIGTERM])
+    assert server.leaves(LEAVE, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_told_twice_leaves_at_once(
+    home: Home, first: Made, tmp_path: Path, number: signal.Signals
+) -> None:
+    files, digest = sleeper(tmp_path / "sleeper")
+    home.serve("sleeper", (1, put_tree(home.blobs, files), 1.0, "stable"), trust=[digest], deploy=PATIENT)
+    home.serve("tumours", (1, home.keep(first), 1.0, "stable"))
+    with ThreadPoolExecutor() as pool, worker(home, ready=False, drain=600) as found:
+        found.until(lambda health: len(health["endpoints"]) == 2, limit=90)
+        slow = asking(found, pool, "sleeper", EVER)
+        until(lambda: '"state":"busy"' in found.client.get("/modelkeep/health").text)
+        assert found.infer("tumours", tensor(first, [0])).status_code == 200
+        found.process.send(number)
+        found.process.send(END)
+        time.sleep(0.5)
+        assert not slow.done()
+        assert not found.process.ended.is_set()
+        found.process.send(number)
+        assert slow.result().status_code == 503
+        assert found.process.wait(10) == server.LEFT
+    assert home.captured_rows("tumours").num_rows == 1

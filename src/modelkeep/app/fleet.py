@@ -24,7 +24,7 @@ import msgspec
 
 from modelkeep.app import children
 from modelkeep.core.errors import Invalid, Unavailable
-from modelkeep.serve.orders import CLOSING, DRAIN, GRPC, Order, Standing
+from modelkeep.serve.orders import CLOSING, DRAIN, END, GRPC, LEAVE, Order, Standing
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ PRESSED_FOR = 1.0
 SETTLE = 2.0
 MARGIN = 2.0
 """Seconds beyond their own limit after which processes that were told to end are ended by force."""
+LEAVING = 3.0
+"""Seconds after which those are that were told to leave at once."""
 PATIENCE = 30.0
 """Seconds that connections wait for the first process to load; then it accepts without, and says so itself."""
 
@@ -148,13 +150,24 @@ class Fleet:
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ask all to drain and end, which they do in time; what does not is ended by force."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Ask all to drain and end, which they do in time; what does not is ended by force.
+
+        Args:
+            at_once: Let them leave without draining; so does a Ctrl-C meanwhile, which is then raised.
+        """
         self._stopping.set()
-        self._thread.join()
+        try:
+            self._thread.join()
+            self._end(LEAVE if at_once else END, LEAVING if at_once else self._ending)
+        except KeyboardInterrupt:
+            self._end(LEAVE, LEAVING)
+            raise
+
+    def _end(self, how: signal.Signals, limit: float) -> None:
         for member in self.members:
-            _signal(member, signal.SIGTERM)
-        end = time.monotonic() + self._ending
+            _signal(member, how)
+        end = time.monotonic() + limit
         for member in self.members:
             try:
                 member.process.wait(max(end - time.monotonic(), 0.01))
@@ -248,7 +261,7 @@ class Fleet:
         self._changed = now
         self._calm_since = 0.0
         self._assign()
-        _signal(member, signal.SIGTERM)
+        _signal(member, END)
 
     def _assign(self) -> None:
         """Give each socket to one process that is ready; what it loses is taken away only when another has it."""

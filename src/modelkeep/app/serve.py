@@ -110,7 +110,7 @@ def fleet(
 
 
 def serve(where: Settings, options: Options, ready: Callable[[str, str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; then let requests under way end.
+    """Serve until SIGTERM or SIGINT; then let requests under way end. Once more, and they are not waited for.
 
     Args:
         ready: Told the addresses, of HTTP and gRPC, once connections are taken.

@@ -14,7 +14,7 @@ from modelkeep.core import clock
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.protocols.access.accounts import Followed
 from modelkeep.protocols.serving import ServingDoors
-from modelkeep.serve.orders import DRAIN
+from modelkeep.serve.orders import DRAIN, END
 from modelkeep.serve.worker import open_existing, run_worker
 
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--drain", type=int, default=DRAIN, help="seconds for what is under way when told to end")
     parser.add_argument("--capture-every", type=float, default=1.0, help="seconds between files of captured rows")
     given = parser.parse_args(arguments)
-    die_with_parent()
+    die_with_parent(END)
     time = clock.from_environment()
     protection = Protection(
         auth=given.auth,

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
 from modelkeep.app import children, control, ports, running, serve
-from modelkeep.app.fleet import Bounds
+from modelkeep.app.fleet import Bounds, Fleet
 from modelkeep.app.protection import Protection, checked
 from modelkeep.app.settings import Settings
 from modelkeep.app.watch import Watch
@@ -63,6 +64,8 @@ class Addresses:
 def up(where: Settings, base: Path, options: Options, ready: Callable[[Addresses], None]) -> None:
     """Run until SIGTERM or SIGINT; then stop taking requests, let those under way end, and stop.
 
+    SIGTERM or SIGINT once more, and nothing is waited for.
+
     Args:
         ready: Told the addresses once everything answers.
 
@@ -107,7 +110,7 @@ class _Running:
             f"{scheme}://{host}:{port}", *(self.doors.addresses(scheme) if self.doors else ("", ""))
         )
         self._write_addresses(addresses)
-        server = uvicorn.Server(
+        server = _Server(
             control.config(
                 self.keep,
                 self.loop.status,
@@ -142,12 +145,20 @@ class _Running:
             server.run(sockets=self.sockets)
         finally:
             stopping.set()
-            ending.close()
+            self._end(ending, fleet, watcher, again=server.told > 1)
+
+    def _end(
+        self, ending: contextlib.ExitStack, fleet: Fleet | None, watcher: threading.Thread, *, again: bool
+    ) -> None:
+        """Stop everything else. A Ctrl-C meanwhile ends one wait and keeps the others from waiting."""
+        with contextlib.ExitStack() as last:
+            last.push(
+                lambda kind, *_: watcher.join(10) if watcher.is_alive() and not again and kind is None else None
+            )
+            last.push(lambda kind, *_: self.loop.stop_jobs(at_once=again or kind is not None))
             if fleet is not None:
-                fleet.stop()
-            self.loop.stop_jobs()
-            if watcher.is_alive():
-                watcher.join(10)
+                last.push(lambda kind, *_: fleet.stop(at_once=again or kind is not None))
+            last.callback(ending.close)
 
     def _bounds(self) -> Bounds:
         with self.keep.db.read() as conn:
@@ -163,6 +174,18 @@ class _Running:
         running.tell(
             self.where.home, room, control=addresses.control, serving=addresses.serving, grpc=addresses.grpc
         )
+
+
+class _Server(uvicorn.Server):
+    """Counts how often it was told to end."""
+
+    told = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn, but SIGTERM counts as Ctrl-C does."""
+        self.told += 1
+        super().handle_exit(sig, frame)
+        self.force_exit = self.force_exit or self.told > 1
 
 
 def _after_start(server: uvicorn.Server, act: Callable[[], None]) -> None:

@@ -57,10 +57,10 @@ class Watch:
         self._loop = Loop(self._keep, self._start)
         self._loop.run(stopping)
 
-    def stop_jobs(self) -> None:
+    def stop_jobs(self, *, at_once: bool = False) -> None:
         """End what runs; it is taken up again at the next start."""
         if self._loop is not None:
-            self._loop.stop_jobs()
+            self._loop.stop_jobs(at_once=at_once)
 
     def _anything(self) -> bool:
         """Whether something is served, was captured, or waits to be done."""

@@ -12,6 +12,7 @@ ModelkeepError
 ├── Lost               the process that computed is gone; nobody knows how far it had come
 ├── MissingExtra       an optional dependency is not installed; the message holds the exact pip command
 └── UserCodeFailed     a function the user wrote raised; holds its shortened traceback
+    └── Unfit          a model's own code refuses the rows it was given: by ValueError, TypeError, KeyError
 """
 
 from __future__ import annotations
@@ -156,3 +157,10 @@ class UserCodeFailed(ModelkeepError):
     def __init__(self, message: str, *, traceback: str) -> None:
         super().__init__(f"{message}\n{traceback}")
         self.traceback = traceback
+
+
+class Unfit(UserCodeFailed):
+    """A model's own code refuses what it was given, by raising what code raises on input that it cannot take.
+
+    No ``Invalid``, which finds its fault before the model has run.
+    """

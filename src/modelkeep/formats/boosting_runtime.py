@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from modelkeep.core.errors import Damaged, MissingExtra
 from modelkeep.formats.batch import Layout
-from modelkeep.formats.feed import Feed, Feeder, failed, named
+from modelkeep.formats.feed import Feed, Feeder, asked, failed, named
 from modelkeep.formats.signature import Signature
 
 Array = npt.NDArray[Any]
@@ -36,11 +36,13 @@ class BoostedModel:
         """Arrays by input name to arrays by output name.
 
         Raises:
-            UserCodeFailed: The trees refuse these rows.
+            Unfit: The trees refuse these rows.
+            UserCodeFailed: They raised something else.
         """
         batch = self.layout.pack(columns)
         try:
-            raw = np.asarray(self._booster.raw(self._feeder.tensors(batch)[0]))
+            matrix = self._feeder.tensors(batch)[0]
+            raw = np.asarray(asked("the trees", lambda: self._booster.raw(matrix)))
             if not self.signature.classes:
                 return named(raw, batch.rows)
             probability = (np.column_stack([1 - raw, raw]) if raw.ndim == 1 else raw).astype(np.float64)

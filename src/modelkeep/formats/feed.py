@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from modelkeep.core.errors import ModelkeepError, UserCodeFailed
+from modelkeep.core.errors import ModelkeepError, Unfit, UserCodeFailed
 from modelkeep.formats.batch import Batch
 from modelkeep.formats.signature import Field, Type
 from modelkeep.formats.tensors import as_columns, fields_of
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = npt.NDArray[Any]
+_REFUSALS = (ValueError, TypeError, KeyError)
 
 
 class Part(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -190,10 +191,37 @@ def field_of(name: str, array: Array) -> Field:
     return Field(name=name, type=kinds.get(array.dtype.kind, "string"), shape=tuple(array.shape[1:]))
 
 
-def failed(what: str, error: Exception) -> ModelkeepError:
-    """What a model raised while it predicted, as our error."""
+T = TypeVar("T")
+
+
+def asked(what: str, predict: Callable[[], T]) -> T:
+    """What a model's own code gives.
+
+    Raises:
+        Unfit: It raised what code raises on input that it cannot take.
+        UserCodeFailed: It raised something else.
+    """
+    try:
+        return predict()
+    except Exception as error:  # whatever the code raises
+        raise failed(what, error, given=True) from error
+
+
+def refuses(error: BaseException) -> bool:
+    """Whether code raises such an error on input that it cannot take; MLflow's own says so by an HTTP status."""
+    status = getattr(error, "get_http_status_code", None)
+    return isinstance(error, _REFUSALS) or (callable(status) and 400 <= status() < 500)
+
+
+def failed(what: str, error: BaseException, *, given: bool = False) -> ModelkeepError:
+    """What a model raised while it predicted, as our error.
+
+    Args:
+        given: Whether its own code raised it, over what it was given.
+    """
     if isinstance(error, ModelkeepError):
         return error
     if isinstance(error, MemoryError):
         return ModelkeepError(f"{what} ran out of memory", hint="raise deploy.memory, or send fewer rows at once")
-    return UserCodeFailed(f"{what} could not predict these rows", traceback=f"{type(error).__name__}: {error}")
+    kind = Unfit if given and refuses(error) else UserCodeFailed
+    return kind(f"{what} could not predict these rows", traceback=f"{type(error).__name__}: {error}")

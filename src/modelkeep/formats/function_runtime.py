@@ -13,7 +13,7 @@ from modelkeep.core.errors import Invalid, ModelkeepError, UserCodeFailed
 from modelkeep.formats import manifest as manifests
 from modelkeep.formats import trusting
 from modelkeep.formats.batch import Layout
-from modelkeep.formats.feed import failed, named
+from modelkeep.formats.feed import asked, failed, named
 from modelkeep.formats.manifest import Manifest
 from modelkeep.formats.outputs import records
 from modelkeep.formats.signature import Signature
@@ -58,12 +58,14 @@ class FunctionModel:
         """Arrays by input name to arrays by output name.
 
         Raises:
-            UserCodeFailed: The function raised.
+            Unfit: The function refuses these rows.
+            UserCodeFailed: It raised something else.
         """
         batch = self.layout.pack(columns)
         try:
-            return records(named(self._function(dict(batch)), batch.rows))
-        except Exception as error:  # whatever the user's code raises
+            found = asked("the function", lambda: self._function(dict(batch)))
+            return records(named(found, batch.rows))
+        except Exception as error:  # what it gave is nothing that can be read
             raise failed("the function", error) from error
 
 

@@ -57,7 +57,7 @@ class GraphModel:
         """Arrays by input name (fastest as a ``Batch``) to arrays by output name.
 
         Raises:
-            UserCodeFailed: The graph refuses these rows.
+            UserCodeFailed: ONNX Runtime cannot run it on these rows.
         """
         batch = self.layout.pack(columns)
         try:

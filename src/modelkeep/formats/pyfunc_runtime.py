@@ -68,16 +68,23 @@ class PyfuncModel:
 
         Raises:
             Invalid: MLflow refuses the batch's params.
-            UserCodeFailed: The model raised.
+            Unfit: The model refuses these rows.
+            UserCodeFailed: It raised something else.
         """
         batch = self.layout.pack(columns)
         try:
             given = self._feeder.given(batch)
-            return returned(self._model.predict(given, params=params.unpacked(batch.params)), batch.rows)
-        except Exception as error:  # it raises what the model's code raises
-            if batch.params and isinstance(error, MlflowException) and error.message.startswith(_REFUSED):
-                raise Invalid(error.message[:500], path="params") from error
+            return returned(self._asked(given, batch.params), batch.rows)
+        except Exception as error:  # what it gave is nothing that can be read
             raise failed("the model", error) from error
+
+    def _asked(self, given: Any, packed: bytes) -> Any:
+        try:
+            return self._model.predict(given, params=params.unpacked(packed))
+        except Exception as error:  # it raises what the model's code raises
+            if packed and isinstance(error, MlflowException) and error.message.startswith(_REFUSED):
+                raise Invalid(error.message[:500], path="params") from error
+            raise failed("the model", error, given=True) from error
 
 
 class VerbatimModel(PyfuncModel):
@@ -88,7 +95,8 @@ class VerbatimModel(PyfuncModel):
 
         Raises:
             Invalid: MLflow refuses a request.
-            UserCodeFailed: The model raised.
+            Unfit: The model refuses a request.
+            UserCodeFailed: It raised something else.
         """
         batch = self.layout.pack(columns)
         return {"answer": np.array([self._answer(text) for text in batch.strings[0]], dtype=object)}
@@ -104,8 +112,7 @@ class VerbatimModel(PyfuncModel):
             answer: str = scoring_server.invocations(text, kind, self._model, schema).response
         except MlflowException as error:
             if error.message.startswith(_RAISED):
-                raised = str(error.__cause__ or error.__context__ or error.message)
-                raise failed("the model", RuntimeError(raised)) from error
+                raise failed("the model", error.__cause__ or error.__context__ or error, given=True) from error
             if error.get_http_status_code() < 500:
                 raise Invalid(error.message.rpartition("\nError: ")[2][:500], path="request") from None
             raise failed("the model", error) from error

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from modelkeep.core.errors import UserCodeFailed
 from modelkeep.formats.batch import Layout
-from modelkeep.formats.feed import Feed, Feeder, named
+from modelkeep.formats.feed import Feed, Feeder, asked, named
 from modelkeep.formats.frames import frame_of
 from modelkeep.formats.signature import Signature
 
@@ -36,19 +35,14 @@ class SklearnModel:
         """Arrays by input name to arrays by output name.
 
         Raises:
-            UserCodeFailed: The pipeline raised.
+            Unfit: The pipeline refuses these rows.
+            UserCodeFailed: It raised something else.
         """
         batch = self.layout.pack(columns)
         frame = self._feeder.given(batch) if self._feeder else frame_of(batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of categories never seen
-            try:
-                return self._predict(frame)
-            except UserCodeFailed:
-                raise
-            except Exception as error:
-                text = f"{type(error).__name__}: {error}"
-                raise UserCodeFailed("the pipeline could not predict these rows", traceback=text) from error
+            return asked("the pipeline", lambda: self._predict(frame))
 
     def _predict(self, frame: Any) -> dict[str, Any]:
         task = self.signature.task

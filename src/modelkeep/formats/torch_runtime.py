@@ -20,7 +20,7 @@ from typing import Any
 
 from modelkeep.core.errors import Damaged, MissingExtra
 from modelkeep.formats.batch import Layout
-from modelkeep.formats.feed import Feed, Feeder, failed, named
+from modelkeep.formats.feed import Feed, Feeder, asked, failed, named
 from modelkeep.formats.signature import Signature
 
 try:
@@ -72,13 +72,14 @@ class TorchModel:
         """Arrays by input name to arrays by output name.
 
         Raises:
-            UserCodeFailed: The program refuses these rows.
+            Unfit: The program refuses these rows.
+            UserCodeFailed: It raised something else.
         """
         batch = self.layout.pack(columns)
         try:
             with torch.inference_mode():
                 given = [torch.from_numpy(array) for array in self._feeder.tensors(batch)]
-                return named(_arrays(self._program(*given)), batch.rows)
+                return named(_arrays(asked("the program", lambda: self._program(*given))), batch.rows)
         except Exception as error:  # it raises what its parts raise
             raise failed("the program", error) from error
 

@@ -21,7 +21,7 @@ from modelkeep.data.snapshots import Snapshots
 from modelkeep.lifecycle import facts, renewals, rollout
 from modelkeep.lifecycle.decide import Abort, Advance, Decision, Policy, Promote, Renew, decide, policy
 from modelkeep.lifecycle.keep import Keep
-from modelkeep.lifecycle.renewals import Renewals, Start
+from modelkeep.lifecycle.renewals import ENDING, Renewals, Start
 from modelkeep.lifecycle.watching import Watch
 from modelkeep.registry import endpoints, events
 from modelkeep.registry.endpoints import Wanted
@@ -120,9 +120,9 @@ class Loop:
             if what == "the loop":
                 self._status = msgspec.structs.replace(self._status, fault=text)
 
-    def stop_jobs(self) -> None:
+    def stop_jobs(self, *, at_once: bool = False) -> None:
         """End what runs; it is taken up again at the next start."""
-        self.renewals.stop()
+        self.renewals.stop(0.0 if at_once else ENDING)
 
     def _look_after(self, wanted: Wanted, now: float) -> None:
         declaration = self._declaration(wanted)

@@ -204,12 +204,12 @@ class Renewals:
         with self.keep.db.read() as conn:
             return any(job.kind == KIND and job.state in ("queued", "running") for job in jobs.listing(conn))
 
-    def stop(self) -> None:
-        """End what runs and give it back to the queue, for the next start."""
+    def stop(self, patience: float = ENDING) -> None:
+        """End what runs, which has so many seconds for that, and give it back to the queue, for the next start."""
         running, self._running = list(self._running.values()), {}
         for _, worker in running:
             worker.terminate()
-        until = time.monotonic() + ENDING
+        until = time.monotonic() + patience
         while time.monotonic() < until and any(worker.poll() is None for _, worker in running):
             time.sleep(0.02)
         again = "control was stopped"

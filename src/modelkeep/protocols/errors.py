@@ -17,12 +17,14 @@ from modelkeep.core.errors import (
     Refused,
     TooLate,
     Unavailable,
+    Unfit,
 )
 from modelkeep.serve.endpoint import Endpoint
 from modelkeep.serve.http import Sink
 
 _STATUS: tuple[tuple[type[ModelkeepError], int], ...] = (
     (Invalid, 400),
+    (Unfit, 400),
     (Refused, 403),
     (NotFound, 404),
     (Conflict, 409),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from modelkeep.serve.hot import Unwritten
 from modelkeep.serve.http import JSON, Handler, Head, Sink
 
 if TYPE_CHECKING:
@@ -174,5 +175,9 @@ class _Spanned:
 
     def write(self, status: int, body: bytes, headers: bytes = b"", kind: bytes = JSON) -> None:
         """Answer, and end the span."""
-        self._sink.write(status, body, headers, kind)
+        try:
+            self._sink.write(status, body, headers, kind)
+        except Unwritten:
+            self._tracing.end(self._span, 500)
+            raise
         self._tracing.end(self._span, status)

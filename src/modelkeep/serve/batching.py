@@ -24,6 +24,7 @@ from modelkeep.serve.calls import Batch, Call, CallWithParams
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.columns import Loaded
 from modelkeep.serve.cost import Cost
+from modelkeep.serve.hot import Unwritten
 from modelkeep.serve.limits import Limits, redacted
 from modelkeep.serve.metrics import Counters, Stages
 from modelkeep.serve.queueing import Queue
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 SLOW = 0.005
 USUAL = Limits()
+OURS = ModelkeepError("the answer could not be written; this is our fault, see the log of the serving process")
 
 
 class Lane:
@@ -297,15 +299,37 @@ class Lane:
             self.counters.errors += 1
             self.channel.errors += 1
         self.channel.ended += 1
-        call.door.refuse(call, redacted(error) if self.limits.redact else error)
+        try:
+            call.door.refuse(call, redacted(error) if self.limits.redact else error)
+        except Exception as fault:
+            self._unwritten(call, fault)
+
+    def _unwritten(self, call: Call, fault: Exception) -> None:
+        """A door raised on a call: that is the end of this one, and no other's matter."""
+        log.error(
+            "an answer of version %s of %s could not be written",
+            self.channel.version,
+            self.channel.model,
+            exc_info=fault,
+        )
+        if not isinstance(fault, Unwritten):
+            try:
+                call.door.refuse(call, OURS)
+            except Exception:
+                log.exception("nor could it be refused")
 
     def _answer(self, calls: list[Call], batch: Batch) -> None:
         answering = perf_counter()
         start = 0
+        failed: set[Call] = set()
         for call in calls:
             call.start = start
             start += call.rows.count
-            call.door.answer(call, batch)
+            try:
+                call.door.answer(call, batch)
+            except Exception as fault:
+                failed.add(call)
+                self._unwritten(call, fault)
         now = perf_counter()
         self._queue.answered(calls[0], now)
         self._turns.worked(batch.times[0] if self._queue.in_loop else answering, now)
@@ -313,7 +337,15 @@ class Lane:
         stacking, began, ended = batch.times
         if self._queue.in_loop:
             self._queue.spent(now - ended, len(calls))
-        self.counters.observe(latency, start, Stages(began - stacking, ended - began, now - ended))
+        spent = Stages(began - stacking, ended - began, now - ended)
+        if failed:
+            self.counters.errors += len(failed)
+            self.channel.errors += len(failed)
+            answered = [call not in failed for call in calls]
+            rows = sum(call.rows.count for call in calls if call not in failed)
+            self.counters.observe(latency[answered], rows, spent)
+        else:
+            self.counters.observe(latency, start, spent)
         keys = [call.key for call in calls]
         ids = [call.id for call in calls]
         counts = [call.rows.count for call in calls]

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Door(Protocol):
-    """How a protocol answers a call. Must not raise for a client that is gone."""
+    """How a protocol answers a call. Must not raise for a client that is gone.
+
+    What raises before it has written anything is asked to ``refuse`` the call; after ``hot.Unwritten`` it is not.
+    """
 
     def answer(self, call: Call, batch: Batch) -> None:
         """Write the call's rows of ``batch``, which are ``call.start`` to ``call.start + call.rows.count``."""

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from modelkeep.serve.coming import Coming, Flow, Unread
-from modelkeep.serve.hot import unread
+from modelkeep.serve.heads import unread
 
 MAX_HEAD = 65_536
 HEAD_SECONDS = 20.0

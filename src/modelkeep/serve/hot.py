@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import select
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Protocol
@@ -12,10 +11,12 @@ from modelkeep.core.errors import Invalid
 
 JSON = b"application/json"
 _KEY = b"x-modelkeep-key"
-_MAX_HEADS = 4096
-_LONGEST_KEPT = 4096
 TIMEOUT = b"x-modelkeep-timeout-ms"
 _NEVER = object()
+
+
+class Unwritten(Exception):
+    """An answer could not be written whole: its connection or stream is ended, and takes nothing more."""
 
 
 class Head:
@@ -108,7 +109,10 @@ class Sink(Protocol):
     """Where one answer goes."""
 
     def write(self, status: int, body: bytes, headers: bytes = b"", kind: bytes = JSON) -> None:
-        """Send the answer; ``headers`` are whole lines, each ending in CRLF. Once per request."""
+        """Send the answer; ``headers`` are whole lines, each ending in CRLF. Once per request.
+
+        After ``Unwritten`` nothing more can be said; any other error left nothing written.
+        """
         ...
 
 
@@ -118,56 +122,6 @@ class Passing(Sink, Protocol):
     def pass_on(self, head: Head) -> None:
         """Let the application answer, in place of ``write``. For requests without a body."""
         ...
-
-
-class Heads(dict[bytes, Head]):
-    """Heads that were parsed, by their bytes."""
-
-    def keep(self, first: bytes, head: Head, size: int) -> None:
-        """Keep the head of a message that came alone: ``first`` is its first piece, ``size`` its body's bytes."""
-        if head.key is not None or b"?" in head.target:  # those hardly come twice
-            return
-        at = first.find(b"\r\n\r\n") + 4
-        said = head.headers.get(b"content-length", b"0")
-        if 4 <= at <= _LONGEST_KEPT and said == b"%d" % size and len(first) - at <= size:
-            if len(self) >= _MAX_HEADS:
-                self.clear()
-            head.length = size
-            self[first[:at]] = head
-
-
-class Exchange:
-    """A hot request as uvicorn's own code sees it: a cycle that is complete or not."""
-
-    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
-
-    def __init__(self) -> None:
-        self.response_complete = True
-        self.disconnected = False
-        self.keep_alive = True
-        self.message_event = self
-
-    def set(self) -> None:
-        """Nobody waits for a hot request's messages."""
-
-
-def unread(transport: Any) -> bool:
-    """Whether something lies in a transport's socket that nobody has read yet."""
-    waiting = select.poll()
-    waiting.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(waiting.poll(0))
-
-
-_opened: tuple[Any, tuple[bytes, bytes]] = (None, (b"", b""))
-
-
-def opening(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-    """How an answer of JSON begins, and uvicorn's default headers as lines; the list is another each second."""
-    global _opened
-    if _opened[0] is not headers:
-        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        _opened = (headers, (b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\n%s" % (JSON, lines), lines))
-    return _opened[1]
 
 
 class HotRoutes(Protocol):

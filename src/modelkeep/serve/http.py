@@ -25,7 +25,8 @@ from uvicorn.server import ServerState
 
 from modelkeep.serve.bodies import Body
 from modelkeep.serve.connection import Patient
-from modelkeep.serve.hot import JSON, Exchange, Handler, Head, Heads, HotRoutes, Sink, deadline, opening
+from modelkeep.serve.heads import Exchange, Heads, opening, plain
+from modelkeep.serve.hot import JSON, Handler, Head, HotRoutes, Sink, Unwritten, deadline
 from modelkeep.serve.turns import Turns
 
 __all__ = ["JSON", "Handler", "Head", "HotRoutes", "LeanProtocol", "Sink", "deadline", "protocol"]
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 GRACE = 0.25
 _ONCE = frozenset({b"host", b"origin", b"authorization"})
 """Headers of which who stands in front might take another one than is taken here."""
-_COLD = (b"expect", b"content-encoding", b"upgrade")
 
 
 class LeanProtocol(Patient):
@@ -182,13 +182,7 @@ class LeanProtocol(Patient):
                 raise httptools.HttpParserError(self._fault)
 
     def _is_hot(self, head: Head) -> bool:
-        """Whether there is a handler and nothing in the head asks for more than the hot path does."""
-        headers = head.headers
-        if self._passing or any(name in headers for name in _COLD):
-            return False
-        length = headers.get(b"content-length", b"0")
-        # of a larger body the application says 413
-        return (not length.isdigit() or int(length) <= self.routes.max_body) and self._leads(head)
+        return not self._passing and plain(head, self.routes.max_body) and self._leads(head)
 
     def _leads(self, head: Head) -> bool:
         """Whether there is a handler for the head; it is looked up when the routes have changed."""
@@ -273,23 +267,29 @@ class LeanProtocol(Patient):
     def write(self, status: int, body: bytes, headers: bytes = b"", kind: bytes = JSON) -> None:
         """Answer the hot request of this connection."""
         exchange = self._exchange
-        exchange.response_complete = True
         transport = self.transport
         if exchange.disconnected or transport.is_closing():
+            exchange.response_complete = True
             return
         usual, lines = opening(self.server_state.default_headers)
         if status != 200 or kind is not JSON:
             usual = b"%scontent-type: %s\r\n%s" % (STATUS_LINE[status], kind, lines)
         if not exchange.keep_alive:
             headers += b"connection: close\r\n"
-        transport.write(b"%s%scontent-length: %d\r\n\r\n%s" % (usual, headers, len(body), body))
-        self._served += 1
-        if not exchange.keep_alive:
+        answer = b"%s%scontent-length: %d\r\n\r\n%s" % (usual, headers, len(body), body)
+        exchange.response_complete = True
+        try:
+            transport.write(answer)
+            self._served += 1
+            if not exchange.keep_alive:
+                transport.close()
+            elif self.pipeline:
+                self.on_response_complete()
+            else:
+                self.server_state.total_requests += 1
+        except Exception as error:
             transport.close()
-        elif self.pipeline:
-            self.on_response_complete()
-        else:
-            self.server_state.total_requests += 1
+            raise Unwritten from error
 
     def pass_on(self, head: Head) -> None:
         """Let the application answer the hot request of this connection, which has no body, after all."""

@@ -282,7 +282,7 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, errors.MissingExtra):
         return Fault("MissingExtra", error.package, error.extra)
     if isinstance(error, errors.UserCodeFailed):
-        return Fault("UserCodeFailed", error.message.removesuffix(f"\n{error.traceback}"), "", error.traceback)
+        return Fault(type(error).__name__, error.message.removesuffix(f"\n{error.traceback}"), "", error.traceback)
     if isinstance(error, ModelkeepError):
         return Fault(type(error).__name__, error.message, error.hint)
     if isinstance(error, MemoryError):
@@ -290,6 +290,7 @@ def fault_of(error: BaseException) -> Fault:
     return Fault("ModelkeepError", f"the model failed: {type(error).__name__}: {error}")
 
 
+_RAISED = {kind.__name__: kind for kind in (errors.UserCodeFailed, errors.Unfit)}
 _PLAIN = {kind.__name__: kind for kind in (errors.NotFound, errors.Refused, errors.Damaged, errors.Unavailable)}
 
 
@@ -299,6 +300,6 @@ def error_of(fault: Fault) -> ModelkeepError:
         return errors.Invalid([Problem(path, message) for path, message in fault.problems], hint=fault.hint)
     if fault.kind == "MissingExtra":
         return errors.MissingExtra(fault.message, fault.hint)
-    if fault.kind == "UserCodeFailed":
-        return errors.UserCodeFailed(fault.message, traceback=fault.traceback)
+    if fault.kind in _RAISED:
+        return _RAISED[fault.kind](fault.message, traceback=fault.traceback)
     return _PLAIN.get(fault.kind, ModelkeepError)(fault.message, hint=fault.hint)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Problem, Unavailable
+from modelkeep.core.errors import Invalid, ModelkeepError, NotFound, Problem, Unavailable, Unfit
 from modelkeep.registry.endpoints import Wanted
 from modelkeep.spec.declaration import Deploy, Replicas
 from modelkeep.spec.units import seconds
@@ -85,6 +85,8 @@ def redacted(error: ModelkeepError) -> ModelkeepError:
     """The error without anything of the request's values, the model or other endpoints: kinds and paths only."""
     if isinstance(error, Invalid):
         return Invalid([Problem(problem.path, "is not what is expected here") for problem in error.problems])
+    if isinstance(error, Unfit):
+        return Invalid("the model cannot take this input")
     if isinstance(error, NotFound):
         return NotFound("there is no such endpoint, version or alias")
     return error if isinstance(error, Unavailable) else ModelkeepError("the request could not be answered")

@@ -6,12 +6,18 @@ second, how it fares.
 
 from __future__ import annotations
 
+import signal
+
 from msgspec import Struct
 
 DRAIN = 10
 """Seconds that a process has, once told to end, for what is under way."""
 CLOSING = 4
 """Seconds after that in which it is gone, whatever its threads are at."""
+END = signal.SIGUSR1
+"""Tells a process to drain and end. No terminal and no orchestrator sends it, so theirs are not counted twice."""
+LEAVE = signal.SIGUSR2
+"""Tells a process to leave at once."""
 GRPC = -1
 """The number of the socket for gRPC."""
 

@@ -11,11 +11,9 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,8 +32,9 @@ from modelkeep.registry.endpoints import Wanted
 from modelkeep.serve import addressable, state
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import HotRoutes, protocol
-from modelkeep.serve.orders import CLOSING, DRAIN
+from modelkeep.serve.orders import DRAIN
 from modelkeep.serve.packages import LocalPackages
+from modelkeep.serve.server import ANSWER, Server
 from modelkeep.serve.spool import EVERY, Spool
 from modelkeep.serve.supervised import Supervised
 from modelkeep.serve.tally import Tally
@@ -46,8 +45,6 @@ log = logging.getLogger(__name__)
 
 POLL = 0.15
 RETRY = 1.0
-ANSWER = 1
-"""Seconds beyond the drain in which what is refused then is told so."""
 BACKLOG = 2048
 SWITCH = 0.001
 """Seconds that a thread which is at work may keep the event loop waiting for the interpreter."""
@@ -195,10 +192,10 @@ def run_worker(
     leash: int | None = None,
     models_memory: int = 0,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain for at most ``drain`` seconds. Blocks.
+    """Serve until told to end, then drain for at most ``drain`` seconds. Blocks.
 
-    What is not answered by then is told that the process ends. At the latest ``CLOSING`` seconds after that the
-    process is gone, with exit code 0, also when a model never returns.
+    What is not answered by then is told so. At the latest ``CLOSING`` seconds after that the process is gone, with
+    exit code 0, also when a model never returns. What tells it to end, or to leave at once: ``serve.server``.
 
     Args:
         home: Holds ``packages/``, ``capture/`` and ``serve/``; the address is written to
@@ -298,7 +295,8 @@ async def _serve(
         backlog=BACKLOG,
         **made.options,
     )
-    server = _Server(config, plane, made, drain, Supervised(leash, plane, made.start) if leash else None)
+    supervised = Supervised(leash, plane, made.start) if leash else None
+    server = Server(config, plane, made, drain, supervised, spool.close)
     tally = Tally(home / "serve" / "counts", plane.counted)
     plane.elsewhere = tally.elsewhere
     plane.unload = partial(_unload, database_url, clock)
@@ -323,61 +321,6 @@ def _unload(database_url: str, clock: Clock, endpoint: str, away: bool, actor: s
     change = unloading.unload if away else unloading.load
     with contextlib.closing(open_existing(database_url)) as database:
         database.write(lambda conn: change(conn, endpoint, now=clock.now(), actor=actor))
-
-
-class _Server(uvicorn.Server):
-    """uvicorn raises the signal that ended it once more; this one returns, so that captured rows are written."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        plane: DataPlane,
-        doors: Doors,
-        drain: int,
-        supervised: Supervised | None,
-    ) -> None:
-        super().__init__(config)
-        self._plane = plane
-        self._doors = doors
-        self._drain = drain
-        self._supervised = supervised
-        self._until = 0.0
-
-    @property
-    def left(self) -> float:
-        """Seconds that what was begun may still take."""
-        return max(self._until - time.monotonic(), 0.1)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept, or let a supervisor say on what."""
-        await super().startup(sockets=sockets)
-        if self._supervised is not None:
-            self._supervised.begin(self)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain all doors at the same time."""
-        if self._supervised is not None:
-            self._supervised.end()
-        self._until = time.monotonic() + self._drain + ANSWER
-        _leave_within(self._drain + CLOSING)
-        refusing = asyncio.get_running_loop().call_later(self._drain, self._plane.end)
-        await asyncio.gather(super().shutdown(sockets=sockets), self._doors.stop(self._drain + ANSWER))
-        refusing.cancel()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Drain at the first SIGTERM or SIGINT, leave at once at the second."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-
-
-def _leave_within(seconds: float) -> None:
-    """End this process by then: a thread that predicts cannot be ended, and Python would wait for it."""
-    timer = threading.Timer(seconds, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
 
 
 @contextlib.contextmanager

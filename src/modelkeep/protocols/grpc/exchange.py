@@ -10,11 +10,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from modelkeep.core.errors import ModelkeepError
 from modelkeep.protocols.grpc import status
+from modelkeep.protocols.grpc.frames import ErrorCode
 from modelkeep.protocols.grpc.status import Code, RpcError
+from modelkeep.serve.hot import Unwritten
 
 if TYPE_CHECKING:
     from modelkeep.protocols.grpc.http2 import Connection
@@ -211,19 +213,28 @@ class Exchange:
 
         Args:
             metadata: Headers made by ``hpack.literal``.
+
+        Raises:
+            Unwritten: It could not be sent.
         """
         if self.over:
             return
         self.over = True
-        self.connection.answer(self, message, metadata)
+        try:
+            self.connection.answer(self, message, metadata)
+        except Exception as error:
+            self._break(error)
         if self.watch is not None:
             self.watch(Code.OK)
 
     def send(self, message: bytes) -> None:
-        """One message of a streaming answer."""
+        """One message of a streaming answer. Raises ``Unwritten``."""
         if not self.over:
             begun, self._begun = self._begun, True
-            self.connection.send(self, message, not begun)
+            try:
+                self.connection.send(self, message, not begun)
+            except Exception as error:
+                self._break(error)
 
     def finish(self) -> None:
         """End a streaming answer with status OK."""
@@ -247,9 +258,20 @@ class Exchange:
         if self.over:
             return
         self.over = True
-        self.connection.end(self, trailers, not self._begun)
+        try:
+            self.connection.end(self, trailers, not self._begun)
+        except Exception as error:
+            self._break(error)
         if self.watch is not None:
             self.watch(code)
+
+    def _break(self, error: Exception) -> NoReturn:
+        """Nobody knows how much of an answer is out: the client is told that it ends here."""
+        self.over = True
+        self.connection.reset(self, ErrorCode.INTERNAL_ERROR)
+        if self.watch is not None:
+            self.watch(Code.INTERNAL)
+        raise Unwritten from error
 
     def cancelled(self) -> None:
         """The client wants no answer any more."""

@@ -337,11 +337,13 @@ class Connection(Outgoing, asyncio.Protocol):
     # ends
 
     def reset(self, exchange: Exchange, code: ErrorCode) -> None:
-        """End a call whose client broke the protocol."""
+        """End a call whose client broke the protocol, or that we cannot answer whole."""
         self.streams.pop(exchange.id, None)
         self._forget(exchange)
         exchange.cancelled()
         self.write(number(frames.RST_STREAM, exchange.id, code))
+        if self._state == "draining" and not self.streams:
+            self._close()
 
     def drain(self) -> None:
         """Take no further calls; close once those under way are answered."""

@@ -20,6 +20,7 @@ from modelkeep.core.errors import (
     Refused,
     TooLate,
     Unavailable,
+    Unfit,
 )
 from modelkeep.protocols.grpc.hpack import literal
 
@@ -48,6 +49,7 @@ class Code(IntEnum):
 
 _CODES: Final[tuple[tuple[type[ModelkeepError], Code], ...]] = (
     (Invalid, Code.INVALID_ARGUMENT),
+    (Unfit, Code.INVALID_ARGUMENT),
     (NotFound, Code.NOT_FOUND),
     (Overloaded, Code.RESOURCE_EXHAUSTED),
     (TooLate, Code.DEADLINE_EXCEEDED),

@@ -85,6 +85,7 @@ def collect(
         tallies = condemned.tallies(conn)
         left = studies.abandoned(conn, now - older_than)
     if not dry_run:
+        blobs.below.settle()
         _delete_rows(keep, condemned, sum(tally.count for tally in tallies.values()), progress)
         keep.db.write(lambda conn: studies.forget_abandoned(conn, now - older_than))
     with Marks() as marks:

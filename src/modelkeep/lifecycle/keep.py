@@ -12,6 +12,7 @@ from modelkeep.core.here import Here
 from modelkeep.core.ports import BlobStore, Engine
 from modelkeep.lifecycle import stages
 from modelkeep.spec.declaration import Declaration, Resources
+from modelkeep.store.blobs import Blobs
 from modelkeep.store.database import Database
 
 OpenEngine = Callable[[str, Path | None, Resources], Engine]
@@ -100,6 +101,8 @@ class Keep:
         return self.engines.get(declaration.engine, code, declaration.resources, blobs=self.blobs)
 
     def close(self) -> None:
-        """Let go of the engines and the database."""
+        """Let go of the engines and the database, and leave the blobs in order."""
         self.engines.close()
         self.db.close()
+        if isinstance(self.blobs, Blobs):
+            self.blobs.close()

@@ -62,10 +62,19 @@ class Blobs:
         with _Incoming(self._store) as incoming:
             return incoming.add(stream)
 
-    def put_many(self, streams: Mapping[str, BinaryIO | bytes | Path]) -> dict[str, tuple[str, int]]:
-        """Keep several, made durable together: digest and size by the names given. Raises ``Unavailable``."""
+    def put_many(
+        self, streams: Mapping[str, BinaryIO | bytes | Path], *, gathered: bool = False
+    ) -> dict[str, tuple[str, int]]:
+        """Keep several, made durable together: digest and size by the names given.
+
+        Args:
+            gathered: More will come soon and often, as to a server: a journal may then flush them. ``close`` it.
+
+        Raises:
+            Unavailable: The disk is full or away.
+        """
         found = {}
-        with _Incoming(self._store) as incoming:
+        with _Incoming(self._store, gathered=gathered) as incoming:
             for name, given in streams.items():
                 if isinstance(given, Path):
                     with given.open("rb") as file:
@@ -131,6 +140,10 @@ class Blobs:
         if whole.hexdigest() != digest:
             raise Damaged(f"the chunks of {digest} do not add up to it", hint="put the same bytes again")
 
+    def close(self) -> None:
+        """Settle what is in a journal. It may be used again."""
+        self._store.close()
+
     def __reduce__(self) -> Any:
         # Workers on other machines open the place anew, each once; its credentials come from their environment.
         return _opened, (self._store.url,)
@@ -161,10 +174,10 @@ class _Incoming:
     While one batch of chunks is flushed to disk, the next is cut and hashed.
     """
 
-    def __init__(self, store: ByteStore) -> None:
+    def __init__(self, store: ByteStore, *, gathered: bool = False) -> None:
         self._store = store
         self._chunks: Batch = store.batch()
-        self._blobs: Batch = store.batch()
+        self._blobs: Batch = store.batch(gathered=gathered)
         self._unsealed = 0
         self._seen: set[str] = set()
         self._sealing: Future[None] | None = None
@@ -293,10 +306,10 @@ class _Reader(io.RawIOBase):
 
 
 def put_all(blobs: BlobStore, bodies: Sequence[bytes]) -> list[str]:
-    """Keep several blobs, made durable together where the store can; their digests. Raises ``Unavailable``."""
+    """Keep blobs that come again and again, durable together where the store can: digests. ``Unavailable``."""
     if not isinstance(blobs, Blobs):
         return [blobs.put(body) for body in bodies]
-    kept = blobs.put_many({str(at): body for at, body in enumerate(bodies)})
+    kept = blobs.put_many({str(at): body for at, body in enumerate(bodies)}, gathered=True)
     return [digest for digest, _ in kept.values()]
 
 
@@ -353,7 +366,7 @@ def read_files(blobs: BlobStore, digest: str) -> dict[str, bytes]:
 def verify_all(blobs: Blobs, progress: Progress | None = None) -> list[str]:
     """Read every blob and say what is wrong: one line per fault."""
     progress = progress or Silent()
-    faults = []
+    faults = blobs.below.unsettled()
     for done, digest in enumerate(blobs.digests(), start=1):
         try:
             blobs.verify(digest)

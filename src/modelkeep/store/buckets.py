@@ -28,8 +28,17 @@ class Bucket:
         self._store: Any = objects.open_store(url, "blobs")
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="modelkeep-bucket")
 
-    def batch(self) -> BucketBatch:
+    def batch(self, *, gathered: bool = False) -> BucketBatch:
         return BucketBatch(self, self._pool)
+
+    def settle(self) -> None:
+        """Nothing brings an object back."""
+
+    def unsettled(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        """Nothing is left behind."""
 
     def put(self, name: str, payload: bytes) -> None:
         """Of two that write one object at once, one does; what has long been there is written again."""

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 from modelkeep.core.errors import NotFound, Unavailable
 from modelkeep.store.chunks import Buffer
+from modelkeep.store.disks import flushes_as_a_whole, fsync_folder
+from modelkeep.store.journal import MOST, Journal, Record
 
 _FSYNCS = 8  # at once: a journalling file system then answers them with few flushes
 _STALE = 24 * 3600.0
@@ -55,8 +57,12 @@ class ByteStore(Protocol):
         """What ``open_bytes`` opens it by."""
         ...
 
-    def batch(self) -> Batch:
-        """Begin adding objects."""
+    def batch(self, *, gathered: bool = False) -> Batch:
+        """Begin adding objects.
+
+        Args:
+            gathered: They come many at a time, again and again: those that are small may share one flush.
+        """
         ...
 
     def get(self, name: str) -> bytes:
@@ -87,9 +93,24 @@ class ByteStore(Protocol):
         """Everything under a folder."""
         ...
 
+    def settle(self) -> None:
+        """Before objects are discarded: whatever could bring them back is gone. Raises ``Unavailable``."""
+        ...
+
+    def unsettled(self) -> list[str]:
+        """What processes that ended left behind and could not be put in order, one line each."""
+        ...
+
+    def close(self) -> None:
+        """Leave nothing behind that the next one would have to put in order. It may be used again."""
+        ...
+
 
 class Folder:
-    """A local folder. A new object is written beside, flushed, renamed, and its folder flushed."""
+    """A local folder. A new object is written beside, flushed, renamed, and its folder flushed.
+
+    Small ones that are gathered are flushed in a journal instead, where the file system allows it.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -100,9 +121,26 @@ class Folder:
         with _disk(root):
             self._drafts.mkdir(parents=True, exist_ok=True)
         self._sweep()
+        self._journal = Journal(root, self._write) if flushes_as_a_whole(root) else None
+        self._alive = set[str]()  # in the journals of other processes, which may write them again
+        if self._journal is not None:
+            self._journal.recover()
 
-    def batch(self) -> FolderBatch:
-        return FolderBatch(self._root, self._drafts, self._pool)
+    def batch(self, *, gathered: bool = False) -> FolderBatch:
+        return FolderBatch(self._root, self._drafts, self._pool, self._journal if gathered else None)
+
+    def settle(self) -> None:
+        if self._journal is not None:
+            self._journal.settle()
+            self._alive = self._journal.recover()
+
+    def unsettled(self) -> list[str]:
+        left = [] if self._journal is None else self._journal.left
+        return [f"journal {path}: {why}" for path, why in left]
+
+    def close(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
 
     def get(self, name: str) -> bytes:
         try:
@@ -124,10 +162,14 @@ class Folder:
             raise NotFound(f"there is no {name} in {self._root}") from None
 
     def delete(self, name: str) -> None:
+        if self._journal is not None and self._journal.busy:
+            self._journal.settle()
         with _disk(self._root):
             (self._root / name).unlink(missing_ok=True)
 
     def discard(self, name: str, before: float) -> bool:
+        if name in self._alive:
+            return False
         # Who touches it after it was looked at finds it gone and writes it; who touched it before is seen.
         aside = self._condemned / name.replace("/", "-")
         with _disk(self._root):
@@ -156,6 +198,15 @@ class Folder:
                 found = (self._root / name).stat()
                 yield Entry(name, found.st_size, found.st_mtime)
 
+    def _write(self, found: Sequence[Record]) -> None:
+        batch = self.batch()
+        try:
+            for name, payload in found:
+                batch.add(name, (payload,))
+            batch.seal()
+        finally:
+            batch.drop()
+
     def _give_back(self, aside: Path) -> None:
         folder, shard, rest = aside.name.split("-")
         with contextlib.suppress(FileNotFoundError):
@@ -173,11 +224,16 @@ class Folder:
 
 
 class FolderBatch:
-    """Objects written to drafts, made durable together: many flushes at once cost little more than one."""
+    """Objects written to drafts, made durable together: many flushes at once cost little more than one.
 
-    def __init__(self, root: Path, drafts: Path, pool: ThreadPoolExecutor) -> None:
-        self._root, self._drafts, self._pool = root, drafts, pool
+    Args:
+        journal: Where small ones are made durable instead.
+    """
+
+    def __init__(self, root: Path, drafts: Path, pool: ThreadPoolExecutor, journal: Journal | None) -> None:
+        self._root, self._drafts, self._pool, self._journal = root, drafts, pool, journal
         self._waiting: dict[str, tuple[int, Path]] = {}
+        self._small: dict[str, tuple[bytes, Path]] = {}
         self._touched: set[Path] = set()
 
     def touch(self, name: str) -> bool:
@@ -189,16 +245,24 @@ class FolderBatch:
         except OSError:  # of another user, or on a disk that is only read
             if not path.exists():
                 return False
-        # Whatever has a name has been flushed; only its folder's entry may not have been.
+        # Whatever has a name has been flushed, itself or in a journal; only its folder's entry may not have been.
         self._touched.add(path.parent)
         return True
 
     def add(self, name: str, payload: Sequence[Buffer]) -> None:
-        if name in self._waiting:
+        if name in self._waiting or name in self._small:
             return
         draft = self._drafts / secrets.token_hex(12)
         with _disk(self._root):
             file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            if self._journal is not None and sum(map(len, payload)) <= MOST:
+                whole = b"".join(payload)
+                self._small[name] = (whole, draft)
+                try:
+                    _write(file, whole)
+                finally:
+                    os.close(file)
+                return
             self._waiting[name] = (file, draft)
             for piece in payload:
                 _write(file, piece)
@@ -212,14 +276,23 @@ class FolderBatch:
                 os.close(file)
                 del self._waiting[name]
                 folders |= self._rename(draft, self._root / name)
-            self._each(_fsync_folder, sorted(folders))
+            self._each(fsync_folder, sorted(folders))
+            if self._journal is not None and self._small:
+                with self._journal.kept(Record(name, whole) for name, (whole, _) in self._small.items()):
+                    for name, (_, draft) in self._small.items():
+                        self._rename(draft, self._root / name)
+                self._small.clear()
 
     def drop(self) -> None:
         for file, draft in self._waiting.values():
             os.close(file)
             with contextlib.suppress(OSError):
                 draft.unlink()
+        for _, draft in self._small.values():
+            with contextlib.suppress(OSError):
+                draft.unlink()
         self._waiting.clear()
+        self._small.clear()
         self._touched.clear()
 
     def _each(self, do: Any, items: Sequence[Any]) -> None:
@@ -247,14 +320,6 @@ def _write(file: int, piece: Buffer) -> None:
     view = memoryview(piece)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _fsync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 @contextlib.contextmanager

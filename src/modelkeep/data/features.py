@@ -20,7 +20,7 @@ import pyarrow as pa
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from modelkeep.core.errors import Invalid
+from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.core.here import Here
 from modelkeep.core.ports import Engine
 from modelkeep.data.columns import Kind, kinds, resolve
@@ -29,6 +29,7 @@ from modelkeep.data.fitters import Fitter, State
 from modelkeep.data.frames import plain, to_frame
 from modelkeep.data.statistics import counts_in
 from modelkeep.data.streams import Read
+from modelkeep.formats import unfit
 from modelkeep.formats.steps import DATE_PARTS, Numbers, Strings, UserFunction, only_fills
 from modelkeep.spec.steps import DateParts, FeatureStep, Function, Tfidf
 
@@ -111,6 +112,9 @@ class FittedFeatures:
 
         Args:
             dense: Never give a sparse matrix, whatever the share of zeros.
+
+        Raises:
+            Invalid: A step does not take what the sample holds, such as missing values; names its columns.
         """
         frame = to_frame(self.sample, self.inputs)
         parts = [(branch.name, _assembled(branch), _selected(branch)) for branch in self.branches]
@@ -120,7 +124,14 @@ class FittedFeatures:
         made = ColumnTransformer(
             frozen, sparse_threshold=0.0 if dense else 0.3, verbose_feature_names_out=False, remainder="drop"
         )
-        made.fit_transform(frame)
+        try:
+            made.fit_transform(frame)
+        except ModelkeepError:
+            raise
+        except Exception as error:
+            if not (found := unfit.of_branches(parts, frame)):
+                raise
+            raise unfit.told(found, len(frame)) from error
         made.transformers = parts
         made.transformers_ = [
             (name, part.inner if isinstance(part, _Frozen) else part, columns)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from modelkeep.core.errors import UserCodeFailed
+from modelkeep.formats import unfit
 from modelkeep.formats.batch import Layout
 from modelkeep.formats.feed import Feed, Feeder, named
 from modelkeep.formats.frames import frame_of
 from modelkeep.formats.signature import Signature
+from modelkeep.formats.validate import MOST_PROBLEMS
 
 
 class SklearnModel:
@@ -36,7 +38,8 @@ class SklearnModel:
         """Arrays by input name to arrays by output name.
 
         Raises:
-            UserCodeFailed: The pipeline raised.
+            Invalid: A step or the model does not take some values; names them.
+            UserCodeFailed: The pipeline raised otherwise.
         """
         batch = self.layout.pack(columns)
         frame = self._feeder.given(batch) if self._feeder else frame_of(batch)
@@ -47,6 +50,8 @@ class SklearnModel:
             except UserCodeFailed:
                 raise
             except Exception as error:
+                if self._feeder is None and (found := unfit.found(self.pipeline, frame)):
+                    raise unfit.told_of_request(found, MOST_PROBLEMS) from error
                 text = f"{type(error).__name__}: {error}"
                 raise UserCodeFailed("the pipeline could not predict these rows", traceback=text) from error
 

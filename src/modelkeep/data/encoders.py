@@ -151,17 +151,18 @@ class FunctionFitter(Fitter):
     """The user's function; only how many features it makes is learnt, from the first rows."""
 
     takes = ("numeric", "string", "time")
+    ROWS = 20
 
-    def partial(self, block: Block) -> State:
-        return block[:20]
+    def partial(self, block: Any) -> State:
+        """The first rows, of a DataFrame: the function sees columns by their names."""
+        return block.head(self.ROWS)
 
     def merge(self, a: State, b: State) -> State:
-        return a
+        return a if len(a) >= self.ROWS else pd.concat([a, b], ignore_index=True).head(self.ROWS)
 
     def finish(self, state: State) -> list[Any]:
-        frame = pd.DataFrame(state, columns=list(self.columns)) if state.shape[1] == len(self.columns) else state
         step = UserFunction(function=self.step.function, params=dict(self.step.params), base=str(self.base))
-        return [step.fit(frame)]
+        return [step.fit(state)]
 
 
 class TfidfFitter(Fitter):

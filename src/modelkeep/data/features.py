@@ -15,20 +15,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from modelkeep.core.errors import Invalid
+from modelkeep.core.errors import Invalid, ModelkeepError
 from modelkeep.core.here import Here
 from modelkeep.core.ports import Engine
 from modelkeep.data.columns import Kind, kinds, resolve
-from modelkeep.data.encoders import FITTERS, TfidfFitter
+from modelkeep.data.encoders import FITTERS, FunctionFitter, TfidfFitter
 from modelkeep.data.fitters import Fitter, State
 from modelkeep.data.frames import plain, to_frame
 from modelkeep.data.statistics import counts_in
 from modelkeep.data.streams import Read
-from modelkeep.formats.steps import DATE_PARTS, Numbers, Strings, only_fills
+from modelkeep.formats import unfit
+from modelkeep.formats.steps import DATE_PARTS, Numbers, Strings, UserFunction, only_fills
 from modelkeep.spec.steps import DateParts, FeatureStep, Function, Tfidf
 
 PART_ROWS = 100_000
@@ -62,19 +64,31 @@ class Branch:
     made: tuple[Any, ...] = ()
 
     def block(self, part: pa.Table) -> npt.NDArray[Any]:
-        """The branch's columns after the steps fitted so far, shape (rows, k)."""
-        first = [plain(part.column(name), self.kind) for name in self.columns]
-        block: Any = np.empty((part.num_rows, len(first)), dtype=first[0].dtype, order="F")  # worked on by column
-        for index, column in enumerate(first):
-            block[:, index] = column
+        """The branch's columns after the steps fitted so far, shape (rows, k), of a part with rows."""
+        if self.made and isinstance(self.made[0], UserFunction):  # it sees what it will see when it is served
+            block: Any = to_frame(part, self.columns)
+        else:
+            first = [plain(part.column(name), self.kind) for name in self.columns]
+            block = np.empty((part.num_rows, len(first)), dtype=first[0].dtype, order="F")  # worked on by column
+            for index, column in enumerate(first):
+                block[:, index] = column
         for transformer in self.made:
             if isinstance(transformer, Strings):
                 continue
-            if block.dtype == np.float64 and only_fills(transformer):
+            if getattr(block, "dtype", None) == np.float64 and only_fills(transformer):
                 block = np.where(np.isnan(block), transformer.statistics_, block)
             else:
                 block = transformer.transform(block)
         return np.asarray(block)
+
+    def frame(self, part: pa.Table) -> pd.DataFrame:
+        """The same with names, as a function that comes next sees it."""
+        if not self.made:
+            return to_frame(part, self.columns)
+        names = list(self.columns)
+        for transformer in self.made:
+            names = list(transformer.get_feature_names_out(names))
+        return pd.DataFrame(self.block(part), columns=names)
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,9 @@ class FittedFeatures:
 
         Args:
             dense: Never give a sparse matrix, whatever the share of zeros.
+
+        Raises:
+            Invalid: A step does not take what the sample holds, such as missing values; names its columns.
         """
         frame = to_frame(self.sample, self.inputs)
         parts = [(branch.name, _assembled(branch), _selected(branch)) for branch in self.branches]
@@ -107,7 +124,14 @@ class FittedFeatures:
         made = ColumnTransformer(
             frozen, sparse_threshold=0.0 if dense else 0.3, verbose_feature_names_out=False, remainder="drop"
         )
-        made.fit_transform(frame)
+        try:
+            made.fit_transform(frame)
+        except ModelkeepError:
+            raise
+        except Exception as error:
+            if not (found := unfit.of_branches(parts, frame)):
+                raise
+            raise unfit.told(found, len(frame)) from error
         made.transformers = parts
         made.transformers_ = [
             (name, part.inner if isinstance(part, _Frozen) else part, columns)
@@ -162,8 +186,10 @@ def fit(
         deep = [branch for branch in branches if depth < len(branch.fitters)]
         merged: list[State] | None = None
         for states in where.map(functools.partial(_partials, where.put(deep), depth), again):
-            merged = states if merged is None else merge(deep, merged, states, depth)
-        grown = iter([_grown(branch, depth, state) for branch, state in zip(deep, merged or (), strict=True)])
+            merged = merge(deep, merged, states, depth) if merged and states else merged or states
+        if merged is None:
+            raise Invalid("there is no training row to learn from", path="features")
+        grown = iter([_grown(branch, depth, state) for branch, state in zip(deep, merged, strict=True)])
         branches = [next(grown) if depth < len(branch.fitters) else branch for branch in branches]
     return FittedFeatures(tuple(inputs), tuple(branches), chosen.slice(0, 100))
 
@@ -203,7 +229,7 @@ def plan(steps: Sequence[FeatureStep], table: pa.Table, base: Path = Path()) -> 
 
 
 def partial(branch: Branch, part: pa.Table, depth: int) -> State:
-    """The statistics that the branch's step at ``depth`` needs of one part; None without such a step."""
+    """The statistics that the branch's step at ``depth`` needs of one part with rows; None without such a step."""
     if depth >= len(branch.fitters):
         return None
     fitter = branch.fitters[depth]
@@ -213,6 +239,8 @@ def partial(branch: Branch, part: pa.Table, depth: int) -> State:
         and all(isinstance(m, Strings) for m in branch.made)
     ):
         return [counts_in(part.column(name)) for name in branch.columns]
+    if isinstance(fitter, FunctionFitter):
+        return fitter.partial(branch.frame(part.slice(0, FunctionFitter.ROWS)))
     return fitter.partial(branch.block(part))
 
 
@@ -224,13 +252,15 @@ def merge(branches: Sequence[Branch], a: Sequence[State], b: Sequence[State], de
     ]
 
 
-def _partials(branches: Callable[[], list[Branch]], depth: int, read: Read) -> list[State]:
-    """The statistics of a piece, branch by branch; only their columns are read."""
+def _partials(branches: Callable[[], list[Branch]], depth: int, read: Read) -> list[State] | None:
+    """The statistics of a piece, branch by branch; only their columns are read. None of a piece without rows."""
     mine = branches()
     part = read(list(dict.fromkeys(name for branch in mine for name in branch.columns)))
+    if not part.num_rows:
+        return None
     found = (
         [partial(branch, part.slice(start, PART_ROWS), depth) for branch in mine]
-        for start in range(0, max(part.num_rows, 1), PART_ROWS)
+        for start in range(0, part.num_rows, PART_ROWS)
     )
     return functools.reduce(lambda a, b: merge(mine, a, b, depth), found)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modelkeep.core.errors import Invalid
-from modelkeep.data.statistics import Moments, Values
+from modelkeep.data.statistics import Exact, Values
 from modelkeep.spec.steps import FillMissing
 
 Mask = npt.NDArray[np.bool_]
@@ -63,7 +63,7 @@ def partial(column: pa.ChunkedArray, strategy: str) -> tuple[int, State]:
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return gone, None
     values = found.cast(pa.float64()).to_numpy()
-    return gone, Moments.of(values.reshape(-1, 1)) if strategy == "mean" else Values.of(values)
+    return gone, Exact.of(values) if strategy == "mean" else Values.of(values)
 
 
 def merge(a: tuple[int, State], b: tuple[int, State]) -> tuple[int, State]:
@@ -81,13 +81,13 @@ def statistic(step: FillMissing, state: State, name: str, path: str) -> Any:
     if isinstance(state, Counter):
         empty = not state
     else:
-        empty = not (state.count[0] if isinstance(state, Moments) else state.total)
+        empty = not (state.count if isinstance(state, Exact) else state.total)
     if empty:
         raise Invalid(f"{name!r} has no value at all, so it has no {step.strategy}", path=path, hint="exclude it")
     if isinstance(state, Counter):
         most = max(state.values())
         return min(value for value, count in state.items() if count == most)
-    return float(state.mean[0]) if isinstance(state, Moments) else state.quantile(0.5)
+    return float(state.mean) if isinstance(state, Exact) else state.quantile(0.5)
 
 
 def _filled(column: pa.ChunkedArray, value: Any, name: str, path: str) -> pa.ChunkedArray:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from modelkeep.data.statistics import Moments, Values
+from modelkeep.data.statistics import Exact, Values
 from modelkeep.spec.steps import ClipOutliers, DropOutliers
 
 Floats = npt.NDArray[np.float64]
@@ -48,19 +48,19 @@ def clip(bounds: Bounds, table: pa.Table) -> tuple[pa.Table, Mask]:
     return table, touched
 
 
-def partial(column: pa.ChunkedArray, method: str) -> Moments | Values:
+def partial(column: pa.ChunkedArray, method: str) -> Exact | Values:
     """What the bounds of a column rest on; infinities are left out."""
     values = numbers(column)
     finite = np.where(np.isfinite(values), values, np.nan)
-    return Moments.of(finite.reshape(-1, 1)) if method == "zscore" else Values.of(finite)
+    return Exact.of(finite, squares=True) if method == "zscore" else Values.of(finite)
 
 
 def bounds(step: DropOutliers | ClipOutliers, state: Any) -> tuple[float, float]:
     """The smallest and largest value that is no outlier."""
     away = limit(step)
-    if isinstance(state, Moments):
-        width = away * float(np.sqrt(state.variance[0]))
-        return float(state.mean[0]) - width, float(state.mean[0]) + width
+    if isinstance(state, Exact):
+        width = away * state.deviation
+        return state.mean - width, state.mean + width
     if not state.total:
         return -np.inf, np.inf
     if step.method == "iqr":

@@ -6,8 +6,12 @@ Merging is associative and commutative: any way of cutting the rows into parts g
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
+from operator import mul
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +75,70 @@ class Moments:
         """Population variance."""
         made: Floats = self.squares / np.maximum(self.count, 1)
         return made
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Count, sum and sum of squares of finite numbers as whole numbers of the smallest unit, without any rounding.
+
+    What rows are changed by must not depend on the partitioning even in its last bit: a row's hash would.
+
+    Attributes:
+        count: How many.
+        total: In units of ``2 ** -UNIT``.
+        squares: In units of ``2 ** -(2 * UNIT)``.
+        wild: The sum of infinities, 0 without any.
+    """
+
+    count: int = 0
+    total: int = 0
+    squares: int = 0
+    wild: float = 0.0
+
+    UNIT: ClassVar[int] = 1126
+    """The exponent of the last bit of the smallest float64, its 53 bits counted in full."""
+
+    @classmethod
+    def of(cls, column: Floats, *, squares: bool = False) -> Exact:
+        """Of an array of shape (n,), ignoring NaN; without ``squares`` there is no spread."""
+        present = column[~np.isnan(column)]
+        finite = present[np.isfinite(present)]
+        shares, exponents = np.frexp(finite)
+        whole = np.ldexp(shares, 53).astype(np.int64)
+        order = np.argsort(exponents, kind="stable")
+        levels, starts = np.unique(exponents[order], return_index=True)
+        total, squared = 0, 0
+        for level, group in zip(levels.tolist(), np.split(whole[order], starts[1:]), strict=False):
+            shift = level - 53 + cls.UNIT
+            total += ((int((group >> 27).sum()) << 27) + int((group & ((1 << 27) - 1)).sum())) << shift
+            if squares:
+                squared += sum(map(mul, group.tolist(), group.tolist())) << (2 * shift)
+        return cls(len(present), total, squared, float(present[~np.isfinite(present)].sum()))
+
+    def merge(self, other: Exact) -> Exact:
+        """Of both columns together."""
+        return Exact(
+            self.count + other.count,
+            self.total + other.total,
+            self.squares + other.squares,
+            self.wild + other.wild,
+        )
+
+    @property
+    def mean(self) -> float:
+        """The nearest number to the mean; 0 of nothing."""
+        if self.wild:
+            return self.wild
+        return float(Fraction(self.total, max(self.count, 1) << self.UNIT))
+
+    @property
+    def deviation(self) -> float:
+        """Population standard deviation, of what was seen with ``squares``."""
+        away = self.squares * self.count - self.total * self.total
+        try:
+            return math.sqrt(Fraction(away, max(self.count, 1) ** 2 << (2 * self.UNIT)))
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True)

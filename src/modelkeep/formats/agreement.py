@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modelkeep.core.errors import Damaged, UserCodeFailed
+from modelkeep.core.errors import Damaged, Invalid, UserCodeFailed
 from modelkeep.formats.batch import Batch, Layout
 from modelkeep.formats.onnx.graph import Exported
 from modelkeep.formats.onnx_runtime import OnnxModel
@@ -71,7 +71,7 @@ def compare(pipeline: Any, exported: Exported, signature: Signature, columns: Ma
     for probe in _probes(batch):
         try:
             expected = reference.predict(probe)
-        except UserCodeFailed:
+        except (Invalid, UserCodeFailed):
             continue  # the original refuses such rows, so nothing is promised
         try:
             more = _differences(expected, _run(model, probe), signature)

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from modelkeep.core.errors import UserCodeFailed
+from modelkeep.formats import unfit
 from modelkeep.formats.batch import Layout
 from modelkeep.formats.feed import Feed, Feeder, asked, named
 from modelkeep.formats.frames import frame_of
 from modelkeep.formats.signature import Signature
+from modelkeep.formats.validate import MOST_PROBLEMS
 
 
 class SklearnModel:
@@ -35,14 +38,20 @@ class SklearnModel:
         """Arrays by input name to arrays by output name.
 
         Raises:
-            Unfit: The pipeline refuses these rows.
+            Invalid: A step or the model does not take some values; names them.
+            Unfit: The pipeline refuses these rows otherwise.
             UserCodeFailed: It raised something else.
         """
         batch = self.layout.pack(columns)
         frame = self._feeder.given(batch) if self._feeder else frame_of(batch)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of categories never seen
-            return asked("the pipeline", lambda: self._predict(frame))
+            try:
+                return asked("the pipeline", lambda: self._predict(frame))
+            except UserCodeFailed as error:
+                if self._feeder is None and (found := unfit.found(self.pipeline, frame)):
+                    raise unfit.told_of_request(found, MOST_PROBLEMS) from error
+                raise
 
     def _predict(self, frame: Any) -> dict[str, Any]:
         task = self.signature.task

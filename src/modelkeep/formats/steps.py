@@ -217,6 +217,9 @@ class UserFunction(_Step):
         Raises:
             UserCodeFailed: The function raised, or returned something else than one row of numbers per row.
         """
+        names = getattr(self, "feature_names_in_", None)
+        if names is not None and not isinstance(X, pd.DataFrame):  # what a step before it made has no names
+            X = pd.DataFrame(X, columns=names)
         function = load_function(self.function, base=Path(self.base), path="features.function")
         with user_code(f"{self.function}(table)"):
             made = np.asarray(function(X, **dict(self.params or {})), dtype=np.float64)

@@ -21,6 +21,8 @@ from sklearn.preprocessing import (
 )
 
 from modelkeep.core.compiled import Pays
+from modelkeep.core.errors import ModelkeepError
+from modelkeep.formats import unfit
 from modelkeep.formats.steps import HashBuckets, RareCategories, Strings, only_fills
 
 Floats = npt.NDArray[np.float64]
@@ -58,7 +60,31 @@ def encoded(transformer: Any, table: pa.Table, inputs: Sequence[str], order: Lit
     Returns:
         Shape (rows, features), float64; a SciPy matrix where the transformer gives one (made here it holds every
         number, also those that are 0).
+
+    Raises:
+        Invalid: A step does not take what some rows hold; names their columns.
+        UserCodeFailed: A feature function of the user's raised.
     """
+    try:
+        return transformed(transformer, table, inputs, order)
+    except ModelkeepError:
+        raise
+    except Exception as error:
+        raise refused(error, transformer, table, inputs) from error
+
+
+def refused(error: Exception, pipeline: Any, table: pa.Table, inputs: Sequence[str], start: int = 0) -> Exception:
+    """The error to raise in place of one that a fitted pipeline raised of these rows.
+
+    Args:
+        start: The place of the first of them.
+    """
+    found = unfit.found(pipeline, to_frame(table, inputs))
+    return unfit.told(found, table.num_rows, start) if found else error
+
+
+def transformed(transformer: Any, table: pa.Table, inputs: Sequence[str], order: Literal["C", "F"] = "C") -> Any:
+    """The same with the errors that the steps themselves raise."""
     branches = _branches(transformer, table)
     hashes = branches is not None and transformer.sparse_output_
     if branches is None or (hashes and not _pays.with_more(table.num_rows)):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from modelkeep.stats.metrics import METRICS, calibration_gaps, replicate
 from modelkeep.stats.outputs import Outputs, View, positions
+from modelkeep.stats.sketches import Moments
 from modelkeep.train.evaluate import Evaluation, Interval
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +47,7 @@ class Sums:
         rows: How many.
         pairs: Rows by class and predicted class, (K, K); empty without labels.
         means: Sum over rows, by metric.
-        target: Sum of the target and of its square; for regression.
+        target: Count, mean and spread of the target; for regression.
         ranks: Rows by score of each ranked class, those of others and its own, (classes, 2, steps). Of two classes
             the positive one is ranked.
         gaps: Sum of stated - observed by bin of the stated probability.
@@ -57,7 +58,7 @@ class Sums:
     rows: int
     pairs: Floats
     means: dict[str, float] = field(default_factory=dict)
-    target: tuple[float, float] = (0.0, 0.0)
+    target: Moments = field(default_factory=Moments)
     ranks: npt.NDArray[np.int64] | None = None
     gaps: Floats | None = None
     known: bool = True
@@ -72,7 +73,7 @@ class Sums:
             self.rows + other.rows,
             self.pairs + other.pairs,
             {name: self.means[name] + other.means[name] for name in self.means},
-            (self.target[0] + other.target[0], self.target[1] + other.target[1]),
+            self.target.merge(other.target),
             None if self.ranks is None or other.ranks is None else self.ranks + other.ranks,
             None if self.gaps is None or other.gaps is None else self.gaps + other.gaps,
         )
@@ -94,8 +95,7 @@ def partial(y: npt.NDArray[Any], outputs: Outputs, names: Sequence[str]) -> Sums
     found = replicate([name for name in MEANS if name in names], View(y, outputs))
     means = {name: float(values[0]) * rows for name, values in found.items()}
     if outputs.classes is None:
-        values = np.asarray(y, dtype=np.float64)
-        return Sums(rows, np.zeros((0, 0)), means, (float(values.sum()), float(values @ values)))
+        return Sums(rows, np.zeros((0, 0)), means, Moments.of(np.asarray(y, dtype=np.float64)))
     size = len(outputs.classes)
     truth = positions(y, outputs.classes)
     said = positions(outputs.label, outputs.classes) if outputs.label is not None else truth
@@ -131,8 +131,9 @@ def finish(sums: Sums, names: Sequence[str], classes: Sequence[Any] | None) -> d
         return {}
     made = {name: total / sums.rows for name, total in sums.means.items()}
     if "mse" in made:
-        variance = sums.target[1] / sums.rows - (sums.target[0] / sums.rows) ** 2
-        made |= {"rmse": math.sqrt(made["mse"]), "r2": 1 - made["mse"] / variance if variance > 0 else math.nan}
+        spread = sums.target.squares / sums.rows
+        varies = spread > 1e-14 * max(1.0, spread)  # as stats.metrics tells it
+        made |= {"rmse": math.sqrt(made["mse"]), "r2": 1 - made["mse"] / spread if varies else math.nan}
     if classes is not None and sums.pairs.any():
         known = np.asarray(classes)
         truth, said = np.nonzero(sums.pairs)

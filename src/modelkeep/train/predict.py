@@ -11,8 +11,9 @@ import pyarrow as pa
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
+from modelkeep.core.errors import ModelkeepError, UserCodeFailed
 from modelkeep.stats.outputs import Outputs
-from modelkeep.train.encoding import encoded, to_frame
+from modelkeep.train.encoding import refused, to_frame, transformed
 from modelkeep.train.task import Class
 
 CHUNK = 250_000
@@ -35,18 +36,31 @@ def outputs(
         Classification: ``label`` (n,), ``probability`` (n, K) where the model gives any, ``classes`` (K,).
         Regression: ``value`` (n,). Anomaly: ``label`` (n,) True where anomalous, and the anomaly score (higher is
         more anomalous) both as ``value`` (n,) and as the ``probability`` (n,) that rankings go by.
+
+    Raises:
+        Invalid: Some rows hold what a feature step or the model does not take; names columns and rows.
+        UserCodeFailed: The model, or a function of the user's, raised otherwise.
     """
-    pieces = (table.slice(start, CHUNK) for start in range(0, max(1, table.num_rows), CHUNK))
-    parts = [_of_piece(pipeline, piece, inputs, task, classes) for piece in pieces]
+    starts = range(0, max(1, table.num_rows), CHUNK)
+    parts = [_of_piece(pipeline, table.slice(start, CHUNK), inputs, task, classes, start) for start in starts]
     return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def _of_piece(
-    pipeline: Any, table: pa.Table, inputs: Sequence[str], task: str, classes: Sequence[Class] | None
+    pipeline: Any, table: pa.Table, inputs: Sequence[str], task: str, classes: Sequence[Class] | None, start: int
 ) -> Outputs:
-    if isinstance(pipeline, Pipeline) and len(pipeline) == 2 and isinstance(pipeline[0], ColumnTransformer):
-        return of_estimator(pipeline[1], encoded(pipeline[0], table, inputs), task, classes)
-    return of_estimator(pipeline, to_frame(table, inputs), task, classes)
+    try:
+        if isinstance(pipeline, Pipeline) and len(pipeline) == 2 and isinstance(pipeline[0], ColumnTransformer):
+            return of_estimator(pipeline[1], transformed(pipeline[0], table, inputs), task, classes)
+        return of_estimator(pipeline, to_frame(table, inputs), task, classes)
+    except ModelkeepError:
+        raise
+    except Exception as error:
+        told = refused(error, pipeline, table, inputs, start)
+        if isinstance(told, ModelkeepError):
+            raise told from error
+        text = f"{type(error).__name__}: {error}"
+        raise UserCodeFailed("the model could not predict these rows", traceback=text) from error
 
 
 def of_estimator(estimator: Any, X: Any, task: str, classes: Sequence[Class] | None = None) -> Outputs:

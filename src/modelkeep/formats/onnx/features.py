@@ -150,6 +150,7 @@ def one_hot_encoder(inputs: Inputs, step: Any, value: Value) -> Value:
     """Indicator columns; an unknown category is all zeros, or the infrequent column where there is one."""
     if step.drop_idx_ is not None:
         raise Unconvertible("it drops a category")
+    _may_see_others(step)
     parts = []
     for index, categories in enumerate(step.categories_):
         output, width, rare = _grouped(step, index, len(categories))
@@ -161,6 +162,7 @@ def one_hot_encoder(inputs: Inputs, step: Any, value: Value) -> Value:
 
 def ordinal_encoder(inputs: Inputs, step: Any, value: Value) -> Value:
     """Each category's place; unknown and missing as the encoder says."""
+    _may_see_others(step)
     parts = []
     graph = inputs.graph
     for index, categories in enumerate(step.categories_):
@@ -172,6 +174,12 @@ def ordinal_encoder(inputs: Inputs, step: Any, value: Value) -> Value:
         found = codes(inputs, value, index, categories, output=output, unknown=unknown)
         parts.append(graph.op("Unsqueeze", found, graph.const(np.array([1], np.int64))))
     return Matrix(graph.concat(parts), len(parts))
+
+
+def _may_see_others(step: Any) -> None:
+    """Names never seen are refused before a graph runs, as the signature says; numbers only by the original."""
+    if step.handle_unknown == "error" and any(known.dtype.kind in "iuf" for known in step.categories_):
+        raise Unconvertible("it refuses numbers that it has not seen")
 
 
 def _grouped(step: Any, index: int, count: int) -> tuple[Array, int, int]:

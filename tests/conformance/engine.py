@@ -229,10 +229,17 @@ class RemoteSuite(LostWorkerSuite):
         with pytest.raises(Refused, match=r"numpy 1\.9\.0 here and \d"):
             open_engine(address, limit=60)
 
-    @pytest.mark.parametrize("needs", [{"cpu": 4096}, {"memory": "400TB"}], ids=str)
-    def test_resources_that_no_machine_has_are_refused(self, engine, address, needs):
-        with pytest.raises((Refused, Unavailable), match=r"resources|cpu|memory"):
-            open_engine(address, resources=Resources(**needs), limit=2)
+    @pytest.mark.parametrize("needs", [{"cpu": 4096}, {"memory": "400TB"}, {"gpu": 1}], ids=str)
+    def test_resources_that_no_machine_has_are_refused_by_the_field_and_without_waiting(
+        self, engine, address, needs
+    ):
+        [(field, asked)] = needs.items()
+        told = (
+            rf"resources.{field}: no \w+ of {address} has (any|more than \S+) \w+, and one part asks for {asked}"
+        )
+        with pytest.raises(Refused, match=told) as refused:
+            open_engine(address, resources=Resources(**needs), limit=600)
+        assert refused.value.hint.startswith("ask for less, or ")
 
     def test_a_machine_is_lost_in_the_middle_and_the_result_is_still_right(self, engine, lose):
         """Last, for the machine does not come back."""

@@ -23,8 +23,9 @@ from conformance.parts import pull_when_told
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import command, spark_cluster, wait_for
 from modelkeep.core.errors import Refused
-from modelkeep.engines import boosting
+from modelkeep.engines import boosting, spark_has
 from modelkeep.engines.opening import open_engine
+from modelkeep.engines.room import Room
 from modelkeep.spec.declaration import Resources
 from modelkeep.train.algorithms import resolve
 from modelkeep.train.boosting import grow
@@ -80,11 +81,15 @@ class TestMerging(KeptSuite):
 
 class TestResources:
     def test_more_cores_than_any_executor_has_are_refused_though_all_together_have_them(self, opened, address):
-        assert opened._cores() == [1, 1]
+        assert spark_has.cores(opened._context) == [1, 1]
         with pytest.raises(
             Refused, match=r"resources.cpu: no executor of .* has more than 1 cores, and one part asks for 2"
         ):
-            open_engine(address, resources=Resources(cpu=2), limit=0.5)
+            open_engine(address, resources=Resources(cpu=2), limit=600)
+
+    def test_the_master_says_what_executors_could_have_before_there_are_any(self, opened):
+        memory = spark_has.memory(opened._context)
+        assert spark_has.workers(opened._context) == [Room(1, memory, 0)] * 2
 
 
 class TestJoined(JoinedSuite):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting, boosting_dask, flow, merging, remote, tasks, versions
+from modelkeep.engines import boosting, boosting_dask, flow, merging, remote, room, tasks, versions
 from modelkeep.engines.remote import Kept, RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
@@ -24,6 +25,11 @@ CPU, MEMORY = "modelkeep-cpu", "modelkeep-memory"
 """What workers are made to say they have."""
 _ENDLESS = 1 << 60
 """Bytes of a worker without a limit."""
+_MORE = {
+    "cpu": "start workers with more threads: dask worker --nthreads N",
+    "memory": "start workers with more: dask worker --memory-limit 8GB",
+    "gpu": "have workers say that they have some: dask worker --resources GPU=1",
+}
 LARGE = 1_000_000
 """Bytes of a packet from which it does not travel through the scheduler."""
 
@@ -86,7 +92,7 @@ class DaskEngine(RemoteEngine):
         ]
         if new:
             self._client.run(_say, workers=new, on_error="ignore")  # whoever is gone by now is not counted on
-        return sum(self._fit(worker) for worker in workers.values())
+        return sum(_room(worker).parts(self.resources) for worker in workers.values())
 
     def share(self, obj: Any) -> Shared:
         """Copy an object to every worker, so that it outlives all but the last."""
@@ -194,28 +200,12 @@ class DaskEngine(RemoteEngine):
                 )
             if isinstance(told, dict):
                 versions.must_agree(here, told, f"{self.address}: the worker {worker}")
-        workers = self._workers().values()
-        if workers and not any(self._fit(worker) for worker in workers):
-            needed = self.resources
-            raise Refused(
-                f"resources: no worker of {self.address} has cpu {needed.cpu:g}, memory {needed.memory or 'any'}, "
-                f"gpu {needed.gpu:g}",
-                hint="ask for less, or start workers with more: dask worker --nthreads N --memory-limit 8GB "
-                "--resources GPU=1",
-            )
+        rooms = [_room(worker) for worker in self._workers().values()]
+        room.must_fit(self.resources, rooms, f"no worker of {self.address}", _MORE)
 
     def _workers(self) -> dict[str, Any]:
         found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
         return found
-
-    def _fit(self, worker: dict[str, Any]) -> int:
-        needed = self.resources
-        fits = [int(worker["nthreads"] // needed.cpu)]
-        if needed.memory and worker["memory_limit"]:
-            fits.append(int(worker["memory_limit"] // size(needed.memory)))
-        if needed.gpu:
-            fits.append(int(worker["resources"].get("GPU", 0) // needed.gpu))
-        return min(fits)
 
     def _scattered(self, obj: Any) -> Any:
         return self._client.scatter([obj], broadcast=True, hash=False)[0]
@@ -225,6 +215,11 @@ class DaskEngine(RemoteEngine):
         scheduler = require("distributed.scheduler", "dask")
         cancelled = require("distributed.client", "dask").FutureCancelledError
         return isinstance(error, scheduler.KilledWorker | cancelled | TimeoutError)
+
+
+def _room(worker: dict[str, Any]) -> room.Room:
+    limit = worker["memory_limit"] or math.inf
+    return room.Room(worker["nthreads"], limit, worker["resources"].get("GPU", 0))
 
 
 async def _say(dask_worker: Any) -> None:

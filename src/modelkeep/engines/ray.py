@@ -12,6 +12,7 @@ opens each when it is called for, once.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import threading
@@ -26,7 +27,7 @@ from typing import Any, TypeVar
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting, boosting_ray, flow, merging, remote, tasks, versions
+from modelkeep.engines import boosting, boosting_ray, flow, merging, remote, room, tasks, versions
 from modelkeep.engines.remote import Kept, RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
@@ -34,6 +35,11 @@ from modelkeep.spec.engines import Address, size
 T = TypeVar("T")
 R = TypeVar("R")
 
+_MORE = {
+    "cpu": "start a node with more: ray start --num-cpus N",
+    "memory": "start a node with more: ray start --memory BYTES",
+    "gpu": "start a node that has some: ray start --num-gpus N",
+}
 NOTICE = 15.0
 """Seconds in which Ray notices that a node is gone."""
 
@@ -83,7 +89,7 @@ class RayEngine(RemoteEngine):
 
     def count(self) -> int:
         """Parts at once on the nodes that are alive."""
-        return sum(_fit(node["Resources"], self.resources) for node in self._nodes())
+        return sum(_room(node["Resources"]).parts(self.resources) for node in self._nodes())
 
     def share(self, obj: Any) -> Shared:
         """Put an object into the object store; each node gets it once."""
@@ -251,23 +257,16 @@ class RayEngine(RemoteEngine):
 
     def _check(self) -> None:
         """One task on every node says what is installed there."""
-        self._must_fit()
+        rooms = [_room(node["Resources"]) for node in self._nodes()]
+        if not self._grows():
+            room.must_fit(self.resources, rooms, f"no node of {self.address}", _MORE)
         for host, told in self._told(versions.report):
             versions.must_agree(versions.report(), told, f"{self.address}: the node {host}")
 
-    def _must_fit(self) -> None:
-        nodes = list(self._nodes())
-        if not any(_fit(node["Resources"], self.resources) for node in nodes):
-            largest = {
-                name: max((node["Resources"].get(key, 0) for node in nodes), default=0)
-                for name, key in (("cpu", "CPU"), ("memory", "memory"), ("gpu", "GPU"))
-            }
-            raise Refused(
-                f"resources: no node of {self.address} has cpu {self.resources.cpu:g}, "
-                f"memory {self.resources.memory or 'any'}, gpu {self.resources.gpu:g}; the most there is: cpu "
-                f"{largest['cpu']:g}, memory {largest['memory'] / 1e9:.1f}GB, gpu {largest['gpu']:g}",
-                hint="ask for less, or start such a node first",
-            )
+    def _grows(self) -> bool:
+        """Whether nodes may come by themselves, as far as the cluster says."""
+        get = require("ray.experimental.internal_kv", "ray")._internal_kv_get
+        return grows(get(b"__autoscaling_status"), get(b"__autoscaler_v2_enabled", namespace=b"__autoscaler"))
 
     def _told(self, ask: Callable[..., dict[str, str]], *about: str) -> Iterator[tuple[str, dict[str, str]]]:
         """What every node's task says, by its address."""
@@ -349,10 +348,22 @@ def _run(terms: Terms, content: bytes, *shared: Sealed | bytes, keep: bool = Fal
     return (merging.told(answer), answer.content) if keep else answer
 
 
-def _fit(there: dict[str, float], needed: Resources) -> int:
-    """How many parts fit on a node at once."""
-    wants = {"CPU": needed.cpu, "GPU": needed.gpu, "memory": size(needed.memory) if needed.memory else 0}
-    return int(min((there.get(name, 0) // amount for name, amount in wants.items() if amount), default=0))
+def grows(status: bytes | None, second: bytes | None) -> bool:
+    """Whether a cluster has an autoscaler that starts nodes, of any kinds: which ones it could is not told.
+
+    Args:
+        status: What the monitor on the head says. On a cluster of fixed size, each node is of a kind of its own.
+        second: ``1`` where it is the second autoscaler, which says nothing there; it is taken to start nodes.
+    """
+    if second == b"1":
+        return True
+    report = (json.loads(status) if status else {}).get("autoscaler_report") or {}
+    kinds = report.get("node_type_mapping") or {}
+    return any(kind != f"node_{node}" for node, kind in kinds.items())
+
+
+def _room(there: dict[str, float]) -> room.Room:
+    return room.Room(there.get("CPU", 0), there.get("memory", 0), there.get("GPU", 0))
 
 
 def _first(error: Exception) -> str:

@@ -161,7 +161,8 @@ class RemoteEngine(ABC):
             elif now - self._gone > self.limit:
                 raise Unavailable(
                     f"{self.address}: no worker has answered for {self.limit:g} seconds",
-                    hint="start workers, or set engine: local; what was finished is kept",
+                    hint="start workers, set engine: local, or wait longer: MODELKEEP_ENGINE_TIMEOUT; what was "
+                    "finished is kept",
                 )
             return self._count
 

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from modelkeep.core import memory
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.here import Here
 from modelkeep.core.plugins import require
@@ -29,6 +28,8 @@ from modelkeep.engines import (
     flow,
     merging,
     remote,
+    room,
+    spark_has,
     spark_java,
     spark_merging,
     tasks,
@@ -49,7 +50,11 @@ THREADS = 256
 """Jobs that are waited for at once."""
 NOTICE = 8.0
 """Seconds in which Spark says that an executor is gone; where a whole machine is, it waits 5 for a reason."""
-_MORE = "ask for less, or give the executors more cores (spark.executor.cores)"
+_MORE = {
+    "cpu": "give the executors more cores (spark.executor.cores)",
+    "memory": "give the executors more (spark.executor.memory)",
+    "gpu": "start workers that have some (spark.worker.resource.gpu.amount)",
+}
 _DEATHS = ("Python worker exited unexpectedly", "ExecutorLostFailure", "was lost", "cancelled", "FetchFailed")
 
 
@@ -112,9 +117,10 @@ class SparkEngine(RemoteEngine):
         if not scala.isLocal() and scala.getExecutorMemoryStatus().size() < 2:
             return 0  # the driver alone
         each = max(1, int(self.resources.cpu))
-        fits = sum(cores // each for cores in self._cores())
+        fits = sum(cores // each for cores in spark_has.cores(self._context))
         if self.resources.memory:
-            fits = min(fits, len(self._executors()) * (self._memory() // size(self.resources.memory)))
+            each = spark_has.memory(self._context) // size(self.resources.memory)
+            fits = min(fits, len(self._executors()) * each)
         return max(1, fits)
 
     def share(self, obj: Any) -> Shared:
@@ -268,33 +274,21 @@ class SparkEngine(RemoteEngine):
         except Exception as error:
             if "cpus per task" in str(error):
                 raise Refused(
-                    f"resources.cpu: one part asks for {needed.cpu:g}; {self.address}: {_first(error)}", hint=_MORE
+                    f"resources.cpu: one part asks for {needed.cpu:g}; {self.address}: {_first(error)}",
+                    hint=f"ask for less, or {_MORE['cpu']}",
                 ) from None
             raise Unavailable(f"the engine {self.address} failed to begin: {_first(error)}") from error
 
     def _check(self) -> None:
         """Executors say what is installed there, one task per core."""
         here, where = versions.report(), f"{self.address}: an executor"
-        until = time.monotonic() + self.limit  # they come one after the other
-        while max(self._cores(), default=0) < self.resources.cpu and time.monotonic() < until:
-            time.sleep(0.1)
-        if self._executors() and (most := max(self._cores())) < self.resources.cpu:
-            raise Refused(
-                f"resources.cpu: no executor of {self.address} has more than {most} cores, and one part asks for "
-                f"{self.resources.cpu:g}",
-                hint=_MORE,
-            )
-        if self.resources.memory and (most := self._memory()) < size(self.resources.memory):
-            raise Refused(
-                f"resources.memory: an executor of {self.address} has {memory.shown(most)}, and one part asks for "
-                f"{self.resources.memory}",
-                hint="ask for less, or start executors with more: spark.executor.memory",
-            )
+        self._must_fit(may_come=self._ours)
         asked = self._threads.submit(self._told, versions.report)
         try:
             told = asked.result(self.limit)
         except NotYet:
             self._context.cancelJobGroup(self._group)
+            self._must_fit(may_come=False)  # those that have come may have less than their workers
             raise Unavailable(
                 f"{self.address}: no executor did a first task within {self.limit:g} seconds",
                 hint="see whether the cluster has free cores and memory for one, and can connect to this machine",
@@ -322,27 +316,15 @@ class SparkEngine(RemoteEngine):
         told: list[dict[str, str]] = self._context.parallelize(range(cores), cores).map(lambda _: what()).collect()
         return told
 
-    def _cores(self) -> list[int]:
-        """The cores of each executor; empty when there are none. Spark's own sum may be set by the user."""
-        if not self._executors():
-            return []
-        told = self._context._jsc.sc().statusStore().executorList(True)
-        summaries = [told.apply(at) for at in range(told.size())]
-        local = self._context._jsc.sc().isLocal()
-        found = [int(one.totalCores()) for one in summaries if local or one.id() != "driver"]
-        return found or [int(self._context.defaultParallelism)]  # the newest are not on the list yet
-
-    def _memory(self) -> int:
-        """Bytes that each executor is given."""
-        scala = self._context._jsc.sc()
-        if scala.isLocal():
-            return int(self._context._jvm.java.lang.Runtime.getRuntime().maxMemory())
-        return int(scala.executorMemory()) << 20
+    def _must_fit(self, *, may_come: bool) -> None:
+        """See that an executor has room for one part: one that is there, or that a worker there may begin."""
+        rooms = spark_has.rooms(self._context)
+        if may_come:
+            rooms += spark_has.workers(self._context)
+        room.must_fit(self.resources, rooms, f"no executor of {self.address}", _MORE)
 
     def _executors(self) -> set[str]:
-        """By Spark's names, which are not given twice."""
-        scala = self._context._jsc.sc()
-        return {"driver"} if scala.isLocal() else set(scala.getExecutorIds().mkString(" ").split())
+        return spark_has.executors(self._context)
 
     def _some_executors(self) -> set[str]:
         """Those that are there; Spark begins others in place of lost ones, which takes a while."""

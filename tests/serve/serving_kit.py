@@ -222,10 +222,13 @@ def version_served(health: dict[str, Any], endpoint: str) -> int | None:
 
 
 @contextmanager
-def worker(home: Home, *, ready: bool = True, url: str = "", memory: int = 0, drain: int = 10) -> Iterator[Worker]:
+def worker(
+    home: Home, *, ready: bool = True, url: str = "", memory: int = 0, drain: int = 10, machine: Path | None = None
+) -> Iterator[Worker]:
     program = str(Path(__file__).with_name("serving_main.py"))
     words = [program, str(home.path), url or home.url, home.blobs_url]
     settings = {"MODELKEEP_MODELS_MEMORY": str(memory), "MODELKEEP_DRAIN": str(drain)}
+    settings["MODELKEEP_TEST_MACHINE"] = str(machine or "/")
     process = shared().run(words, home.path, settings, "python")
     with ended(process):
         line = process.line()

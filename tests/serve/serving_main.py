@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modelkeep.core import clock
 from modelkeep.protocols.serving import ServingDoors
+from modelkeep.serve.pressure import ModelsMemory
 from modelkeep.serve.worker import run_worker
 
 if __name__ == "__main__":
@@ -21,5 +22,8 @@ if __name__ == "__main__":
         clock=clock.from_environment(),
         doors=ServingDoors,
         drain=int(os.environ.get("MODELKEEP_DRAIN", "10")),
-        models_memory=int(os.environ.get("MODELKEEP_MODELS_MEMORY", "0")),
+        models_memory=ModelsMemory(
+            int(os.environ.get("MODELKEEP_MODELS_MEMORY", "0")),
+            root=Path(os.environ.get("MODELKEEP_TEST_MACHINE", "/")),
+        ),
     )

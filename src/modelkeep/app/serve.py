@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -30,6 +31,8 @@ from modelkeep.serve.limits import replicas
 from modelkeep.store.database import Database
 
 log = logging.getLogger(__name__)
+
+_RESERVE = "MODELKEEP_MODELS_RESERVE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,14 @@ class Doors:
     """The ports of the serving processes, which nobody else gets from now on.
 
     Raises:
-        Invalid: ``MODELKEEP_DRAIN`` is no number.
+        Invalid: ``MODELKEEP_DRAIN`` is no number, or ``MODELKEEP_MODELS_RESERVE`` no share and no number of bytes.
         Unavailable: A port is taken.
     """
 
     def __init__(self, host: str, port: int, grpc_port: int, option: str = "--serve-port") -> None:
         self.drain = drain()
+        if os.environ.get(_RESERVE):
+            _check_reserve(os.environ[_RESERVE])
         self._claims = [ports.claim(host, port, option), ports.claim(host, grpc_port, "--grpc-port")]
         self.host = host
         self.port, self.grpc_port = (claim.getsockname()[1] for claim in self._claims)
@@ -71,6 +76,13 @@ class Doors:
         """Leave the ports to those that share them."""
         for claim in self._claims:
             claim.close()
+
+
+def _check_reserve(text: str) -> None:
+    """Refuse what every serving process would end with. Raises ``Invalid``."""
+    from modelkeep.serve import pressure  # large, and ``up`` imports this module
+
+    pressure.reserve(text, 0)
 
 
 def only(home: Path) -> AbstractContextManager[None]:

@@ -108,6 +108,28 @@ def memory(root: Path = _ROOT) -> int:
     return found
 
 
+def available(root: Path = _ROOT) -> int:
+    """Bytes that could be had without taking them from anybody: of the machine, or of the group with the least.
+
+    What the kernel keeps of files and has not used for a while counts as free, as Kubernetes counts it
+    (https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/).
+    """
+    found = memory(root)
+    told = _numbers(root / "proc/meminfo")
+    if "MemAvailable:" in told:
+        found = min(found, told["MemAvailable:"] << 10)
+    for folder in _groups("memory", root):
+        for most, now, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, held = _said(folder / most), _said(folder / now)
+            if limit.isdigit() and held.isdigit():
+                free = _numbers(folder / "memory.stat").get(cached, 0)
+                found = min(found, max(0, int(limit) - max(0, int(held) - free)))
+    return found
+
+
 def gpus(root: Path = _ROOT) -> tuple[str, ...]:
     """The GPUs that this process may use: those ``CUDA_VISIBLE_DEVICES`` names, else all that the driver lists.
 
@@ -149,6 +171,12 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
         yield inner
         yield from (folder for folder in inner.parents if folder == top or top in folder.parents)
     yield from (base, base / controller)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Lines that each begin with a name and a number."""
+    words = (line.split() for line in _said(path).splitlines())
+    return {found[0]: int(found[1]) for found in words if len(found) > 1 and found[1].isdigit()}
 
 
 def _said(path: Path) -> str:

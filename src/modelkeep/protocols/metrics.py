@@ -69,6 +69,7 @@ class Exporter:
     Args:
         series: What was counted.
         generation: Of the wanted state that is served.
+        unloads: How many models of this process left memory, by reason.
         apart: How the processes of versions stand that do not run in this one, with their labels.
         others: Whose names to use besides ours.
 
@@ -82,9 +83,11 @@ class Exporter:
         generation: Callable[[], int],
         others: Sequence[str] = (),
         apart: Callable[[], Sequence[tuple[_Labels, Mapping[str, Any]]]] = tuple,
+        unloads: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._series = series
         self._apart = apart
+        self._unloads = unloads
         self._generation = generation
         self._others = [_OTHERS[name] for name in names(",".join(others))]
 
@@ -95,6 +98,12 @@ class Exporter:
             *_ours(lines),
             Family("modelkeep_generation", "gauge", _GENERATION, [("", {}, self._generation())]),
             *_processes(self._apart()),
+            Family(
+                "modelkeep_unloads_total",
+                "counter",
+                "Models that left memory: for the budget, or because the machine had too little left",
+                [("", {"reason": reason}, count) for reason, count in self._unloads().items()],
+            ),
         ]
         # their names know no roles: what was a canary and is stable now is one line
         answering = together(

@@ -89,6 +89,7 @@ class ServingDoors:
             lambda: plane.generation,
             metrics.names(os.environ.get(metrics.VARIABLE, "")),
             plane.apart,
+            lambda: health.unloads(),  # noqa: PLW0108 - set once the models are there
         )
         oip, scoring, tfserving = (
             OpenInference(plane, max_body),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -98,6 +98,12 @@ class Resident:
             self.loads += 1
         return self._model
 
+    @property
+    def taken(self) -> int:
+        """Bytes that it is known to take: its processes, or what it took when it was loaded, or its file."""
+        processes: int = sum(process["pss_bytes"] for process in self.status()["processes"])
+        return max(self.size, processes)
+
     def unload(self) -> None:
         """For the residency: let go of it. Batches under way keep it until they end."""
         self._model = None
@@ -184,6 +190,15 @@ class Residency:
         """Bytes that the loaded models took when they were loaded; 0 without a budget."""
         with self._guard:
             return sum(self._sizes.values())
+
+    def let_go(self, residents: Sequence[Resident]) -> None:
+        """Unload models; they come back when they are asked."""
+        with self._guard:
+            for one in residents:
+                self._sizes.pop(one, None)
+                one.unload()
+            self.unloads += len(residents)
+        memory.give_back()
 
     def _make_room(self, newest: Resident) -> None:
         gone: list[str] = []

@@ -34,6 +34,7 @@ from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import HotRoutes, protocol
 from modelkeep.serve.orders import DRAIN
 from modelkeep.serve.packages import LocalPackages
+from modelkeep.serve.pressure import ModelsMemory, Pressure
 from modelkeep.serve.server import ANSWER, Server
 from modelkeep.serve.spool import EVERY, Spool
 from modelkeep.serve.supervised import Supervised
@@ -43,6 +44,7 @@ from modelkeep.store.database import Database
 
 log = logging.getLogger(__name__)
 
+UNBOUND = ModelsMemory()
 POLL = 0.15
 RETRY = 1.0
 BACKLOG = 2048
@@ -57,10 +59,12 @@ class Health:
     Attributes:
         database: Whether the registry could be read at the last try.
         faults: Why something wanted is not served, by endpoint.
+        unloads: How many models left memory, by reason.
     """
 
     database: bool = False
     faults: dict[str, str] = field(default_factory=dict)
+    unloads: Callable[[], Mapping[str, int]] = dict
 
 
 class Doors(Protocol):
@@ -190,7 +194,7 @@ def run_worker(
     capture_every: float = EVERY,
     grpc_port: int | None = None,
     leash: int | None = None,
-    models_memory: int = 0,
+    models_memory: ModelsMemory = UNBOUND,
 ) -> None:
     """Serve until told to end, then drain for at most ``drain`` seconds. Blocks.
 
@@ -206,7 +210,7 @@ def run_worker(
         grpc_port: As ``port``, for gRPC; None for none.
         leash: Descriptor of the socket to a supervisor, which hands out what to listen on: then nothing is bound
             here, and ``port`` and ``grpc_port`` only say what is. See ``serve.supervised``.
-        models_memory: Bytes that the models of this process may take together; 0 for no limit.
+        models_memory: What the models of this process may take.
 
     Raises:
         Unavailable: An address is taken.
@@ -275,12 +279,14 @@ async def _serve(
     doors: Callable[[DataPlane, Health], Doors],
     drain: int,
     spool: Spool,
-    models_memory: int,
+    models_memory: ModelsMemory,
 ) -> None:
     plane = DataPlane(asyncio.get_running_loop(), clock, spool)
     health = Health()
     made = doors(plane, health)
-    packages = LocalPackages(home / "packages", lambda: open_blobs(blobs_url), models_memory)
+    packages = LocalPackages(home / "packages", lambda: open_blobs(blobs_url), models_memory.budget)
+    pressure = Pressure(plane, packages.residency, models_memory)
+    health.unloads = pressure.unloads
     follower = Follower(plane, packages, database_url, home / "serve" / "state.json", health)
     config = uvicorn.Config(
         made.app,
@@ -303,11 +309,13 @@ async def _serve(
     tally.start()
     spool.start()
     follower.start()
+    pressure.start()
     await made.start(grpc)
     try:
         with _announced(address, home / "serve" / f"address-{os.getpid()}.json"):
             await server.serve(sockets=[listener] if listener else [])
     finally:
+        await asyncio.to_thread(pressure.stop)
         await asyncio.to_thread(follower.stop, server.left)
         with contextlib.suppress(TimeoutError):  # whom these batches were for has been told
             await asyncio.wait_for(asyncio.to_thread(plane.close), server.left)

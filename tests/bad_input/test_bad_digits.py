@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("safety", "serve")]
-
 from safety_site import Site, site
 from serving_kit import Home, Worker, named, tensor, tumours, worker
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("safety", "serve")]
-
-from safety_site import Site, site  # noqa: E402
-from serving_kit import Home, Worker, named, tensor, tumours, worker  # noqa: E402
+from safety_site import Site, site
+from serving_kit import Home, Worker, named, tensor, tumours, worker
 
 DIGITS = {"thousands": "9" * 5000, "more than 64 bits": "9" * 25}
 MLFLOW = "/api/2.0/mlflow"

@@ -23,7 +23,21 @@ ALLOWED = "MODELKEEP_WEBHOOK_HOSTS"
 
 TIMEOUT = 10.0
 _MOST = 64 * 1024
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NEVER = tuple(
+    ipaddress.ip_network(each)
+    for each in (
+        "192.0.0.0/24",  # protocol assignments; clouds answer there with credentials
+        "192.88.99.0/24",  # relays of 6to4, given up
+        "::/96",  # IPv4 in IPv6, given up
+        "::ffff:0:0:0/96",  # IPv4, translated (RFC 7915)
+        "64:ff9b:1::/48",  # NAT64 of one's own network (RFC 8215): what it wraps, and where, only that knows
+        "3fff::/20",  # for documents (RFC 9637)
+        "5f00::/16",  # segments of one's own network (RFC 9602)
+        "fec0::/10",  # sites, given up
+    )
+)
+"""What Python's own table of addresses that are not public lacks, in one of the versions that are in use."""
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -130,10 +144,11 @@ def _public(address: _Address, host: str) -> None:
     inner: _Address | None = None
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if any(address in network for network in _NAT64):
+        if address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     for one in (address,) if inner is None else (inner,):
-        if not one.is_global or one.is_multicast or one.is_reserved:
+        never = any(one.version == network.version and one in network for network in _NEVER)
+        if never or not one.is_global or one.is_multicast or one.is_reserved:
             raise Refused(
                 f"Webhook URL must not lead to {host}: {address} is not a public address",
                 hint=f"to reach a private receiver, name its host:port in {ALLOWED}",

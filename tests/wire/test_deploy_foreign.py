@@ -184,7 +184,7 @@ def test_an_endpoint_is_told_what_a_declaration_could_say(place: Place) -> None:
         ("deploy.batch.budgt=1s", "deploy.batch.budgt", "did you mean 'budget'"),
         ("deploy.batch.budget=soon", "deploy.batch.budget", "is not a duration"),
         ("deploy.cache.rows=-1", "deploy.cache.rows", "out of range"),
-        ("deploy.rollout=[canary 5% 10m]", "deploy.rollout", "all traffic at once"),
+        ("deploy.rollout=[canary 5% 10m]", "deploy.rollout", "are by hand"),
         ("deploy.batch=1", "deploy.batch", "expected"),
         ("train.algorithm=x", "train.algorithm", "no field under deploy"),
         ("monitor.log.mask=[nobody]", "monitor.log.mask", "nobody"),

@@ -19,6 +19,7 @@ _MB = 1 << 20
         "modelkeep deploy churn                      # the newest version",
         "modelkeep deploy churn@champion --endpoint churn-eu",
         "modelkeep deploy churn@3 --trust 5f2c...    # its pickled model may run",
+        "modelkeep deploy churn@4 --canary 10%       # beside version 3; modelkeep deploy churn@4 lets it win",
         "modelkeep deploy churn@3 --memory 512 --not-repeatable",
         "modelkeep deploy churn --set deploy.batch.budget=200ms --set deploy.replicas.max=4",
         "modelkeep deploy churn --set monitor.log.sample=1 --set 'monitor.log.mask=[name]'   # capture",
@@ -26,6 +27,10 @@ _MB = 1 << 20
     )
 )
 @click.argument("ref", metavar="MODEL[@VERSION]")
+@click.option(
+    "--canary", default="", metavar="SHARE", help="Beside the version that answers, for 10% of requests."
+)
+@click.option("--shadow", is_flag=True, help="Beside the version that answers: it sees all and answers nobody.")
 @click.option("--endpoint", default="", help="The stable address.  [default: the model's name]")
 @click.option("--trust", multiple=True, metavar="DIGEST|NAME", help="What the model may run; may be repeated.")
 @click.option("--memory", type=click.IntRange(min=64), metavar="MB", help="Most memory of its process.")
@@ -52,24 +57,22 @@ _MB = 1 << 20
 def deploy(
     *,
     ref: str,
-    endpoint: str,
-    trust: tuple[str, ...],
-    memory: int | None,
-    not_repeatable: bool,
-    all_versions: bool,
-    ignore_unknown: bool,
+    canary: str,
+    shadow: bool,
     said: tuple[str, ...],
     function: Path | None,
     sample: Path | None,
-    beside: tuple[Path, ...],
-    because: str,
     file: Path,
     as_json: bool,
+    **how: Any,
 ) -> None:
     """Serve a version that a client registered, such as one logged with MLflow.
 
     It is run without running code it brings where that is possible: ONNX, skops, XGBoost's and LightGBM's own
     files, TorchScript and torch.export. Pickled models and Python code run only when their digest is trusted.
+
+    With --canary or --shadow the version stands beside the one that answers, whose endpoint stays as it is.
+    Deployed without, it takes all traffic; `modelkeep rollback MODEL` takes it away again.
 
     With --function a Python file that defines predict(columns) becomes the next version of the model.
     """
@@ -77,35 +80,40 @@ def deploy(
     from modelkeep.lifecycle import deploy_foreign, deploy_settings
 
     model, version = split_ref(ref)
-    terms: dict[str, Any] = {"deploy.repeatable": not not_repeatable}
-    if all_versions:
-        terms["deploy.versions"] = "all"
-    if memory is not None:
-        terms["deploy.memory"] = memory * _MB
-    if ignore_unknown:
-        terms["deploy.unknown_fields"] = "ignore"
-    settings = deploy_settings.settings(said, terms)
+    step, terms = deploy_settings.step(canary, shadow=shadow), _terms(how)
+    if step is not None and (said or terms or function):
+        raise Invalid(
+            "with --canary and --shadow the endpoint stays as it is: nothing can be set, no function registered",
+            hint="set it with the version that answers, or when the other one takes over",
+        )
+    settings = deploy_settings.settings(said, {"deploy.repeatable": True, **terms})
     if (function is None) != (sample is None):
         raise Invalid("--function needs --sample, rows of its inputs, and the other way round")
+    told: dict[str, Any] = {"endpoint": how["endpoint"], "settings": settings, "because": how["because"]}
     with opened(file) as keep:
         if function is not None and sample is not None:
-            done = deploy_foreign.deploy_function(
-                keep,
-                model,
-                function,
-                read_table(sample),
-                beside=beside,
-                endpoint=endpoint,
-                settings=settings,
-                because=because,
-            )
+            rows = read_table(sample)
+            done = deploy_foreign.deploy_function(keep, model, function, rows, beside=how["beside"], **told)
         else:
-            done = deploy_foreign.deploy(
-                keep, model, version or "", endpoint=endpoint, trust=trust, settings=settings, because=because
-            )
+            done = deploy_foreign.deploy(keep, model, version or "", trust=how["trust"], step=step, **told)
     if as_json:
         print_json(done)
         return
-    say(f"[bold]{text(done.version.name)}[/] answers at [bold]{text(done.endpoint)}[/]")
+    stands = f"stands beside the champion ({text(step.text)})" if step else "answers"
+    say(f"[bold]{text(done.version.name)}[/] {stands} at [bold]{text(done.endpoint)}[/]")
     say(f"  runtime {done.runtime}: {text(done.note)}")
     say(f"  digest  {done.content}")
+
+
+def _terms(how: dict[str, Any]) -> dict[str, Any]:
+    """What options of their own say of a declaration's fields."""
+    terms: dict[str, Any] = {}
+    if how["not_repeatable"]:
+        terms["deploy.repeatable"] = False
+    if how["all_versions"]:
+        terms["deploy.versions"] = "all"
+    if how["memory"] is not None:
+        terms["deploy.memory"] = how["memory"] * _MB
+    if how["ignore_unknown"]:
+        terms["deploy.unknown_fields"] = "ignore"
+    return terms

@@ -23,6 +23,7 @@ from modelkeep.lifecycle import rollout
 from modelkeep.lifecycle.keep import Keep
 from modelkeep.registry import artifacts, catalog, endpoints, events, models
 from modelkeep.registry.models import Version
+from modelkeep.spec.expressions import RolloutStep
 from modelkeep.spec.names import unknown
 from modelkeep.store.blobs import put_tree, read_tree
 
@@ -55,9 +56,10 @@ def deploy(
     endpoint: str = "",
     trust: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
+    step: RolloutStep | None = None,
     because: str = "",
 ) -> Deployed:
-    """Serve a version at an endpoint of its own, whoever made it. All traffic moves at once.
+    """Serve a version at an endpoint of its own, whoever made it: with all traffic at once, or as a step says.
 
     What a version needs trusted stays trusted at its endpoint.
 
@@ -66,16 +68,20 @@ def deploy(
         endpoint: Its name; empty means the model's.
         trust: Digests and names that may run.
         settings: What the endpoint is told besides (``serve.limits``, ``serve.isolated.terms_of``).
+        step: How it stands beside the version that answers there, whose settings count for both
+            (``rollout.beside``); None for all traffic.
         because: Why, for the history.
 
     Raises:
-        NotFound: There is no such version, or it has no files here.
+        NotFound: There is no such version, or it has no files here; or nothing that it could stand beside.
         Refused: Running it would run code that is not trusted; says what to trust, and how.
         Invalid, MissingExtra, Damaged: As ``formats.adopt.adopt``.
-        Conflict: The endpoint is a declaration's, or another model's.
+        Conflict: The endpoint is a declaration's, or another model's; or the version has all traffic already.
     """
     endpoint = endpoint or model
     with keep.db.read() as conn:
+        if step is not None:
+            settings = rollout.live(conn, endpoint).settings
         version = models.version(conn, model, ref) if ref else _newest(conn, model)
         known = _trusted(conn, model, endpoint)
         listing = _listing(keep, conn, version)
@@ -88,6 +94,7 @@ def deploy(
         known=known,
         trust=tuple(trust),
         settings=settings or {},
+        step=step,
         because=because,
     )
     return _serve(keep, lambda conn: version, plan)
@@ -190,6 +197,7 @@ class _Plan(Struct, frozen=True, kw_only=True):
     trust: tuple[str, ...]
     settings: Mapping[str, Any]
     because: str
+    step: RolloutStep | None = None
 
     @property
     def trusted(self) -> tuple[str, ...]:
@@ -223,6 +231,12 @@ def _write(conn: Connection, version: Version, plan: _Plan, now: float) -> Versi
     fresh = sorted(set(plan.trust) - set(plan.known))
     if fresh:
         events.append(conn, "trust.granted", version.name, {"endpoint": endpoint, "trust": fresh}, now=now)
+    because = plan.because or f"deployed, run by {found.runtime}"
+    if plan.step is not None:
+        version = models.version(conn, model, number)
+        trust = plan.trusted
+        rollout.beside(conn, version, endpoint=endpoint, trust=trust, step=plan.step, now=now, because=because)
+        return models.version(conn, model, number)
     rollout.begin(
         conn,
         models.version(conn, model, number),
@@ -230,7 +244,7 @@ def _write(conn: Connection, version: Version, plan: _Plan, now: float) -> Versi
         settings={"unknown_fields": "refuse", **plan.settings, "trust": list(plan.trusted)},
         steps=(),
         now=now,
-        because=plan.because or f"deployed, run by {found.runtime}",
+        because=because,
     )
     return models.version(conn, model, number)
 

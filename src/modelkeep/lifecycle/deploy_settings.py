@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ import yaml
 
 from modelkeep.core.errors import Invalid
 from modelkeep.spec import loading
+from modelkeep.spec.expressions import RolloutStep
 
 _BARE = {"model": "any", "data": {"source": "any.csv", "target": "any"}}
 _ELSEWHERE = {
     "deploy.endpoint": "name it with --endpoint",
-    "deploy.rollout": "the version takes all traffic at once; a declaration's endpoint has rollouts",
+    "deploy.rollout": "--canary and --shadow are by hand; a declaration's endpoint has rollouts",
     "deploy.abort": "there is no rollout to end; a declaration's endpoint has rollouts",
 }
 
@@ -39,6 +41,29 @@ def settings(said: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
         "sample": log.sample if "monitor.log.sample" in values else 0.0,
         "mask": list(log.mask),
     }
+
+
+def step(canary: str, *, shadow: bool) -> RolloutStep | None:
+    """How a version stands beside the one that answers; None for a version that takes all traffic.
+
+    Args:
+        canary: A share of the requests, such as ``10%``; empty for none.
+        shadow: Whether it answers nobody and sees all.
+
+    Raises:
+        Invalid: No share between 0 and 100 %, or both.
+    """
+    if canary and shadow:
+        raise Invalid("a version answers a share or nobody: --canary and --shadow exclude each other")
+    if shadow:
+        return RolloutStep("shadow", 0.0, 0.0, "shadow")
+    if not canary:
+        return None
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%", canary.strip(), re.ASCII)
+    weight = float(found[1]) / 100 if found else 0.0
+    if not 0.0 < weight < 1.0:
+        raise Invalid(f"{canary[:40]!r}: expected a share between 0% and 100%, such as 10%", path="--canary")
+    return RolloutStep("canary", weight, 0.0, f"canary {canary.strip()}")
 
 
 def _pair(text: str) -> tuple[str, Any]:

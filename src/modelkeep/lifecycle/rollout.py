@@ -58,6 +58,62 @@ def begin(
     return False
 
 
+def beside(
+    conn: Connection,
+    version: Version,
+    *,
+    endpoint: str,
+    trust: Sequence[str],
+    step: RolloutStep,
+    now: float,
+    because: str,
+) -> None:
+    """Put a version beside the one that answers, by hand: it stays there until it is deployed or rolled back.
+
+    Again with another step, it goes on from there. What the endpoint is told stays, but for what it trusts.
+
+    Raises:
+        NotFound: Nothing answers there yet.
+        Conflict: The version has all traffic, or another one is beside it.
+    """
+    before = live(conn, endpoint)
+    stable = _stable(before)
+    if stable is None:
+        raise NotFound(f"endpoint {endpoint!r} has no champion to stand beside")
+    if stable.version == version.version:
+        raise Conflict(f"version {version.version} has all traffic of {endpoint!r} already")
+    old = before.rollout
+    if old is not None and old.version != version.version:
+        raise Conflict(
+            f"version {old.version} is beside version {stable.version} of {endpoint!r} already",
+            hint=f"modelkeep rollback {before.model} ends that, deploy {before.model}@{old.version} lets it win",
+        )
+    models.set_alias(conn, version.model, "challenger", version.version, now)
+    started = now if old is None else old.started
+    fresh = Rollout(version=version.version, step=0, since=now, started=started)
+    settings = {**before.settings, "trust": list(trust)}
+    routes = _routes(stable, version, step)
+    endpoints.put(conn, replace(before, routes=routes, rollout=fresh, settings=settings))
+    events.append(
+        conn,
+        "rollout.started" if old is None else "rollout.advanced",
+        f"{version.model}@{version.version}",
+        {"endpoint": endpoint, "step": step.text, "because": because},
+        now=now,
+    )
+
+
+def live(conn: Connection, endpoint: str) -> Wanted:
+    """An endpoint that something answers at. Raises ``NotFound``."""
+    found = endpoints.get(conn, endpoint)
+    if found is None or not found.routes:
+        raise NotFound(
+            f"nothing answers at endpoint {endpoint!r} yet",
+            hint="deploy a version without --canary and --shadow first",
+        )
+    return found
+
+
 def advance(
     conn: Connection,
     endpoint: str,
@@ -142,7 +198,8 @@ def roll_back(conn: Connection, model: str, *, to: int | None, now: float, becau
     """Give all traffic back to an earlier champion, ending any rollout.
 
     Args:
-        to: The version to go back to; None means the champion before this one.
+        to: The version to go back to; None means the champion before this one, or, while a version stands beside
+            it by hand (``beside``), the champion itself.
 
     Raises:
         NotFound: There is no such version, or no earlier champion.
@@ -150,6 +207,11 @@ def roll_back(conn: Connection, model: str, *, to: int | None, now: float, becau
     served = [wanted for wanted in endpoints.wanted(conn) if wanted.model == model]
     if not served:
         raise NotFound(f"model {model!r} is not deployed")
+    by_hand = [one for one in served if one.rollout is not None and "declaration" not in one.settings]
+    if to is None and by_hand:
+        for one in by_hand:
+            abort(conn, one.endpoint, version=one.rollout.version if one.rollout else 0, now=now, because=because)
+        return models.version(conn, model, "champion")
     target = to if to is not None else _earlier_champion(conn, model)
     found = models.version(conn, model, target)
     for wanted in served:

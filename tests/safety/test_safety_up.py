@@ -128,6 +128,23 @@ def test_predictions_need_a_right_on_the_endpoint(up: Up) -> None:
                 assert answer.status_code == status, (path, who, answer.text)
 
 
+def test_names_of_endpoints_are_not_told_to_who_may_not_see_them(up: Up) -> None:
+    for who, known in (("other", False), ("shop", True)):
+        for method, path in (
+            ("GET", "/v2/models/{}"),
+            ("GET", "/v1/models/{}"),
+            ("POST", "/v2/models/{}/infer"),
+            ("POST", "/endpoints/{}/invocations"),
+        ):
+            found = [up.ask(who, method, f"{up.serving}{path.format(name)}") for name in ("late", "none")]
+            told = [(one.status_code, one.text.replace("none", "late")) for one in found]
+            assert known or told[0] == told[1], (path, told)
+            assert known or told[0][0] == 403
+        report = up.ask(who, "GET", f"{up.serving}/modelkeep/health").json()
+        assert [one["endpoint"] for one in report["endpoints"]] == (["late"] if known else [])
+    assert "late" not in up.ask("other", "POST", f"{up.serving}/invocations", json={}).text
+
+
 def test_looking_needs_a_right_too(up: Up) -> None:
     asked = [
         ("GET", "/v2/models/late", ""),

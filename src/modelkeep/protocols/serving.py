@@ -29,6 +29,7 @@ from modelkeep.protocols.respond import Later, json_response
 from modelkeep.protocols.tfserving.rest import TensorFlowServing
 from modelkeep.serve.dataplane import DataPlane
 from modelkeep.serve.http import Handler, Head
+from modelkeep.serve.seen import seen
 from modelkeep.serve.worker import Health
 
 if TYPE_CHECKING:
@@ -194,6 +195,8 @@ class ServingDoors:
         ready = self._plane.generation >= 0
         if self._doorman is not None and self._doorman.guard.on and LET_IN not in request.scope:
             return json_response({"ready": ready}, 200 if ready else 503)
+        faults, allowed = self._plane.faults, self._plane.allowed
+        known = seen(self._plane.endpoints, allowed)
         endpoints = [
             {
                 "endpoint": endpoint.name,
@@ -212,13 +215,14 @@ class ServingDoors:
                     for way in endpoint.ways
                 ],
             }
-            for endpoint in self._plane.endpoints.values()
+            for name, endpoint in self._plane.endpoints.items()
+            if name in known
         ]
         content = {
             "ready": self._plane.generation >= 0,
             "generation": self._plane.generation,
             "database": self._health.database,
-            "faults": self._plane.faults,
+            "faults": {name: faults[name] for name in seen(faults, allowed)},
             "endpoints": endpoints,
             "grpc": None if self._grpc is None else {"connections": len(self._grpc.connections)},
         }

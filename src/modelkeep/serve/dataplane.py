@@ -30,6 +30,7 @@ from modelkeep.serve.endpoint import Endpoint, Way, channels, same
 from modelkeep.serve.isolated import DEFAULT, Terms, terms_of, trusted_by
 from modelkeep.serve.limits import limits, redacted
 from modelkeep.serve.metrics import Counters, Series, Totals, together
+from modelkeep.serve.seen import Allowed, seen
 from modelkeep.serve.shadow import Shadow
 from modelkeep.serve.spool import Spool
 from modelkeep.serve.turns import Turns
@@ -82,7 +83,7 @@ class DataPlane:
         spool: Writes captured predictions; None captures nothing.
 
     Attributes:
-        allowed: Told the endpoint that somebody asks for, and raises when they may not; None allows all.
+        allowed: Told which endpoint is asked for, and by what name; raises when they may not; None allows all.
         turns: Of the loop.
         unloaded: Endpoints that are to be out of memory for a while.
         unload: Has an endpoint unloaded, or with False loaded again, in every process, in somebody's name. May
@@ -97,7 +98,7 @@ class DataPlane:
         self.faults: dict[str, str] = {}
         self.swapped: list[Callable[[], None]] = []
         self.elsewhere: Callable[[], list[Totals]] = list
-        self.allowed: Callable[[str], None] | None = None
+        self.allowed: Allowed | None = None
         self.unloaded: frozenset[str] = frozenset()
         self.unload: Callable[[str, bool, str], None] | None = None
         self._names: dict[str, Endpoint] = {}
@@ -119,18 +120,15 @@ class DataPlane:
             Unavailable: Nothing is loaded at all yet.
         """
         found = self._names.get(name)
+        if self.allowed is not None:  # before anything is said: what is not there is refused like what is
+            self.allowed(name if found is None else found.name, name)
         if found is None:
             if self.generation < 0:
                 raise Unavailable("no model is loaded yet", hint="try again in a moment")
             if name in self.unloaded:
-                raise NotFound(
-                    f"{name!r} was unloaded",
-                    hint="POST /v2/repository/models/NAME/load brings it back",
-                )
-            known = ", ".join(sorted(self.endpoints)) or "none"
+                raise NotFound(f"{name!r} was unloaded", hint="POST /v2/repository/models/NAME/load loads it")
+            known = ", ".join(seen(self.endpoints, self.allowed)) or "none"
             raise NotFound(f"there is no endpoint or model {name[:60]!r} here; there are: {known}")
-        if self.allowed is not None:
-            self.allowed(found.name)
         return found
 
     def default(self) -> Endpoint:
@@ -141,11 +139,14 @@ class DataPlane:
             Unavailable: Nothing is loaded at all yet.
         """
         if len(self.endpoints) == 1:
-            return self.endpoint(next(iter(self.endpoints)))
+            (only,) = self.endpoints
+            if self.allowed is not None:
+                self.allowed(only, "*")
+            return self.endpoint(only)
         if not self.endpoints:
             raise Unavailable("no model is loaded yet", hint="apply a declaration first")
         raise NotFound(
-            f"several endpoints are served: {', '.join(sorted(self.endpoints))}",
+            f"several endpoints are served: {', '.join(seen(self.endpoints, self.allowed))}",
             hint="POST to /endpoints/<name>/invocations",
         )
 

@@ -77,14 +77,14 @@ class Doorman:
         """Know who asks, for the message that is handled now."""
         asgi.enter(None if head.who is None else head.who.who)
 
-    def allowed(self, endpoint: str) -> None:
-        """Whether whoever asks may see an endpoint or ask it. Raises ``Refused``."""
+    def allowed(self, endpoint: str, named: str) -> None:
+        """Whether whoever asks may see an endpoint or ask it. Raises ``Refused`` with what they named."""
         who = asgi.asking()
         if who is None or who.may("predict", "endpoint", endpoint) or who.may("read", "endpoint", endpoint):
             return
         raise Refused(
-            f"{who.name} may not predict on endpoint:{endpoint}",
-            hint=f"an admin can allow it: modelkeep roles grant {who.user} reader --on endpoint:{endpoint}",
+            f"{who.name} may not predict on endpoint:{named[:200]}",
+            hint=f"an admin can allow it: modelkeep roles grant {who.user} reader --on endpoint:{named[:200]}",
         )
 
     def middleware(self) -> Middleware:

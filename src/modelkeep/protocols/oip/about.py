@@ -173,7 +173,7 @@ def unload(plane: DataPlane, name: str) -> None:
 
 def _move(plane: DataPlane, name: str, *, away: bool) -> None:
     if plane.allowed is not None:
-        plane.allowed(name)
+        plane.allowed(name, name)
     if plane.unload is None:
         raise Unavailable(f"{name!r}: nothing is known here of where deployments are kept")
     who = asking()

@@ -76,7 +76,8 @@ def predict(
     """Predict rows with a version of a model: of a file, of many files, or one row of values."""
     from modelkeep.formats import runtimes
     from modelkeep.formats.validate import Checker
-    from modelkeep.lifecycle.scoring_part import answers, as_array
+    from modelkeep.lifecycle.given import as_array, check_given
+    from modelkeep.lifecycle.scoring_part import answers
     from modelkeep.store.blobs import read_files
 
     if (rows is not None) + bool(values) + (source is not None) != 1:
@@ -99,6 +100,7 @@ def predict(
         files = read_files(keep.blobs, found.package)
     signature = runtimes.signature(files)
     given = _one_row(values, signature) if rows is None else _rows(rows, signature)
+    check_given(signature, given.column_names)
     columns = {name: as_array(given.column(name)) for name in given.column_names}
     batch = Checker(signature).check(columns, given.num_rows)
     made = answers(runtimes.load(files, trusted=trusted), signature, batch)
@@ -137,7 +139,7 @@ def _tell(name: str, given: pa.Table, made: dict[str, Any], out: Path | None, li
 
     if out is not None:
         write_tables([beside(given, made)], out)
-    answers = {key: values.tolist() if hasattr(values, "tolist") else values for key, values in made.items()}
+    answers = {key: _plain(values) for key, values in made.items()}
     if as_json:
         print_json({"version": name, "rows": given.num_rows, "predictions": answers})
         return
@@ -148,6 +150,13 @@ def _tell(name: str, given: pa.Table, made: dict[str, Any], out: Path | None, li
     table(("row", *answers), ((row, *line) for row, line in enumerate(lines)), title=name, right=("row",))
     if given.num_rows > limit:
         say(f"... and {given.num_rows - limit:,} more; all of them with --out or --json")
+
+
+def _plain(values: Any) -> list[Any]:
+    """An answer's rows as builtins."""
+    if hasattr(values, "tolist"):
+        return list(values.tolist())
+    return [row.tolist() if hasattr(row, "tolist") else row for row in values]
 
 
 def _score(
@@ -208,19 +217,24 @@ def _one_row(values: tuple[str, ...], signature: Signature) -> pa.Table:
     import msgspec
     import pyarrow as pa
 
-    types = {field.name: field.type for field in signature.inputs}
+    fields = {field.name: field for field in signature.inputs}
     row: dict[str, list[Any]] = {}
     for pair in values:
         name, sign, value = pair.partition("=")
         if not sign:
             raise Invalid(f"{pair!r} is not NAME=VALUE")
         row[name] = [value]
-        if types.get(name) in ("int64", "float64", "bool"):
+        field = fields.get(name)
+        if field is not None and (field.shape or field.type in ("int64", "float64", "bool")):
             try:
                 row[name] = [msgspec.json.decode(value)]
             except msgspec.DecodeError:
-                raise Invalid(f"{value!r} is not a {types[name]}", path=name) from None
-    return pa.table(row)
+                shape = f" of shape {list(field.shape)}, as JSON" if field.shape else ""
+                raise Invalid(f"{value[:200]!r} is not a {field.type}{shape}", path=name) from None
+    try:
+        return pa.table(row)
+    except pa.ArrowException as error:  # lists in which not all is of one kind
+        raise Invalid(str(error).splitlines()[0]) from None
 
 
 def _rows(path: Path, signature: Signature) -> pa.Table:

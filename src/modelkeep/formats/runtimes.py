@@ -116,15 +116,28 @@ def _load_graph(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequenc
     graph: Path | bytes
     mapped = False
     if isinstance(files, Folder):  # with its external weights beside it, all verified
-        beside = manifest.model.rpartition("/")[0]
-        for name, listed in manifest.files.items():
-            if name.rpartition("/")[0] == beside:
-                manifests.located(files, manifest, name)
-                mapped = mapped or (name != manifest.model and listed.size >= _LARGE)
+        for name in _beside(manifest):
+            manifests.located(files, manifest, name)
+            mapped = mapped or (name != manifest.model and manifest.files[name].size >= _LARGE)
         graph = files.path / manifest.model
+    elif len(_beside(manifest)) > 1:  # ONNX Runtime finds external weights on the disk alone
+        from modelkeep.formats import trusting
+
+        owner = _Loading()
+        return _load_graph(Folder(trusting.on_disk(files, manifest, owner)), manifest, trusted, threads)
     else:
         graph = manifests.take(files, manifest, manifest.model)
     return GraphModel(graph, _signature(files, manifest), _feed(manifest), threads=threads, mapped=mapped)
+
+
+class _Loading:
+    """Owns a folder while a graph is loaded from it."""
+
+
+def _beside(manifest: Manifest) -> list[str]:
+    """The files in the folder of the model's own, which its weights may be in."""
+    folder = manifest.model.rpartition("/")[0]
+    return [name for name in manifest.files if name.rpartition("/")[0] == folder]
 
 
 def _load_torch(files: Mapping[str, bytes], manifest: Manifest, trusted: Sequence[str], threads: int) -> Model:

@@ -27,6 +27,7 @@ from modelkeep.formats import runtimes
 from modelkeep.formats.batch import Batch
 from modelkeep.formats.signature import Signature
 from modelkeep.formats.validate import Checker
+from modelkeep.lifecycle.given import as_array, check_given
 
 CHUNK = 65_536
 """Rows predicted at once."""
@@ -287,6 +288,7 @@ class _Part:
         return chunk
 
     def _columns(self, chunk: pa.Table) -> dict[str, Any]:
+        check_given(self._signature, chunk.column_names)
         names = [field.name for field in self._signature.inputs if field.name in chunk.column_names]
         return {name: as_array(chunk.column(name)) for name in names}
 
@@ -317,18 +319,6 @@ def _parsed(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
         return numbers, pc.indices_nonzero(pc.invert(good)).to_pylist()
 
 
-def as_array(column: pa.ChunkedArray) -> Any:
-    """A column as the signature's check takes it: numbers with NaN for gaps, times, objects for texts."""
-    kind = column.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return column.cast(pa.timestamp("us")).to_numpy()
-    if pa.types.is_boolean(kind) and column.null_count:
-        return column.cast(pa.int8()).cast(pa.float64()).to_numpy()
-    if pa.types.is_null(kind):
-        return np.full(len(column), None, dtype=object)
-    return column.to_numpy()
-
-
 def answers(model: Model, signature: Signature, batch: Batch) -> dict[str, np.ndarray[Any, Any]]:
     """Outputs by name; a probability for each class by its own name."""
     found: dict[str, Any] = {}
@@ -338,7 +328,7 @@ def answers(model: Model, signature: Signature, batch: Batch) -> dict[str, np.nd
         if values.ndim == 2 and len(signature.classes) == values.shape[1]:
             found |= {f"{name}_{label}": values[:, place] for place, label in enumerate(signature.classes)}
         else:
-            found[name] = values if values.ndim == 1 else list(values)
+            found[name] = values if values.ndim == 1 else list(values) if values.ndim == 2 else values.tolist()
     return found
 
 

@@ -103,6 +103,23 @@ def test_what_a_hold_reaches_cannot_be_deleted(keep: Keep, kind: str, reached: s
     ]
 
 
+def test_tags_of_what_is_held_are_not_taken_away(keep: Keep) -> None:
+    made = Made(keep)
+    keep.db.write(lambda conn: runs.log(conn, made.run, tags={"a": "1"}))
+    keep.db.write(lambda conn: catalog.set_version_tags(conn, "m", 1, {"a": "1"}, 2))
+    keep.db.write(lambda conn: holds.add(conn, "version", "m@1", "case 1", now=NOW))
+    deletions: list[Callable[[Connection], Any]] = [
+        lambda conn: tracking.delete_tag(conn, made.run, "a"),
+        lambda conn: catalog.delete_version_tag(conn, "m", 1, "a"),
+    ]
+    for delete in deletions:
+        with pytest.raises(Refused, match="legal hold"):
+            keep.db.write(delete)
+    keep.db.write(lambda conn: holds.release(conn, "version", "m@1", "over", now=NOW + 1))
+    for delete in deletions:
+        keep.db.write(delete)
+
+
 @pytest.mark.parametrize(("owner", "reached"), [("run", OF_MODEL - {"logged model"}), ("model", OF_MODEL)])
 def test_a_hold_reaches_the_files_of_a_version_that_names_no_run(
     keep: Keep, owner: str, reached: set[str]

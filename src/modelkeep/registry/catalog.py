@@ -288,6 +288,7 @@ def _write_version_tags(conn: Connection, model: int, version: int, tags: Mappin
 
 def delete_version_tag(conn: Connection, name: str, version: int, key: str) -> None:
     """Take a tag away; no error when it is not there. Raises ``NotFound`` for the version."""
+    holds.refuse(conn, "version", f"{name}@{version}")
     row = find_version(conn, name, version)
     mine = (version_tags.c.model == row.model) & (version_tags.c.version == version)
     conn.execute(delete(version_tags).where(mine, version_tags.c.key == key))

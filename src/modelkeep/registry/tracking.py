@@ -36,8 +36,9 @@ def set_stage(conn: Connection, run_id: str, stage: str, now_ms: int) -> None:
 
 
 def delete_tag(conn: Connection, run_id: str, key: str) -> None:
-    """Take a tag away. Raises ``NotFound``, ``Conflict`` when the run was deleted."""
+    """Take a tag away. Raises ``NotFound``, ``Conflict`` when the run was deleted, ``Refused`` when it is held."""
     row = active(conn, run_id)
+    holds.refuse(conn, "run", run_id)
     gone = conn.execute(delete(tables.tags).where(tables.tags.c.run == row.id, tables.tags.c.key == key))
     if not gone.rowcount:
         raise NotFound(f"No tag with name: {key} in run with id {run_id}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyarrow import csv, feather, parquet
 
 from modelkeep.app.wiring import open_keep
 from modelkeep.cli.main import cli
+from modelkeep.data.snapshots import Snapshots
 from modelkeep.lifecycle.tables import keep_table
 from modelkeep.store import objects, stages
 
@@ -183,3 +185,22 @@ def test_quarantine(folder: Path) -> None:
     assert (found["rows"], found["sample"][1]["reason"]) == (2, "c was never seen")
     assert csv.read_csv("failing.csv").num_rows == 2
     assert "x is missing" in run("data", "quarantine", "m")
+
+
+def test_append_reads_on_the_declared_engine(folder: Path) -> None:
+    (folder / "own_parts.py").write_text(
+        "import os\nimport pyarrow as pa\n"
+        "def rows(part):\n"
+        "    return pa.table({'id': range(part * 9, part * 9 + 9), 'y': [0, 1, 2] * 3, 'p': [os.getpid()] * 9})\n"
+    )
+    (folder / "modelkeep.yaml").write_text(
+        "model: m\ndata: {source: {function: 'own_parts:rows', parts: 3}, target: y, key: id}\n"
+    )
+    assert told("data", "append")["rows"] == 27
+    keep = open_keep(folder)
+    try:
+        store = Snapshots(keep.db, keep.blobs)
+        (latest,) = store.named("m")
+        assert os.getpid() not in store.scan(latest).column("p").to_pylist()
+    finally:
+        keep.close()

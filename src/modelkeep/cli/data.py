@@ -122,7 +122,9 @@ def append(files: tuple[Path, ...], file: Path, as_json: bool) -> None:
         name, now = declaration.model, keep.clock.now()
         before = store.latest(name)
         if before is None or not files:
-            taken = store.take(declaration.data, name, keep.base, now, progress)
+            taken = store.take(
+                declaration.data, name, keep.base, now, progress, engine=lambda: keep.engine(declaration)
+            )
         for given in files:
             taken = store.append(name, given, now)
     new = taken.rows - (before.rows if before else 0)

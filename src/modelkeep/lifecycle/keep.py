@@ -60,6 +60,10 @@ class Engines:
                 self._asked.add(key)
             return engine
 
+    def anew(self) -> Engines:
+        """As many of one's own, none of them opened yet."""
+        return Engines(self._opens)
+
     def close(self) -> None:
         """Close all of them."""
         with self._lock:

@@ -16,14 +16,13 @@ from msgspec import Struct
 
 from modelkeep.core.clock import FileClock
 from modelkeep.core.errors import ModelkeepError
-from modelkeep.data.changes import changed
-from modelkeep.data.snapshots import Snapshots
 from modelkeep.lifecycle import facts, renewals, rollout
 from modelkeep.lifecycle.decide import Abort, Advance, Decision, Policy, Promote, Renew, decide, policy
 from modelkeep.lifecycle.keep import Keep
+from modelkeep.lifecycle.looking import Looking
 from modelkeep.lifecycle.renewals import ENDING, Renewals, Start
 from modelkeep.lifecycle.watching import Watch
-from modelkeep.registry import endpoints, events
+from modelkeep.registry import endpoints
 from modelkeep.registry.endpoints import Wanted
 from modelkeep.spec import loading
 from modelkeep.spec.declaration import Declaration
@@ -64,6 +63,7 @@ class Loop:
         self.keep = keep
         self.renewals = Renewals(keep, start)
         self.watch = Watch(keep)
+        self.looking = Looking(keep)
         self._status = Status()
         self._declarations: dict[int, Declaration] = {}
         self._waiting: dict[str, str] = {}
@@ -129,28 +129,14 @@ class Loop:
         rules = policy(declaration)
         self.watch.close_windows(wanted, declaration, now)
         if any(True for _ in rules.triggers):
-            self._see_new_rows(declaration, now)
+            self.looking.look(declaration, now)
+            if fault := self.looking.fault(declaration.model):
+                self._faults.append(fault)
         underway = self.watch.underway(wanted, declaration)
         with self.keep.db.read() as conn:
             known = facts.gather(conn, wanted, now=now, rollout=underway)
         for decision in decide(rules, known):
             self._act(wanted, declaration, rules, decision, now)
-
-    def _see_new_rows(self, declaration: Declaration, now: float) -> None:
-        """Take a snapshot when the source changed, so that what is new can be counted."""
-        model, base = declaration.model, self.keep.base
-        if not changed(self.keep.db, declaration.data, model, base):
-            return
-        store = Snapshots(self.keep.db, self.keep.blobs)
-        before = store.latest(model)
-        taken = store.take(declaration.data, model, base, now)
-        grown = taken.rows - (before.rows if before else 0)
-        text = f"{taken.rows} rows, {grown:+} since the last"
-        self.keep.db.write(
-            lambda conn: events.append(
-                conn, "data.snapshot", model, {"digest": taken.digest, "text": text}, now=now
-            )
-        )
 
     def _act(
         self, wanted: Wanted, declaration: Declaration, rules: Policy, decision: Decision, now: float

@@ -301,6 +301,19 @@ def test_versions_without_a_route_can_be_asked_for_where_all_are_offered(
             return found.client.post(f"/v2/models/e/versions/{ref}/infer", json=tensor(first, [0]))
 
         assert [ask(ref).status_code for ref in ("1", "2", "3", "old")] == [404, 200, 404, 404]
+        assert "deploy.versions: all" in ask("old").json()["error"]
+
+        # an alias of what is routed to needs no such setting, in no protocol
+        home.db.write(lambda conn: models.set_alias(conn, "m", "live", 2, 1.2))
+        while (answer := ask("live")).status_code == 404:
+            time.sleep(0.02)
+        assert answer.json()["model_version"] == "2"
+        row = first.frame.iloc[:1].to_dict("records")
+        labelled = found.client.post("/v1/models/e/labels/live:predict", json={"instances": row})
+        assert labelled.status_code == 200, labelled.text
+        home.db.write(lambda conn: models.delete_alias(conn, "m", "live", 1.5))
+        while ask("live").status_code == 200:
+            time.sleep(0.02)
         serve("all")
         found.until(lambda health: len(health["endpoints"][0]["routes"]) == 3)
         assert [ask(ref).json()["model_version"] for ref in ("1", "2", "3")] == ["1", "2", "3"]

@@ -162,6 +162,14 @@ def alias(conn: Connection, model: str, alias: str) -> int | None:
     return None if found is None else int(found)
 
 
+def aliases(conn: Connection, model: str) -> dict[str, int]:
+    """Version by alias; none of a model that is not known."""
+    try:
+        return _aliases(conn, _model_id(conn, model))
+    except NotFound:
+        return {}
+
+
 def _model_id(conn: Connection, model: str) -> int:
     found = conn.execute(select(model_table.c.id).where(model_table.c.name == model)).scalar()
     if found is None:

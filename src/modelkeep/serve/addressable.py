@@ -1,7 +1,8 @@
-"""Versions that no route leads to and that may be asked for all the same, by number or by alias.
+"""Which versions may be asked for by alias, and which though no route leads to them.
 
-An endpoint whose settings say ``versions: all`` offers every version of its model. They are part of the wanted
-state as it is read, so a process that starts without the database offers them too.
+Whatever a route leads to has the aliases that the registry knows. An endpoint whose settings say ``versions: all``
+offers every version of its model. They are part of the wanted state as it is read, so a process that starts
+without the database offers them too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from modelkeep.registry import models
 from modelkeep.registry.endpoints import Route, Wanted
 from modelkeep.store.tables import models as model_table
 
+ROLES = ("champion", "challenger")
+
 
 def offers_all(wanted: Wanted) -> bool:
     """Whether every version of the endpoint's model may be asked for there."""
@@ -25,9 +28,13 @@ def offers_all(wanted: Wanted) -> bool:
 
 
 def widened(conn: Connection, wanted: Wanted) -> Wanted:
-    """The wanted state with the versions and aliases of its model, if it offers them."""
+    """The wanted state with the aliases of what it routes to; with all versions and aliases if it offers them."""
     if not offers_all(wanted):
-        return wanted
+        routed = {route.version for route in wanted.routes}
+        known = models.aliases(conn, wanted.model).items()
+        # who is champion here, and who challenges, is told by the routes: another endpoint may have others
+        named = {alias: number for alias, number in known if number in routed and alias not in ROLES}
+        return replace(wanted, settings={**wanted.settings, "aliases": named}) if named else wanted
     try:
         found = models.versions(conn, wanted.model)
     except NotFound:  # renamed or deleted; what routes lead to is still served
@@ -49,8 +56,8 @@ def offered(wanted: Wanted) -> list[Route]:
 
 
 def stamp(conn: Connection, wanted: Sequence[Wanted]) -> int:
-    """A number that changes with the models whose versions are all offered; 0 when there are none."""
-    names = sorted({one.model for one in wanted if offers_all(one)})
+    """A number that changes with the models and their aliases; 0 when there are none."""
+    names = sorted({one.model for one in wanted})
     if not names:
         return 0
     query = select(func.max(model_table.c.updated_ms)).where(model_table.c.name.in_(names))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from modelkeep.core.errors import NotFound, Unavailable
 from modelkeep.registry.endpoints import Route, Wanted
+from modelkeep.serve.addressable import offers_all
 from modelkeep.serve.batching import Lane
 from modelkeep.serve.capture import Channel
 from modelkeep.serve.routing import Table
@@ -92,7 +93,10 @@ class Endpoint:
         found = self._versions.get(int(ref)) if number else self._aliases.get(ref)
         if found is None:
             known = ", ".join([*map(str, self.versions), *sorted(self._aliases)])
-            raise NotFound(f"endpoint {self.name!r} does not serve {ref[:60]!r}; it serves {known}")
+            hint = (
+                "" if offers_all(self.wanted) else "deploy.versions: all lets every version and alias be asked for"
+            )
+            raise NotFound(f"endpoint {self.name!r} does not serve {ref[:60]!r}; it serves {known}", hint=hint)
         return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting, boosting_dask, flow, remote, room, tasks, versions
+from modelkeep.engines import boosting, boosting_dask, dask_stops, flow, remote, room, tasks, versions
 from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
@@ -203,4 +203,5 @@ async def _say(dask_worker: Any) -> None:
 
 
 def _run(terms: Terms, content: bytes, *objects: Any) -> tasks.Answer:
-    return remote.run(terms, content, [lambda obj=obj: obj for obj in objects])  # type: ignore[misc]
+    loads = [lambda obj=obj: obj for obj in objects]
+    return dask_stops.stoppable(lambda: remote.run(terms, content, loads))

@@ -119,11 +119,14 @@ def slowly(value: int) -> int:
 
 
 def hold(folder: str, value: int) -> int:
-    """Parts but the first take a minute, unless they are stopped."""
-    if value:
-        (Path(folder) / f"began{value}").touch()
-        time.sleep(60)
-        (Path(folder) / f"ended{value}").touch()
+    """Takes a minute, unless it is stopped; each second part in a single call."""
+    began = Path(folder) / f"began{value}"
+    began.touch()
+    time.sleep(60 if value % 2 else 0)
+    for _ in range(0 if value % 2 else 1200):
+        time.sleep(0.05)
+        began.touch()
+    (Path(folder) / f"ended{value}").touch()
     return value
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
-from conformance.engine import EngineSuite, RemoteSuite, StoppedSuite
+from conformance.engine import EngineSuite, RemoteSuite
 from conformance.linear import LinearSuite
 from conformance.merging import KeptSuite
 from conformance.parts import pull_when_told
@@ -123,7 +123,7 @@ class TestLost:
         assert r2_score(y[ROWS:], model.predict(x[ROWS:])) > 0.7
 
 
-class TestCluster(EngineSuite, StoppedSuite, RemoteSuite, SearchSuite):
+class TestCluster(EngineSuite, RemoteSuite, SearchSuite):
     many = 60
 
     @pytest.fixture

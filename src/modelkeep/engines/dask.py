@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from modelkeep.core.errors import Refused, Unavailable
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting, boosting_dask, flow, merging, remote, room, tasks, versions
+from modelkeep.engines import boosting, boosting_dask, dask_stops, flow, merging, remote, room, tasks, versions
 from modelkeep.engines.remote import Kept, RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
@@ -229,7 +229,8 @@ async def _say(dask_worker: Any) -> None:
 
 
 def _run(terms: Terms, content: bytes, *objects: Any) -> tasks.Answer:
-    return remote.run(terms, content, [partial(_loaded, obj) for obj in objects])
+    loads = [partial(_loaded, obj) for obj in objects]
+    return dask_stops.stoppable(lambda: remote.run(terms, content, loads))
 
 
 def _loaded(obj: Any) -> Any:

@@ -156,7 +156,8 @@ class SparkEngine(RemoteEngine):
         self._threads.submit(self._start)
 
         def cancel() -> None:
-            part.wanted = False
+            with self._lock:  # or its job could take it along unseen
+                part.wanted = False
             if part.job is not None:
                 self._settle(part.job)
 
@@ -245,7 +246,10 @@ class SparkEngine(RemoteEngine):
     def _settle(self, job: _Job) -> None:
         """End a job that nobody waits for any more."""
         if not any(part.open and part.wanted for part in job.parts):
-            self._threads.submit(self._context.cancelJobGroup, job.group)
+            self._threads.submit(self._cancel, job.group)
+
+    def _cancel(self, group: str) -> None:
+        self._context._jsc.sc().cancelJobGroupAndFutureJobs(group)  # Spark may not have heard of its job yet
 
     def _begin(self, builder: Any, address: Address) -> Any:
         """A session with what modelkeep needs; all else is as Spark's own configuration says."""

@@ -165,6 +165,6 @@ def quietly() -> Iterator[list[str]]:
 
 
 def reason(error: ModelkeepError) -> str:
-    """An error as a short note."""
+    """An error as a short note: its beginning, and its end, where a traceback says what was raised."""
     text = " ".join(error.message.split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return text if len(text) <= 200 else f"{text[:80]}...{text[-117:]}"

@@ -71,9 +71,9 @@ class MergingSuite:
         assert len(found.places) == count - 1
 
     def test_neighbours_are_merged_first_whatever_their_size(self, engine):
-        for length in (1, 9_000):  # the longer ones are kept where they are, once some are merged
-            work = partial(words, length)
-            assert engine.map_reduce(work, range(75), nest) == Here().map_reduce(work, range(75), nest)
+        work = partial(words, 35_000)  # those of two figures are kept where they are
+        for parts in (range(12), [*range(10, 40), *range(10)]):
+            assert engine.map_reduce(work, parts, nest) == Here().map_reduce(work, parts, nest)
         assert engine.map_reduce(square, range(21), add) == 2870
 
     def test_no_parts_are_refused(self, engine):

@@ -134,7 +134,15 @@ class SparkEngine(RemoteEngine):
         group, packets = f"{self._group}-{next(self._numbers)}", [self.pack(fn, part) for part in parts]
         merges = spark_merging.Merges(self.pack, merge)
         try:
-            answers = spark_merging.merged(self._context, self._threads, group, self._terms, packets, merges)
+            answers = spark_merging.merged(
+                self._context,
+                self._threads,
+                group,
+                self._terms,
+                packets,
+                merges,
+                most=self.ahead * self.slots(),
+            )
         except Exception as error:
             if self._lost(error):
                 raise flow.killed() from error

@@ -23,7 +23,14 @@ Said = tuple[Any, ...]
 
 
 def merged(
-    context: Any, threads: Executor, group: str, terms: Terms, parts: Sequence[tasks.Packet], merges: Merges
+    context: Any,
+    threads: Executor,
+    group: str,
+    terms: Terms,
+    parts: Sequence[tasks.Packet],
+    merges: Merges,
+    *,
+    most: int,
 ) -> list[tasks.Answer]:
     """What the parts gave: all answers when they are small or one is a failure, else one, of all merged.
 
@@ -32,6 +39,7 @@ def merged(
         group: The name of the jobs' group; they are cancelled when this is interrupted.
         terms: What an executor must know.
         merges: Packets that merge so many results.
+        most: Tasks of a stage; more parts than that share one, for a task costs more than most merges do.
 
     Raises:
         Exception: Spark's own, when a part lost its worker too often.
@@ -39,7 +47,7 @@ def merged(
 
     def jobs() -> list[tasks.Answer]:
         context.setJobGroup(group, "modelkeep: merging", interruptOnCancel=True)
-        return _jobs(context, terms, parts, merges)
+        return _jobs(context, terms, parts, merges, most)
 
     future = threads.submit(jobs)
     try:
@@ -68,7 +76,9 @@ class Merges:
         return packet.content, [handle.ref for handle in packet.handles[:-count]]  # type: ignore[attr-defined]
 
 
-def _jobs(context: Any, terms: Terms, parts: Sequence[tasks.Packet], merges: Merges) -> list[tasks.Answer]:
+def _jobs(
+    context: Any, terms: Terms, parts: Sequence[tasks.Packet], merges: Merges, most: int
+) -> list[tasks.Answer]:
     broadcasts = {id(handle): handle.ref for packet in parts for handle in packet.handles}  # type: ignore[attr-defined]
     work = [
         (number, packet.content, [id(handle) for handle in packet.handles]) for number, packet in enumerate(parts)
@@ -79,7 +89,7 @@ def _jobs(context: Any, terms: Terms, parts: Sequence[tasks.Packet], merges: Mer
         loads = [partial(getattr, broadcasts[key], "value") for key in needed]
         return number, tuple(remote.run(terms, content, loads))
 
-    level = held = context.parallelize(work, len(work)).map(worked)
+    level = held = context.parallelize(work, min(len(work), most)).map(worked)
     held.persist(require("pyspark", "spark").StorageLevel.MEMORY_AND_DISK)
     try:
         said = level.map(lambda pair: tuple(merging.told(tasks.Answer(*pair[1])))).collect()
@@ -92,7 +102,7 @@ def _jobs(context: Any, terms: Terms, parts: Sequence[tasks.Packet], merges: Mer
             last = count - merging.WIDTH * (groups - 1)
             packets = {size: merges.of(size) for size in {last, min(count, merging.WIDTH)}}
             keyed = level.map(lambda pair: (pair[0] // merging.WIDTH, pair))
-            level = keyed.groupByKey(groups, int).map(partial(_group, terms, packets))
+            level = keyed.groupByKey(min(groups, most), int).map(partial(_group, terms, packets))
             count = groups
         return [tasks.Answer(*answer) for _, answer in level.collect()]
     finally:

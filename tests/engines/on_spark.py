@@ -73,12 +73,6 @@ class TestLinear(LinearSuite):
     pass
 
 
-class TestMerging(KeptSuite):
-    @pytest.fixture
-    def engine(self, opened):
-        return opened
-
-
 class TestResources:
     def test_more_cores_than_any_executor_has_are_refused_though_all_together_have_them(self, opened, address):
         assert spark_has.cores(opened._context) == [1, 1]
@@ -90,6 +84,12 @@ class TestResources:
     def test_the_master_says_what_executors_could_have_before_there_are_any(self, opened):
         memory = spark_has.memory(opened._context)
         assert spark_has.workers(opened._context) == [Room(1, memory, 0)] * 2
+
+
+class TestMerging(KeptSuite):
+    @pytest.fixture
+    def engine(self, opened):
+        return opened
 
 
 class TestJoined(JoinedSuite):

@@ -12,7 +12,7 @@ from modelkeep.cli.common import example, file_option, json_option, opened
 from modelkeep.cli.output import moment, print_json, say, size, table, text
 from modelkeep.cli.progress import watching
 
-_KINDS = click.Choice(["run", "experiment", "model", "version", "snapshot"])
+_KINDS = click.Choice(["run", "experiment", "model", "version", "snapshot", "trace"])
 
 
 @click.command(
@@ -82,7 +82,7 @@ def _actor() -> str:
 @file_option
 @json_option
 def hold_add(kind: str, name: str, reason: str, file: Path, as_json: bool) -> None:
-    """Hold a run (its id), experiment (number), model, version (MODEL@NUMBER) or snapshot (digest)."""
+    """Hold a run (id), experiment (number), model, version (MODEL@NUMBER), snapshot (digest) or trace (id)."""
     from modelkeep.registry import holds
 
     with opened(file) as keep:

@@ -174,8 +174,9 @@ def rename(conn: Connection, name: str, new: str, now_ms: int) -> Any:
 
 
 def describe_model(conn: Connection, name: str, description: str, now_ms: int) -> Any:
-    """Change a model's description. Raises ``NotFound``."""
+    """Change a model's description. Raises ``NotFound``, ``Refused`` when the model itself is held."""
     row = find_model(conn, name)
+    _keep(conn, "model's text", name, {"description": description}, [("description", row.description)])
     conn.execute(update(models).where(models.c.id == row.id).values(description=description, updated_ms=now_ms))
     return find_model(conn, name)
 
@@ -189,8 +190,10 @@ def delete_model(conn: Connection, name: str) -> None:
 
 
 def set_model_tags(conn: Connection, name: str, tags: Mapping[str, str], now_ms: int) -> None:
-    """Set tags of a model. Raises ``NotFound``."""
+    """Set tags of a model. Raises ``NotFound``, ``Refused`` when it is held and one would change."""
     row = find_model(conn, name)
+    kept = select(model_tags.c.key, model_tags.c.value).where(model_tags.c.model == row.id)
+    _keep(conn, "model's text", name, tags, kept)
     rows = [(row.id, key, value) for key, value in tags.items()]
     conflict = "ON CONFLICT (model, key) DO UPDATE SET value = excluded.value"
     insert_rows(conn, model_tags, ("model", "key", "value"), rows, conflict)
@@ -199,6 +202,7 @@ def set_model_tags(conn: Connection, name: str, tags: Mapping[str, str], now_ms:
 
 def delete_model_tag(conn: Connection, name: str, key: str) -> None:
     """Take a tag away; no error when it is not there. Raises ``NotFound`` for the model."""
+    holds.refuse(conn, "model's text", name)
     row = find_model(conn, name)
     conn.execute(delete(model_tags).where(model_tags.c.model == row.id, model_tags.c.key == key))
 
@@ -239,6 +243,9 @@ def create_versions(conn: Connection, wanted: Sequence[NewVersion]) -> list[Any]
 def change_version(conn: Connection, name: str, version: int, now_ms: int, **values: Any) -> Any:
     """Change a version's description or stage. Raises ``NotFound``."""
     row = find_version(conn, name, version)
+    if "description" in values:
+        told = {"description": values["description"]}
+        _keep(conn, "version", f"{name}@{version}", told, [("description", row.description)])
     mine = (versions.c.model == row.model) & (versions.c.version == version)
     conn.execute(update(versions).where(mine).values(updated_ms=now_ms, **values))
     _touch(conn, row.model, now_ms)
@@ -276,6 +283,10 @@ def delete_version(conn: Connection, name: str, version: int, now_ms: int) -> No
 def set_version_tags(conn: Connection, name: str, version: int, tags: Mapping[str, str], now_ms: int) -> None:
     """Set tags of a version. Raises ``NotFound``."""
     row = find_version(conn, name, version)
+    kept = select(version_tags.c.key, version_tags.c.value).where(
+        version_tags.c.model == row.model, version_tags.c.version == version
+    )
+    _keep(conn, "version", f"{name}@{version}", tags, kept)
     _write_version_tags(conn, row.model, version, tags)
     _touch(conn, row.model, now_ms)
 
@@ -342,6 +353,13 @@ def _page(
 
 def _of_prompts(clause: Clause) -> bool:
     return clause.entity == "tag" and clause.key == PROMPT
+
+
+def _keep(conn: Connection, kind: str, name: str, new: Mapping[str, str], kept: Any) -> None:
+    """Refuse another value of what is held; what is empty may be filled."""
+    if new and holds.any_at_all(conn):
+        pairs = kept if isinstance(kept, list) else conn.execute(kept).all()
+        holds.refuse_change(conn, kind, name, new, [(key, value) for key, value in pairs if value])
 
 
 def _touch(conn: Connection, number: int, now_ms: int) -> None:

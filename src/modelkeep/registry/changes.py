@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from modelkeep.core.errors import Conflict, Invalid, NotFound
+from modelkeep.core.errors import Conflict, Invalid, NotFound, Refused
+from modelkeep.registry import holds
 from modelkeep.store import tables
 from modelkeep.store.bulk import encode, fetch, insert_rows, run_many, select_in
 from modelkeep.store.writer import Mergeable
 
 RUN_NAME = "mlflow.runName"
+ENDED = ("FINISHED", "FAILED", "KILLED")
 REPLACE = "ON CONFLICT (run, key) DO UPDATE SET value = excluded.value"
 NEWER = (
     "ON CONFLICT (run, key) DO UPDATE SET value = excluded.value, timestamp_ms = excluded.timestamp_ms, "
@@ -108,6 +110,7 @@ class Log(Change):
     Raises:
         NotFound: There is no such run.
         Conflict: A param has another value already, or the run was deleted.
+        Refused: A tag has another value already, and the run is under legal hold.
     """
 
     __slots__ = ("params", "points", "run_id", "tags")
@@ -131,6 +134,7 @@ class End(Change):
     Raises:
         NotFound: There is no such run.
         Conflict: The run was deleted.
+        Refused: The run is under legal hold, and has ended or has another name.
     """
 
     __slots__ = ("end_ms", "name", "run_id", "status")
@@ -173,11 +177,21 @@ class _Together:
             logs = self._log_params(logs)
         if points := [work for _, work in logs if work.points]:
             self._log_points(points)
-        for _, log in logs:
+        ends = self._wanted(ends)
+        # Points and params are only ever added, so that a hold has to be looked for only where tags or ends come.
+        told = [work.run_id for _, work in logs if work.tags] + [work.run_id for _, work in ends]
+        held = _Held(self.conn, [self.runs[run_id] for run_id in set(told)]) if told else None
+        for at, log in logs:
             if log.tags:
-                self._tag(self.runs[log.run_id], log.tags.items())
-        for at, end in self._wanted(ends):
-            self._end(at, end)
+                self.results[at] = held and held.fault(self.runs[log.run_id], log.tags)
+                if self.results[at] is None:
+                    self._tag(self.runs[log.run_id], log.tags.items())
+        for at, end in ends:
+            fault = held and held.of_end(self.runs[end.run_id], end)
+            if fault is not None:
+                self.results[at] = fault
+            else:
+                self._end(at, end)
         self._write_changes()
         return self.results
 
@@ -277,6 +291,46 @@ class _Together:
         if self.changed:
             rows = [(run.name, run.status, run.end_ms, run.id) for run in self.changed.values()]
             run_many(self.conn, "UPDATE runs SET name = ?, status = ?, end_ms = ? WHERE id = ?", rows)
+
+
+class _Held:
+    """What stays of those runs that are under legal hold."""
+
+    def __init__(self, conn: Connection, runs: Sequence[Row]) -> None:
+        self.conn = conn
+        self.tags: dict[str, dict[str, str]] = {}
+        held = holds.among_runs(conn, [run.run_id for run in runs])
+        numbers = {run.id: run.run_id for run in runs if run.run_id in held}
+        if numbers:
+            self.tags = {run_id: {} for run_id in held}
+            for number, key, value in select_in(conn, "run, key, value", tables.tags, "run", numbers):
+                self.tags[numbers[number]][key] = value
+
+    def fault(self, run: Row, tags: Mapping[str, str]) -> Refused | None:
+        """Why these tags cannot be set; what is set from now on stays too."""
+        kept = self.tags.get(run.run_id)
+        if kept is None:
+            return None
+        key = holds.changed(tags, kept)
+        if key is not None:
+            return holds.refusal(self.conn, "run", run.run_id, key)
+        kept.update(tags)
+        return None
+
+    def of_end(self, run: Row, end: End) -> Refused | None:
+        """Why a run cannot be changed so: it may end, but neither go on again nor change its name."""
+        if run.run_id not in self.tags:
+            return None
+        ended = run.status in ENDED
+        named = (("name", run.name, end.name or run.name),)
+        state = (
+            ("status", run.status, end.status or run.status),
+            ("end_time", run.end_ms, end.end_ms or run.end_ms),
+        )
+        for key, kept, new in named + (state if ended else ()):
+            if new != kept:
+                return holds.refusal(self.conn, "run", run.run_id, key)
+        return None
 
 
 _rank = itemgetter(3, 2, 4)

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct, field
 from sqlalchemy import Connection, select
 
-from modelkeep.registry import tracking
+from modelkeep.registry import holds, tracking
 from modelkeep.store import tables
 from modelkeep.store.bulk import Query, decode, encode, insert_rows, select_in, selecting
 from modelkeep.store.logged_tables import datasets, run_datasets, run_models
@@ -68,6 +68,11 @@ def log_inputs(conn: Connection, run_id: str, given: Sequence[DatasetInput]) -> 
 def log_models(conn: Connection, run_id: str, kind: str, given: Mapping[str, int]) -> None:
     """Attach logged models to a run as ``input`` or ``output``: step by id. Raises ``NotFound``, ``Conflict``."""
     run = tracking.active(conn, run_id)
+    if given and holds.any_at_all(conn):
+        query = select(run_models.c.model_id, run_models.c.step)
+        kept = conn.execute(query.where(run_models.c.run == run.id, run_models.c.kind == kind))
+        steps = {model: str(step) for model, step in given.items()}
+        holds.refuse_change(conn, "run", run_id, steps, [(model, str(step)) for model, step in kept])
     rows = [(run.id, kind, model, step) for model, step in given.items()]
     conflict = "ON CONFLICT (run, kind, model_id) DO UPDATE SET step = excluded.step"
     insert_rows(conn, run_models, ("run", "kind", "model_id", "step"), rows, conflict)

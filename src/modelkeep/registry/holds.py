@@ -1,32 +1,53 @@
-"""Legal holds: what must not be deleted, with all it reaches, until it is released.
+"""Legal holds: what must not be deleted or changed, with all it reaches, until it is released.
 
-A held experiment reaches its runs and logged models; a held model its versions; a held version its run, its logged
-model and its snapshot; a held run its files and the logged models it made. Holding and releasing are events.
+A held experiment reaches its runs, logged models and traces; a held model its versions; a held version its run,
+its logged model and its snapshot; a held run its files, its traces and the logged models it made. Holding and
+releasing are events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
-from sqlalchemy import Connection, Text, and_, cast, delete, exists, insert, literal, or_, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+)
 
 from modelkeep.core.errors import Conflict, Invalid, NotFound, Problem, Refused
 from modelkeep.registry import events
 from modelkeep.store.hold_tables import holds
 from modelkeep.store.logged_tables import logged_models
 from modelkeep.store.tables import experiments, models, runs, snapshots, versions
+from modelkeep.store.trace_tables import trace_links, trace_metadata, traces
 
-Kind = Literal["run", "experiment", "model", "version", "snapshot"]
-KINDS: tuple[Kind, ...] = ("run", "experiment", "model", "version", "snapshot")
+Kind = Literal["run", "experiment", "model", "version", "snapshot", "trace"]
+KINDS: tuple[Kind, ...] = ("run", "experiment", "model", "version", "snapshot", "trace")
+_ONE = bindparam("hold", 0, BigInteger)
+"""The row of the only hold that conditions look at; 0 for all."""
+_SOURCE_RUN = "mlflow.sourceRun"
+_NAMED = 100
+"""Holds that are tried, the newest first, to name the one that refuses."""
 
 
 class Hold(Struct, frozen=True):
     """One hold.
 
     Attributes:
-        name: A run's id, an experiment's number, a model's name, ``model@version``, or a snapshot's digest.
+        name: A run's id, an experiment's number, a model's name, ``model@version``, a snapshot's digest,
+            or a trace's id.
         since: Seconds since 1970.
     """
 
@@ -69,21 +90,78 @@ def listing(conn: Connection) -> list[Hold]:
 
 def refuse(conn: Connection, kind: str, name: str) -> None:
     """Whether something may be deleted. Raises ``Refused`` when a hold reaches it, or something in it."""
-    if conn.execute(select(holds.c.id).limit(1)).first() is None:
-        return
+    query = _asked(kind, name)
+    if any_at_all(conn) and conn.execute(query.limit(1)).first() is not None:
+        raise refusal(conn, kind, name)
+
+
+def refuse_change(
+    conn: Connection, kind: str, name: str, new: Mapping[str, str], kept: Iterable[tuple[str, str]]
+) -> None:
+    """Whether values may be set. What is new may; what is there must stay while a hold reaches it.
+
+    Args:
+        kept: Keys and values that are there.
+
+    Raises:
+        Refused: Something held would have another value.
+    """
+    if any_at_all(conn) and conn.execute(_asked(kind, name).limit(1)).first() is not None:
+        key = changed(new, dict(kept))
+        if key is not None:
+            raise refusal(conn, kind, name, key)
+
+
+def changed(new: Mapping[str, str], kept: Mapping[str, str]) -> str | None:
+    """The first key whose value would be overwritten by another one."""
+    return next((key for key, value in new.items() if kept.get(key, value) != value), None)
+
+
+def refusal(conn: Connection, kind: str, name: str, key: str = "") -> Refused:
+    """Why what a hold reaches stays as it is: the hold, its reason, how it ends.
+
+    Args:
+        key: What of it would change; empty when it would be deleted.
+    """
+    what = f"{kind} {name!r} is under legal hold, or holds something that is"
+    if key:
+        what = f"{key!r} cannot be changed: {kind} {name!r} is under legal hold"
+    for row in conn.execute(select(holds).order_by(holds.c.id.desc()).limit(_NAMED)).all():
+        if conn.execute(_asked(kind, name).limit(1), {"hold": row.id}).first() is not None:
+            why = f" ({row.reason})" if row.reason else ""
+            return Refused(
+                f"{what}: {row.kind} {row.name!r} is held{why}",
+                hint=f"'modelkeep hold remove {row.kind} {row.name}' ends the hold; it is by {row.actor}",
+            )
+    return Refused(what, hint="'modelkeep hold list' says by whom and why; 'modelkeep hold remove' ends a hold")
+
+
+def any_at_all(conn: Connection) -> bool:
+    """Whether anything is held: one look at a table that is most often empty, right for every process."""
+    return conn.exec_driver_sql("SELECT 1 FROM holds LIMIT 1").first() is not None
+
+
+def among_runs(conn: Connection, run_ids: Iterable[str]) -> set[str]:
+    """Those of these runs that a hold reaches."""
+    wanted = list(run_ids)
+    if not wanted or not any_at_all(conn):
+        return set()
+    return set(conn.execute(select(runs.c.run_id).where(runs.c.run_id.in_(wanted), held_run())).scalars())
+
+
+def _asked(kind: str, name: str) -> Any:
+    """Asks for this thing if a hold reaches it, or something in it."""
     asked: dict[str, Callable[[], Any]] = {
         "run": lambda: select(runs.c.id).where(runs.c.run_id == name, held_run()),
         "experiment": lambda: select(experiments.c.id).where(_text(experiments.c.id) == name, held_experiment()),
         "logged model": lambda: select(logged_models.c.id).where(logged_models.c.model_id == name, held_logged()),
         "model": lambda: select(models.c.id).where(models.c.name == name, _held_model()),
+        "model's text": lambda: select(models.c.id).where(models.c.name == name, _on_model()),
         "version": lambda: _versions().where(_name() == name, _held_version()),
         "snapshot": lambda: select(snapshots.c.id).where(snapshots.c.digest == name, _held_snapshot()),
+        "trace": lambda: select(traces.c.id).where(traces.c.trace_id == name, held_trace()),
     }
-    if conn.execute(asked[kind]().limit(1)).first() is not None:
-        raise Refused(
-            f"{kind} {name!r} is under legal hold, or holds something that is",
-            hint="'modelkeep hold list' says by whom and why; 'modelkeep hold remove' ends a hold",
-        )
+    return asked[kind]()
 
 
 def refuse_files(conn: Connection, kind: str, number: int) -> None:
@@ -122,10 +200,28 @@ def held_experiment() -> Any:
     """The condition that a row of ``experiments`` must stay."""
     of_runs = select(runs.c.id).where(runs.c.experiment == experiments.c.id, held_run())
     of_models = select(logged_models.c.id).where(logged_models.c.experiment == experiments.c.id, held_logged())
+    of_traces = select(traces.c.id).where(traces.c.experiment == experiments.c.id, _on("trace", traces.c.trace_id))
     return or_(
         _on("experiment", _text(experiments.c.id)),
         exists(of_runs.correlate(experiments)),
         exists(of_models.correlate(experiments)),
+        exists(of_traces.correlate(experiments)),
+    )
+
+
+def held_trace() -> Any:
+    """The condition that a row of ``traces`` must stay: it, its experiment or its run is held."""
+    linked = select(trace_links.c.target).where(trace_links.c.trace == traces.c.id, trace_links.c.kind == "run")
+    source = select(trace_metadata.c.value).where(
+        trace_metadata.c.trace == traces.c.id, trace_metadata.c.key == _SOURCE_RUN
+    )
+    of_run = select(runs.c.id).where(
+        or_(runs.c.run_id.in_(linked.correlate(traces)), runs.c.run_id.in_(source.correlate(traces))), held_run()
+    )
+    return or_(
+        _on("trace", traces.c.trace_id),
+        _on("experiment", _text(traces.c.experiment)),
+        exists(of_run.correlate(traces)),
     )
 
 
@@ -166,7 +262,9 @@ def _on_model() -> Any:
 def _on(kind: Kind, name: Any) -> Any:
     """Whether there is a hold of this kind on what is named by a column."""
     return exists(
-        select(holds.c.id).where(holds.c.kind == literal(kind), holds.c.name == name).correlate_except(holds)
+        select(holds.c.id)
+        .where(holds.c.kind == literal(kind), holds.c.name == name, or_(_ONE == 0, holds.c.id == _ONE))
+        .correlate_except(holds)
     )
 
 
@@ -185,5 +283,6 @@ def _known(conn: Connection, kind: str, name: str) -> bool:
         "model": select(models.c.id).where(models.c.name == name),
         "version": _versions().where(and_(_name() == name)),
         "snapshot": select(snapshots.c.id).where(snapshots.c.digest == name),
+        "trace": select(traces.c.id).where(traces.c.trace_id == name),
     }[kind]
     return conn.execute(query.limit(1)).first() is not None

@@ -103,7 +103,11 @@ def log_params(conn: Connection, row: Row[Any], params: Mapping[str, str]) -> No
 
 
 def set_tags(conn: Connection, row: Row[Any], tags: Mapping[str, str], now_ms: int) -> None:
-    """Set tags; the last value of a key counts."""
+    """Set tags; the last value of a key counts. Raises ``Refused`` when it is held and one would change."""
+    table = logged_model_tags
+    if tags and holds.any_at_all(conn):
+        kept = conn.execute(select(table.c.key, table.c.value).where(table.c.model == row.id))
+        holds.refuse_change(conn, "logged model", row.model_id, tags, [(key, value) for key, value in kept])
     rows = [(row.id, key, value) for key, value in tags.items()]
     insert_rows(conn, logged_model_tags, ("model", "key", "value"), rows, _REPLACE)
     if rows:
@@ -111,8 +115,9 @@ def set_tags(conn: Connection, row: Row[Any], tags: Mapping[str, str], now_ms: i
 
 
 def delete_tag(conn: Connection, model_id: str, key: str) -> None:
-    """Take a tag away. Raises ``NotFound``."""
+    """Take a tag away. Raises ``NotFound``, ``Refused`` when the model is held."""
     row = find(conn, model_id)
+    holds.refuse(conn, "logged model", model_id)
     table = logged_model_tags
     gone = conn.execute(delete(table).where(table.c.model == row.id, table.c.key == key))
     if not gone.rowcount:

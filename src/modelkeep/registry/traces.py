@@ -12,7 +12,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, Table, delete, select, update
 
 from modelkeep.core.errors import Invalid, NotFound
-from modelkeep.registry import artifacts, experiments, runs
+from modelkeep.registry import artifacts, experiments, holds, runs
 from modelkeep.store.bulk import decode, encode, fetch, insert_rows, select_in
 from modelkeep.store.trace_tables import trace_assessments, trace_links, trace_metadata, trace_tags, traces
 
@@ -226,13 +226,18 @@ def _change(conn: Connection, number: int, **changes: Any) -> None:
 
 
 def set_tag(conn: Connection, trace_id: str, key: str, value: str) -> None:
-    """Set one tag. Raises ``NotFound``."""
-    put_tags(conn, find(conn, trace_id).id, {key: value})
+    """Set one tag. Raises ``NotFound``, ``Refused`` when the trace is held and the tag would change."""
+    row = find(conn, trace_id)
+    if holds.any_at_all(conn):
+        kept = conn.execute(select(trace_tags.c.key, trace_tags.c.value).where(trace_tags.c.trace == row.id))
+        holds.refuse_change(conn, "trace", trace_id, {key: value}, [(known, old) for known, old in kept])
+    put_tags(conn, row.id, {key: value})
 
 
 def delete_tag(conn: Connection, trace_id: str, key: str) -> None:
-    """Take a tag away. Raises ``NotFound``: no such trace or tag."""
+    """Take a tag away. Raises ``NotFound``: no such trace or tag; ``Refused``: it is held."""
     row = find(conn, trace_id)
+    holds.refuse(conn, "trace", trace_id)
     gone = conn.execute(delete(trace_tags).where(trace_tags.c.trace == row.id, trace_tags.c.key == key))
     if not gone.rowcount:
         raise NotFound(f"No trace tag with key '{key}' for trace with ID '{trace_id}'")
@@ -254,10 +259,21 @@ def forget(
         ids: Only these; empty for all.
         until_ms: Only those that began at or before this.
         most: At most so many.
+
+    Raises:
+        Refused: One of ``ids`` is under legal hold. Without ``ids``, what is held just stays.
     """
     query = select(traces.c.id).where(traces.c.experiment == experiment)
+    held = holds.any_at_all(conn)
     if ids:
         query = query.where(traces.c.trace_id.in_(ids))
+        if held:
+            asked = select(traces.c.trace_id).where(traces.c.id.in_(query), holds.held_trace()).limit(1)
+            first = conn.execute(asked).scalar()
+            if first is not None:
+                raise holds.refusal(conn, "trace", first)
+    elif held:
+        query = query.where(~holds.held_trace())
     if until_ms is not None:
         query = query.where(traces.c.start_ms <= until_ms)
     if most is not None:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Row, delete, select, update
 
 from modelkeep.core.errors import Invalid, NotFound
-from modelkeep.registry import traces
+from modelkeep.registry import holds, traces
 from modelkeep.store.bulk import decode, encode, insert_rows
 from modelkeep.store.trace_tables import trace_assessments as table
 
@@ -75,7 +75,13 @@ def put(conn: Connection, trace: Any, said: Assessment) -> None:
 
     Raises:
         NotFound: What it overrides is no assessment of this trace.
+        Refused: The trace is under legal hold, and one that is there would change or be valid no longer.
     """
+    known = (table.c.trace == trace.id, table.c.assessment_id == said.assessment_id)
+    if holds.any_at_all(conn):
+        kept = conn.execute(select(table.c.content).where(*known)).scalar()
+        if kept != encode(said.content) and (kept is not None or said.overrides):
+            holds.refuse(conn, "trace", trace.trace_id)
     if said.overrides:
         mine = (table.c.trace == trace.id, table.c.assessment_id == said.overrides)
         if not conn.execute(update(table).where(*mine).values(valid=0)).rowcount:
@@ -120,8 +126,10 @@ def change(
     Raises:
         NotFound: There is no such assessment.
         Invalid: Feedback for an expectation, or the other way round.
+        Refused: The trace is under legal hold.
     """
     row = find(conn, trace_id, assessment_id)
+    holds.refuse(conn, "trace", trace_id)
     for kind in ("feedback", "expectation"):
         if kind in changes and kind != row.kind:
             raise Invalid(f"Cannot update {kind} value on a {row.kind} assessment.")
@@ -143,6 +151,7 @@ def change(
 def remove(conn: Connection, trace_id: str, assessment_id: str) -> None:
     """Take an assessment away; one it overrode is valid again. It may be gone already. Raises ``NotFound``."""
     trace = traces.find(conn, trace_id)
+    holds.refuse(conn, "trace", trace_id)
     mine = (table.c.trace == trace.id, table.c.assessment_id == assessment_id)
     overrides = conn.execute(delete(table).where(*mine).returning(table.c.overrides)).scalar()
     if overrides:

@@ -13,8 +13,10 @@ holds = Table(
     "holds",
     metadata,
     _id(),
-    _text("kind"),  # run, experiment, model, version, snapshot
-    _text("name"),  # a run's id, an experiment's number, a model's name, model@version, a snapshot's digest
+    _text("kind"),  # run, experiment, model, version, snapshot, trace
+    _text(
+        "name"
+    ),  # a run's id, an experiment's number, a model's name, model@version, a snapshot's digest, a trace's id
     _text("reason", ""),
     _text("actor"),
     _time("since"),

@@ -227,3 +227,26 @@ def test_mistakes_are_said(keep: Keep) -> None:
         write(lambda conn: holds.add(conn, "run", run_id, "again", now=NOW))
     with keep.db.read() as conn:
         assert [(each.kind, each.name, each.reason) for each in holds.listing(conn)] == [("run", run_id, "why")]
+
+
+def test_the_run_of_a_held_version_stays_as_it_is_when_another_is_made(project: Project) -> None:
+    from modelkeep.registry import models
+
+    project.apply()
+    with project.opened() as keep:
+        with keep.db.read() as conn:
+            first = models.versions(conn, "late")[0]
+            before = runs.get(conn, first.run_id)
+        keep.db.write(lambda conn: holds.add(conn, "version", first.name, "case 1", now=NOW))
+    project.write(first=5000)
+    project.apply()
+    with project.opened() as keep:
+        with keep.db.read() as conn:
+            assert len(models.versions(conn, "late")) == 2
+            assert runs.get(conn, first.run_id) == before
+        for change in (
+            lambda conn: tracking.set_stage(conn, first.run_id, "deleted", 2),
+            lambda conn: runs.log(conn, first.run_id, tags={"mlflow.runName": "other"}),
+        ):
+            with pytest.raises(Refused, match="case 1"):
+                keep.db.write(change)

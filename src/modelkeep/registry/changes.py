@@ -172,28 +172,38 @@ class _Together:
         if ends:
             named |= {work.run_id for _, work in ends}
         self.runs = {row[1]: Row(*row) for row in select_in(self.conn, _ROW, tables.runs, "run_id", named)}
-        logs = self._wanted(logs)
+        logs, ends = self._unheld(self._wanted(logs), self._wanted(ends))
         if any([work.params for _, work in logs]):  # noqa: C419 - a list is twice as fast, here and below
             logs = self._log_params(logs)
         if points := [work for _, work in logs if work.points]:
             self._log_points(points)
-        ends = self._wanted(ends)
-        # Points and params are only ever added, so that a hold has to be looked for only where tags or ends come.
-        told = [work.run_id for _, work in logs if work.tags] + [work.run_id for _, work in ends]
-        held = _Held(self.conn, [self.runs[run_id] for run_id in set(told)]) if told else None
-        for at, log in logs:
+        for _, log in logs:
             if log.tags:
-                self.results[at] = held and held.fault(self.runs[log.run_id], log.tags)
-                if self.results[at] is None:
-                    self._tag(self.runs[log.run_id], log.tags.items())
+                self._tag(self.runs[log.run_id], log.tags.items())
         for at, end in ends:
-            fault = held and held.of_end(self.runs[end.run_id], end)
-            if fault is not None:
-                self.results[at] = fault
-            else:
-                self._end(at, end)
+            self._end(at, end)
         self._write_changes()
         return self.results
+
+    def _unheld(
+        self, logs: list[tuple[int, Log]], ends: list[tuple[int, End]]
+    ) -> tuple[list[tuple[int, Log]], list[tuple[int, End]]]:
+        """Those that change nothing a hold keeps; the others have their fault as result.
+
+        Points and params are only ever added, so that a hold has to be looked for only where tags or ends come.
+        """
+        told = {work.run_id for _, work in logs if work.tags} | {work.run_id for _, work in ends}
+        held = _Held(self.conn, [self.runs[run_id] for run_id in told]) if told else None
+        if held is None or not held.tags:
+            return logs, ends
+        for at, log in logs:
+            self.results[at] = held.fault(self.runs[log.run_id], log.tags) if log.tags else None
+        for at, end in ends:
+            self.results[at] = held.of_end(self.runs[end.run_id], end)
+        return (
+            [(at, log) for at, log in logs if self.results[at] is None],
+            [(at, end) for at, end in ends if self.results[at] is None],
+        )
 
     def _wanted(self, works: list[tuple[int, R]]) -> list[tuple[int, R]]:
         """Those whose run takes changes; the others have their fault as result."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from mlflow.entities import AssessmentSource, Metric, RunTag
+from mlflow.entities import AssessmentSource, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from serving_mlflow import answering, home
 
@@ -62,7 +62,7 @@ def test_what_a_held_run_has_does_not_change(keep: Keep) -> None:
     hold(keep, "run", mine)
     calls: dict[str, Callable[[], Any]] = {
         "tag": lambda: client.set_tag(mine, "a", "2"),
-        "batch": lambda: client.log_batch(mine, tags=[RunTag("new", "1"), RunTag("a", "2")]),
+        "batch": lambda: client.log_batch(mine, [Metric("n", 1.0, 1, 0)], [Param("q", "1")], [RunTag("a", "2")]),
         "note": lambda: client.set_tag(mine, "mlflow.note.content", "nothing"),
         "name": lambda: client.update_run(mine, name="second"),
         "name's tag": lambda: client.set_tag(mine, "mlflow.runName", "second"),
@@ -77,7 +77,10 @@ def test_what_a_held_run_has_does_not_change(keep: Keep) -> None:
     before = client.get_run(mine)
     refused("run", mine, calls)
     after = client.get_run(mine)
-    assert (after.info.to_proto(), after.data.tags) == (before.info.to_proto(), before.data.tags)
+    assert (after.info.to_proto(), after.data.to_dictionary()) == (
+        before.info.to_proto(),
+        before.data.to_dictionary(),
+    )
     with pytest.raises(MlflowException, match="not allowed"):
         client.log_param(mine, "p", "2")
     client.log_batch(mine, [Metric("m", 2.0, 1, 1)], tags=[RunTag("a", "1"), RunTag("b", "1")])

@@ -16,7 +16,7 @@ from conformance.boosted import ROWS, BoostedSuite, table
 from conformance.declared import DeclaredSuite
 from conformance.engine import EngineSuite, RemoteSuite
 from conformance.linear import LinearSuite
-from conformance.merging import KeptSuite
+from conformance.merging import MergingSuite
 from conformance.parts import company, pull_when_told
 from conformance.searches import JoinedSuite, SearchSuite
 from engines.clusters import dask_cluster, kill, wait_for
@@ -62,7 +62,7 @@ class TestLinear(LinearSuite):
     pass
 
 
-class TestMerging(KeptSuite):
+class TestMerging(MergingSuite):
     @pytest.fixture
     def engine(self, opened):
         return opened

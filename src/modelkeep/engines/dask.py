@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modelkeep.core.errors import Refused, Unavailable
+from modelkeep.core.here import Here
 from modelkeep.core.plugins import require
-from modelkeep.engines import boosting, boosting_dask, dask_stops, flow, merging, remote, room, tasks, versions
-from modelkeep.engines.remote import Kept, RemoteEngine, Shared, Terms
+from modelkeep.engines import boosting, boosting_dask, dask_stops, flow, remote, room, tasks, versions
+from modelkeep.engines.remote import RemoteEngine, Shared, Terms
 from modelkeep.spec.declaration import Resources
 from modelkeep.spec.engines import Address, size
 
@@ -105,25 +106,11 @@ class DaskEngine(RemoteEngine):
         future.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
         return flow.Running(answer, lambda: future.cancel(force=True))
 
-    def keep(self, packet: tasks.Packet) -> flow.Running:
-        """Start a task whose result stays with its worker; another tells of it."""
-        future = self._begun(packet)
-        kept = Kept(future, packet)
-        told = self._client.submit(merging.told, future, key=next(self._names), pure=False, retries=0)
-        answer: Future[tasks.Answer] = Future()
-        told.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost, kept))
-
-        def cancel() -> None:
-            for one in (told, future):
-                one.cancel(force=True)
-
-        return flow.Running(answer, cancel)
-
     def _begun(self, packet: tasks.Packet) -> Any:
         for handle in packet.handles:
             if isinstance(handle, Shared) and handle.ref.status in ("cancelled", "lost", "error"):
                 # all that held it are gone
-                handle.ref = self._begun(handle.packet) if isinstance(handle, Kept) else self._scattered(handle())
+                handle.ref = self._scattered(handle())
         content: Any = packet.content
         if len(content) > LARGE:
             content = self._client.scatter(content, hash=False)
@@ -133,8 +120,8 @@ class DaskEngine(RemoteEngine):
         )
 
     def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
-        """``fn`` of every part, merged at the workers while it is large."""
-        return merging.map_reduce(self, fn, parts, merge)
+        """``fn`` of every part, merged here, where they arrive."""
+        return Here().reduce(merge, self.map(fn, parts))
 
     def boost(self, estimator: Any, matrix: Any, target: Any) -> Any:
         """Fit XGBoost's or LightGBM's estimator, each worker a share of the rows."""
@@ -229,10 +216,5 @@ async def _say(dask_worker: Any) -> None:
 
 
 def _run(terms: Terms, content: bytes, *objects: Any) -> tasks.Answer:
-    loads = [partial(_loaded, obj) for obj in objects]
+    loads = [lambda obj=obj: obj for obj in objects]
     return dask_stops.stoppable(lambda: remote.run(terms, content, loads))
-
-
-def _loaded(obj: Any) -> Any:
-    """A shared object, or what a task of ours gave."""
-    return merging.load(obj.content) if isinstance(obj, tasks.Answer) else obj

@@ -127,7 +127,8 @@ class RemoteEngine(ABC):
     def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
         """``fn`` of every part, merged pairwise as a tree, the same tree on every engine of any size.
 
-        Results of over 64 KiB are merged at the workers, eight at a time; one comes home: see ``merging``.
+        On Ray and Spark, results of over 64 KiB are merged at the workers, eight at a time; one comes home: see
+        ``merging``.
         """
 
     def put(self, obj: T) -> Callable[[], T]:

@@ -101,23 +101,19 @@ class DaskEngine(RemoteEngine):
 
     def submit(self, packet: tasks.Packet) -> flow.Running:
         """Start a task."""
-        future = self._begun(packet)
-        answer: Future[tasks.Answer] = Future()
-        future.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
-        return flow.Running(answer, lambda: future.cancel(force=True))
-
-    def _begun(self, packet: tasks.Packet) -> Any:
         for handle in packet.handles:
             if isinstance(handle, Shared) and handle.ref.status in ("cancelled", "lost", "error"):
-                # all that held it are gone
-                handle.ref = self._scattered(handle())
+                handle.ref = self._scattered(handle())  # all that held it are gone
         content: Any = packet.content
         if len(content) > LARGE:
             content = self._client.scatter(content, hash=False)
         refs = [handle.ref for handle in packet.handles]  # type: ignore[attr-defined]
-        return self._client.submit(
+        future = self._client.submit(
             _run, self._terms, content, *refs, key=next(self._names), pure=False, retries=0, **self._options
         )
+        answer: Future[tasks.Answer] = Future()
+        future.add_done_callback(lambda done: remote.settled(answer, done.result, self._lost))
+        return flow.Running(answer, lambda: future.cancel(force=True))
 
     def map_reduce(self, fn: Callable[[T], R], parts: Sequence[T], merge: Callable[[R, R], R]) -> R:
         """``fn`` of every part, merged here, where they arrive."""

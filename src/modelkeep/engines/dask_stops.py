@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
@@ -61,8 +63,13 @@ class Hand:
 
     def _stop(self) -> None:
         self._given.put(None)
-        thread = ctypes.c_ulong(self._thread.ident or 0)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Stopped))
+        threading.Thread(target=self._interrupt, name="modelkeep-stop", daemon=True).start()
+
+    def _interrupt(self) -> None:
+        thread = self._thread.ident or 0
+        while _imports(thread):  # a module that is left half made cannot be imported in this process any more
+            time.sleep(LOOK)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
 
     def _work(self) -> None:
         with contextlib.suppress(Stopped):
@@ -73,6 +80,16 @@ class Hand:
                 except Exception as error:
                     done.set_exception(error)
                 del given, work, done  # or the last would be held until the next
+
+
+def _imports(thread: int) -> bool:
+    """Whether a thread is importing something."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 _mine = threading.local()
